@@ -1,0 +1,173 @@
+/**
+ * The engine's contract: live machines on this host. The domain rooms see only this file's types, through the door.
+ *
+ * Invariant: every machine has an owner. A factory that fails half way has undone itself; a `Machine` that was
+ * disposed or whose VMM ended holds no process, socket or file besides its folder under `microvms/<id>`.
+ */
+import type { Duplex } from 'node:stream';
+
+/** Baseline memory of a size class; the guest is built with four times as much. */
+export type MemoryMiB = 512 | 1024 | 2048 | 4096 | 8192;
+export const MEMORY_SIZES_MIB = [512, 1024, 2048, 4096, 8192] as const satisfies readonly MemoryMiB[];
+
+/** The part of an OCI image config the guest needs to run the app. */
+export interface ContainerConfig {
+  readonly entrypoint: readonly string[];
+  readonly cmd: readonly string[];
+  /** `NAME=value`, image ENV first, then the version's environmentVariables, then the injected four. */
+  readonly env: readonly string[];
+  readonly workingDir: string;
+  /** As in a Dockerfile: name or uid, optionally `:group`. Empty: root. */
+  readonly user: string;
+  readonly exposedPorts: readonly number[];
+}
+
+export interface BuildRequest {
+  /** Names the machine and its working folder; unique per build. */
+  readonly buildId: string;
+  /** A folder on the host holding the unpacked artifact, `Dockerfile` at its root. Read only. */
+  readonly contextDir: string;
+  /** Whose build cache may be used; another owner never sees it. */
+  readonly cacheOwner: string;
+  /** Where the root disk is written: `<outDir>/disk` (raw ext4). The caller owns the folder. */
+  readonly outDir: string;
+  /** Receives the build log while it happens; bytes, at most 64 KiB each. */
+  onLog(chunk: Buffer): void;
+}
+
+export interface BuiltDisk {
+  readonly diskPath: string;
+  readonly config: ContainerConfig;
+  /** Bytes used in the root file system. */
+  readonly usedBytes: number;
+}
+
+/** When the app counts as started, so that its snapshot may be taken. */
+export type Readiness =
+  | { readonly kind: 'listening'; readonly port: number; readonly graceMs: number }
+  | { readonly kind: 'hook'; readonly port: number; readonly path: string; readonly timeoutMs: number };
+
+export interface SealRequest {
+  readonly buildId: string;
+  readonly disk: BuiltDisk;
+  readonly config: ContainerConfig;
+  readonly capabilities: 'default' | 'all';
+  readonly memoryMiB: MemoryMiB;
+  readonly readiness: Readiness;
+  /** Final folder of the sealed snapshot; written under a temporary name beside it, fsynced, renamed, made read-only. */
+  readonly snapshotDir: string;
+  /** The app's stdout and stderr while it starts. */
+  onLog(chunk: Buffer): void;
+}
+
+export interface SealedSnapshot {
+  readonly snapshotDir: string;
+  /** Allocated bytes, not lengths of sparse files. */
+  readonly memoryBytes: number;
+  readonly diskBytes: number;
+}
+
+/**
+ * Why a build or seal was refused through the user's own doing; carried by `BuildFailure.cause`.
+ * `reason` strings of the service live in the images room, not here.
+ */
+export type BuildFailureKind =
+  | 'dockerfile-missing'
+  | 'dockerfile-failed'
+  | 'disk-full'
+  | 'app-exited'
+  | 'ready-timeout'
+  | 'ready-client-error'
+  | 'ready-server-error'
+  | 'no-command';
+
+export class BuildFailure extends Error {
+  override readonly name = 'BuildFailure';
+  readonly kind: BuildFailureKind;
+  /** Exit code of the app or build step where there is one. */
+  readonly exitCode: number | undefined;
+  constructor(kind: BuildFailureKind, message: string, exitCode?: number) {
+    super(message);
+    this.kind = kind;
+    this.exitCode = exitCode;
+  }
+}
+
+/** Where a machine keeps what is its own: overlay and, when suspended, its delta. Under the state folder. */
+export interface LaunchRequest {
+  readonly id: string;
+  readonly snapshotDir: string;
+}
+
+export type ResumeRequest = LaunchRequest;
+
+export type MachineExit =
+  /** The app ended inside the guest; the VMM may still be alive and must be disposed by the owner. */
+  | { readonly kind: 'app'; readonly exitCode: number }
+  /** The VMM process ended by itself or was killed from outside. */
+  | { readonly kind: 'vmm'; readonly message: string; readonly evidence: string };
+
+export interface LogLine {
+  /** Monotonic position in this machine's log; pass it back to continue. */
+  readonly cursor: number;
+  /** Guest wall clock, ms since the epoch. */
+  readonly at: number;
+  readonly stream: 'stdout' | 'stderr';
+  readonly text: string;
+}
+
+/** One live machine: a VMM process joined with the link to its agent. */
+export interface Machine extends AsyncDisposable {
+  readonly id: string;
+  /** VMM process id on the host. */
+  readonly pid: number;
+  /** Resolves when the app or the VMM ended without being asked; never rejects; stays pending after suspend or dispose. */
+  readonly exited: Promise<MachineExit>;
+
+  /**
+   * Opens a byte stream to `127.0.0.1:<port>` in the guest.
+   * @throws MachineError `failed` when nothing listens there, `exited` or `protocol` when the link is gone.
+   */
+  connect(port: number, options: { signal?: AbortSignal }): Promise<Duplex>;
+
+  /**
+   * Pauses, writes delta and device state durably (fsynced) under `microvms/<id>`, ends the VMM. When it rejects, the
+   * machine still runs as before (or `exited` tells).
+   */
+  suspend(options: { signal?: AbortSignal }): Promise<SuspendReport>;
+
+  /** The app's captured output from `cursor` on; ends at what is there now unless `follow`. */
+  logs(options: { cursor?: number; follow?: boolean; signal?: AbortSignal }): AsyncIterable<LogLine>;
+}
+
+export interface SuspendReport {
+  /** Bytes of changed memory pages written. */
+  readonly deltaBytes: number;
+  readonly tookMs: number;
+}
+
+export interface HostReport {
+  readonly accelerator: 'kvm' | 'tcg';
+  readonly vmmVersion: string;
+  readonly cpus: number;
+  /** Sentences about what this host cannot do and what follows, for start-up and `doctor`. */
+  readonly remarks: readonly string[];
+}
+
+export interface Engine extends AsyncDisposable {
+  readonly host: HostReport;
+  /** Runs the Dockerfile in a builder machine. @throws BuildFailure, MachineError */
+  build(request: BuildRequest, options: { signal?: AbortSignal }): Promise<BuiltDisk>;
+  /** Boots the root disk, starts the app, waits until it is ready, seals. @throws BuildFailure, MachineError */
+  seal(request: SealRequest, options: { signal?: AbortSignal }): Promise<SealedSnapshot>;
+  /** Starts a new machine from a sealed snapshot: clock, seed and identity are set before it returns. @throws MachineError */
+  launch(request: LaunchRequest, options: { signal?: AbortSignal }): Promise<Machine>;
+  /** Brings a suspended machine back; its delta stays on disk until the next suspend replaces it. @throws MachineError */
+  resume(request: ResumeRequest, options: { signal?: AbortSignal }): Promise<Machine>;
+  /** Ends whatever process of `id` is left and deletes its folders. Idempotent; also for ids without a live machine. */
+  destroy(id: string): Promise<void>;
+  /** Deletes a sealed snapshot's folder. Idempotent. */
+  deleteSnapshot(snapshotDir: string): Promise<void>;
+  /** Ids that have a folder or process under this state folder, for the sweep at start. */
+  residue(): Promise<readonly string[]>;
+}
