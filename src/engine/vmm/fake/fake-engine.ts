@@ -1,0 +1,307 @@
+/**
+ * An `Engine` without processes, for tests of the rooms above: machines are objects, their ports are served by an
+ * in-process HTTP handler, failures and delays are scripted, and a machine's end is triggered by the test.
+ *
+ * What outlives a server (snapshots, suspended machines) is kept in a `FakeDisk`, so that a test can make a second
+ * engine on the same one and play a restart. `build` and `seal` also write their small real files, as the contract says.
+ */
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { createServer, type RequestListener } from 'node:http';
+import path from 'node:path';
+import { type Duplex, duplexPair } from 'node:stream';
+import { MachineError } from '../../../lib/index.ts';
+import type {
+  BuildRequest,
+  BuiltDisk,
+  ContainerConfig,
+  Engine,
+  LaunchRequest,
+  LogLine,
+  Machine,
+  MachineExit,
+  SealedSnapshot,
+  SealRequest,
+  SuspendReport,
+} from '../../engine.ts';
+
+export type FakeOperation = 'build' | 'seal' | 'launch' | 'suspend' | 'resume' | 'connect' | 'destroy';
+
+/** What an app's handler sees of its machine. `memory` starts as a copy of the snapshot's and survives suspend. */
+export interface FakeGuest {
+  readonly id: string;
+  readonly memory: Record<string, unknown>;
+}
+
+export type FakeApp = (guest: FakeGuest, port: number) => RequestListener;
+
+/** What would be on disk: shared by two fake engines to play a restart of the server. */
+export interface FakeDisk {
+  /** Snapshot folder to the memory image its machines start with. */
+  readonly snapshots: Map<string, Record<string, unknown>>;
+  /** Machine id to the memory it was suspended with, or `null` while it has only a folder. */
+  readonly machines: Map<string, Record<string, unknown> | null>;
+}
+
+export interface FakeEngineOptions {
+  readonly disk?: FakeDisk;
+  /** The app of every machine; the default counts requests: `{"id":…,"count":N}`. */
+  readonly app?: FakeApp;
+  /** Ports something listens on in the guest; everything when left out. */
+  readonly listening?: readonly number[];
+  readonly config?: Partial<ContainerConfig>;
+  readonly buildLog?: string;
+  readonly appLog?: string;
+  /** When true, `launch` takes any snapshot folder, sealed here or not. */
+  readonly anySnapshot?: boolean;
+}
+
+export interface FakeEngine extends Engine {
+  readonly disk: FakeDisk;
+  /** Live machines by id. */
+  readonly machines: ReadonlyMap<string, Machine>;
+  /** Every operation in the order it was asked for, as `launch microvm-1`. */
+  readonly calls: readonly string[];
+  /** The next `operation` (for `id`, when given) rejects with `error`. */
+  failNext(operation: FakeOperation, error: Error, id?: string): void;
+  /** Operations of this kind wait until the result is disposed (or their signal aborts). */
+  hold(operation: FakeOperation): Disposable;
+  /** Lets the app or the VMM of `id` end. */
+  exit(id: string, exit: MachineExit): void;
+  /** Adds lines to a machine's captured output. */
+  print(id: string, text: string, stream?: 'stdout' | 'stderr'): void;
+}
+
+export function createFakeDisk(): FakeDisk {
+  return { snapshots: new Map(), machines: new Map() };
+}
+
+export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
+  return new InMemoryEngine(options);
+}
+
+const countingApp: FakeApp = (guest) => (_request, response) => {
+  const count = Number(guest.memory.count ?? 0) + 1;
+  guest.memory.count = count;
+  response.setHeader('content-type', 'application/json');
+  response.end(JSON.stringify({ id: guest.id, count }));
+};
+
+class InMemoryEngine implements FakeEngine {
+  readonly host = { accelerator: 'tcg', vmmVersion: 'fake', cpus: 2, remarks: [] } as const;
+  readonly disk: FakeDisk;
+  readonly machines = new Map<string, FakeMachine>();
+  readonly calls: string[] = [];
+  readonly #options: FakeEngineOptions;
+  #failures: { operation: FakeOperation; error: Error; id: string | undefined }[] = [];
+  readonly #gates = new Map<FakeOperation, Set<Promise<void>>>();
+
+  constructor(options: FakeEngineOptions) {
+    this.#options = options;
+    this.disk = options.disk ?? createFakeDisk();
+  }
+
+  failNext(operation: FakeOperation, error: Error, id?: string): void {
+    this.#failures.push({ operation, error, id });
+  }
+
+  hold(operation: FakeOperation): Disposable {
+    const gate = Promise.withResolvers<void>();
+    const gates = this.#gates.get(operation) ?? new Set();
+    this.#gates.set(operation, gates.add(gate.promise));
+    return {
+      [Symbol.dispose]: () => {
+        gates.delete(gate.promise);
+        gate.resolve();
+      },
+    };
+  }
+
+  exit(id: string, exit: MachineExit): void {
+    const machine = this.machines.get(id);
+    if (machine === undefined) throw new Error(`no live machine ${id}`);
+    machine.end(exit);
+    if (exit.kind === 'vmm') this.machines.delete(id);
+  }
+
+  print(id: string, text: string, stream: 'stdout' | 'stderr' = 'stdout'): void {
+    this.machines.get(id)?.print(text, stream);
+  }
+
+  async build(request: BuildRequest, { signal }: { signal?: AbortSignal }): Promise<BuiltDisk> {
+    await this.enter('build', request.buildId, signal);
+    request.onLog(Buffer.from(this.#options.buildLog ?? '#1 [1/1] FROM base\n#1 DONE\n'));
+    await mkdir(request.outDir, { recursive: true });
+    const diskPath = path.join(request.outDir, 'disk');
+    await writeFile(diskPath, 'fake disk');
+    return { diskPath, config: { ...defaultConfig, ...this.#options.config }, usedBytes: 100_000_000 };
+  }
+
+  async seal(request: SealRequest, { signal }: { signal?: AbortSignal }): Promise<SealedSnapshot> {
+    await this.enter('seal', request.buildId, signal);
+    request.onLog(Buffer.from(this.#options.appLog ?? 'app started\n'));
+    await mkdir(request.snapshotDir, { recursive: true });
+    for (const part of ['ram', 'state', 'disk']) await writeFile(path.join(request.snapshotDir, part), part);
+    await writeFile(path.join(request.snapshotDir, 'manifest.json'), JSON.stringify({ memoryMiB: request.memoryMiB }));
+    this.disk.snapshots.set(request.snapshotDir, {});
+    return { snapshotDir: request.snapshotDir, memoryBytes: 124_000_000, diskBytes: 300_000_000 };
+  }
+
+  async launch(request: LaunchRequest, { signal }: { signal?: AbortSignal }): Promise<Machine> {
+    await this.enter('launch', request.id, signal);
+    const memory = this.disk.snapshots.get(request.snapshotDir);
+    if (memory === undefined && this.#options.anySnapshot !== true) {
+      throw new MachineError('failed', `the snapshot of ${request.id} does not exist`);
+    }
+    this.disk.machines.set(request.id, null);
+    return this.#start(request.id, memory ?? {});
+  }
+
+  async resume(request: LaunchRequest, { signal }: { signal?: AbortSignal }): Promise<Machine> {
+    await this.enter('resume', request.id, signal);
+    const memory = this.disk.machines.get(request.id);
+    if (memory == null) throw new MachineError('failed', `${request.id} has no suspended state`);
+    return this.#start(request.id, memory);
+  }
+
+  async destroy(id: string): Promise<void> {
+    await this.enter('destroy', id);
+    await this.machines.get(id)?.[Symbol.asyncDispose]();
+    this.disk.machines.delete(id);
+  }
+
+  async deleteSnapshot(snapshotDir: string): Promise<void> {
+    this.disk.snapshots.delete(snapshotDir);
+    await rm(snapshotDir, { recursive: true, force: true });
+  }
+
+  async residue(): Promise<readonly string[]> {
+    return [...this.disk.machines.keys()];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
+  }
+
+  /** Records the call, waits at its gate, and throws what was scripted for it. */
+  async enter(operation: FakeOperation, id: string, signal?: AbortSignal): Promise<void> {
+    this.calls.push(`${operation} ${id}`);
+    signal?.throwIfAborted();
+    const gates = [...(this.#gates.get(operation) ?? [])];
+    if (gates.length > 0) await abortable(Promise.all(gates), signal);
+    const failure = this.#failures.find((f) => f.operation === operation && (f.id === undefined || f.id === id));
+    if (failure === undefined) return;
+    this.#failures = this.#failures.filter((f) => f !== failure);
+    throw failure.error;
+  }
+
+  #start(id: string, memory: Record<string, unknown>): Machine {
+    const machine = new FakeMachine(this, { id, memory: structuredClone(memory) }, this.#options);
+    this.machines.set(id, machine);
+    return machine;
+  }
+}
+
+class FakeMachine implements Machine {
+  readonly id: string;
+  readonly pid = process.pid;
+  readonly exited: Promise<MachineExit>;
+  readonly #engine: InMemoryEngine;
+  readonly #guest: FakeGuest;
+  readonly #options: FakeEngineOptions;
+  readonly #exit = Promise.withResolvers<MachineExit>();
+  readonly #streams = new Set<Duplex>();
+  readonly #lines: LogLine[] = [];
+  #printed = Promise.withResolvers<void>();
+  #live = true;
+
+  constructor(engine: InMemoryEngine, guest: FakeGuest, options: FakeEngineOptions) {
+    this.#engine = engine;
+    this.#guest = guest;
+    this.#options = options;
+    this.id = guest.id;
+    this.exited = this.#exit.promise;
+  }
+
+  async connect(port: number, { signal }: { signal?: AbortSignal } = {}): Promise<Duplex> {
+    await this.#engine.enter('connect', this.id, signal);
+    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
+    if (this.#options.listening?.includes(port) === false) {
+      throw new MachineError('failed', `nothing listens on port ${port} in ${this.id}`);
+    }
+    const [near, far] = duplexPair();
+    const server = createServer((this.#options.app ?? countingApp)(this.#guest, port));
+    server.keepAliveTimeout = 0;
+    server.emit('connection', far);
+    this.#streams.add(near);
+    near.once('close', () => {
+      this.#streams.delete(near);
+      far.destroy();
+    });
+    return near;
+  }
+
+  async suspend({ signal }: { signal?: AbortSignal } = {}): Promise<SuspendReport> {
+    await this.#engine.enter('suspend', this.id, signal);
+    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
+    this.#engine.disk.machines.set(this.id, structuredClone(this.#guest.memory));
+    this.#close();
+    return { deltaBytes: 3_600_000, tookMs: 14 };
+  }
+
+  async *logs(options: { cursor?: number; follow?: boolean; signal?: AbortSignal }): AsyncIterable<LogLine> {
+    let cursor = options.cursor ?? 0;
+    for (;;) {
+      for (const line of this.#lines.filter((l) => l.cursor >= cursor)) {
+        cursor = line.cursor + 1;
+        yield line;
+      }
+      if (options.follow !== true || !this.#live) return;
+      await abortable(this.#printed.promise, options.signal);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#close();
+  }
+
+  print(text: string, stream: 'stdout' | 'stderr'): void {
+    this.#lines.push({ cursor: this.#lines.length, at: Date.now(), stream, text });
+    this.#wakeReaders();
+  }
+
+  end(exit: MachineExit): void {
+    if (exit.kind === 'vmm') this.#close();
+    this.#exit.resolve(exit);
+  }
+
+  #close(): void {
+    this.#live = false;
+    this.#engine.machines.delete(this.id);
+    for (const stream of this.#streams) stream.destroy();
+    this.#wakeReaders();
+  }
+
+  #wakeReaders(): void {
+    this.#printed.resolve();
+    this.#printed = Promise.withResolvers<void>();
+  }
+}
+
+const defaultConfig: ContainerConfig = {
+  entrypoint: [],
+  cmd: ['python3', 'app.py'],
+  env: ['PATH=/usr/local/bin:/usr/bin:/bin'],
+  workingDir: '/',
+  user: '',
+  exposedPorts: [8080],
+};
+
+function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work;
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(signal.reason);
+    if (signal.aborted) return onAbort();
+    signal.addEventListener('abort', onAbort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
+}
