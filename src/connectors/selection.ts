@@ -1,0 +1,85 @@
+/**
+ * What a list of connector ARNs comes to: the effective list with the service's defaults, and the policy it stands for.
+ *
+ * Invariant: a list that left this file holds only connectors that exist and point the right way.
+ */
+import { DomainError } from '../lib/index.ts';
+import {
+  type EgressConnectorName,
+  type IngressConnectorName,
+  isEgress,
+  isIngress,
+  managedConnectorArn,
+  parseConnectorArn,
+} from './managed.ts';
+
+/** What may come in: app traffic on the endpoint's ports, and the shell. */
+export interface IngressPolicy {
+  readonly http: boolean;
+  readonly shell: boolean;
+  /** ALL_INGRESS beside another ingress connector: accepted at launch, refused when a token is asked for (recorded). */
+  readonly conflicting: boolean;
+}
+
+/**
+ * The effective ingress list of a launch: HTTP_INGRESS when absent.
+ *
+ * An empty list counts as absent, as it does for egress. GUESS: empty-ingress-list
+ * @throws DomainError `INVALID`, `NOT_FOUND`
+ */
+export function resolveIngress(region: string, arns: readonly string[] | undefined): readonly string[] {
+  if (arns === undefined || arns.length === 0) return [managedConnectorArn(region, 'HTTP_INGRESS')];
+  ingressNames(arns);
+  return arns;
+}
+
+/**
+ * The effective egress list: `fallback` (the image's own list) when absent or empty, INTERNET_EGRESS without one.
+ * @throws DomainError `INVALID`, `NOT_FOUND`
+ */
+export function resolveEgress(
+  region: string,
+  arns: readonly string[] | undefined,
+  fallback?: readonly string[],
+): readonly string[] {
+  if (arns === undefined || arns.length === 0) return fallback ?? [managedConnectorArn(region, 'INTERNET_EGRESS')];
+  egressNames(arns);
+  return arns;
+}
+
+/** What an effective ingress list allows. @throws DomainError as `resolveIngress` */
+export function ingressPolicy(arns: readonly string[]): IngressPolicy {
+  const names = ingressNames(arns);
+  return {
+    http: names.some((name) => name === 'HTTP_INGRESS' || name === 'ALL_INGRESS'),
+    shell: names.includes('SHELL_INGRESS'),
+    conflicting: names.includes('ALL_INGRESS') && names.some((name) => name !== 'ALL_INGRESS'),
+  };
+}
+
+function ingressNames(arns: readonly string[]): IngressConnectorName[] {
+  return arns.map((arn) => {
+    const name = managedNameOf(arn);
+    if (!isIngress(name)) throw wrongDirection(arn, 'ingress');
+    return name;
+  });
+}
+
+function egressNames(arns: readonly string[]): EgressConnectorName[] {
+  return arns.map((arn) => {
+    const name = managedNameOf(arn);
+    if (!isEgress(name)) throw wrongDirection(arn, 'egress');
+    return name;
+  });
+}
+
+function managedNameOf(arn: string): string {
+  const connector = parseConnectorArn(arn);
+  if (connector.kind === 'managed') return connector.name;
+  throw new DomainError('NOT_FOUND', `Network connector not found for: ${arn}`);
+}
+
+/** The service's words for a connector in the wrong list are not public. GUESS: connector-direction */
+function wrongDirection(arn: string, wanted: 'ingress' | 'egress'): DomainError {
+  return new DomainError('INVALID', `The network connector ${arn} is not an ${wanted} connector.`);
+}
