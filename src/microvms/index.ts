@@ -1,0 +1,2 @@
+/** The microvms room's door: the microVM record, its lifecycle and what drives machines towards it. */
+export type * from './types.ts';
