@@ -1,0 +1,59 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { loadConfig } from './config.ts';
+
+function withFile(content: string, run: (path: string) => void): void {
+  const dir = mkdtempSync(join(tmpdir(), 'rekindle-config-'));
+  try {
+    const path = join(dir, 'config.json');
+    writeFileSync(path, content);
+    run(path);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+}
+
+test('a flag beats the environment, the environment beats the file, the file beats the default', () => {
+  withFile('{"region":"eu-west-1","apiPort":1,"account":"111111111111"}', (config) => {
+    const env = { REKINDLE_API_PORT: '2', REKINDLE_ACCOUNT: '222222222222' };
+    const loaded = loadConfig({ config, account: '333333333333' }, env);
+    assert.deepEqual(
+      { region: loaded.region, apiPort: loaded.apiPort, account: loaded.account, auth: loaded.auth },
+      { region: 'eu-west-1', apiPort: 2, account: '333333333333', auth: 'sigv4' },
+    );
+    assert.ok(Object.isFrozen(loaded));
+  });
+});
+
+test('the state folder follows XDG_STATE_HOME and a relative one is made absolute', () => {
+  assert.equal(loadConfig({}, { XDG_STATE_HOME: '/x' }).stateDir, '/x/rekindle');
+  assert.equal(loadConfig({ state: 's' }, {}).stateDir, join(process.cwd(), 's'));
+});
+
+test('a bad value is refused under the name the user gave it by', () => {
+  assert.throws(
+    () => loadConfig({ apiPort: '70000' }, {}),
+    /--api-port is "70000" but must be a whole number from 0 to 65535/,
+  );
+  assert.throws(() => loadConfig({ apiPort: '0x10' }, {}), /--api-port/);
+  assert.throws(
+    () => loadConfig({}, { REKINDLE_AUTH: 'none' }),
+    /REKINDLE_AUTH is "none" but must be one of sigv4, off/,
+  );
+  assert.throws(() => loadConfig({ account: '1' }, {}), /--account .* 12 digits/);
+  assert.throws(() => loadConfig({ region: 'mars' }, {}), /--region/);
+});
+
+test('a configuration file with an unknown key, a wrong type or broken JSON is refused', () => {
+  withFile('{"colour":"red"}', (config) =>
+    assert.throws(() => loadConfig({ config }, {}), /"colour" .* is unknown; known are: state/),
+  );
+  withFile('{"auth":true}', (config) =>
+    assert.throws(() => loadConfig({ config }, {}), /"auth" .* string or a number/),
+  );
+  withFile('[]', (config) => assert.throws(() => loadConfig({ config }, {}), /one JSON object/));
+  withFile('{', (config) => assert.throws(() => loadConfig({ config }, {}), /cannot be read/));
+});

@@ -1,0 +1,213 @@
+/**
+ * The one schema of settings: a flag, an environment variable and a key of the configuration file for each, parsed and
+ * frozen at start. The first that is present wins, in that order; then the default.
+ *
+ * Invariant: nothing outside this file and `cli/` reads `process.env`; unknown keys and bad values are refused by name.
+ */
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { isAbsolute, join, resolve } from 'node:path';
+import { DomainError, messageOf } from './lib/index.ts';
+
+export interface Config {
+  /** Everything this server keeps. One server per folder. */
+  readonly stateDir: string;
+  /** What set-up made and every server shares: QEMU, guest kernel, bases, builder. */
+  readonly cacheDir: string;
+  /** Undefined: the port this folder used last, else DEFAULT_API_PORT. 0: any free port. */
+  readonly apiPort: number | undefined;
+  /** Undefined: the port this folder used last, else any free port. */
+  readonly s3Port: number | undefined;
+  readonly auth: 'sigv4' | 'off';
+  readonly region: string;
+  readonly account: string;
+  readonly logLevel: 'debug' | 'info' | 'warn' | 'error' | 'silent';
+  /** What a stopping server does with microVMs that run. */
+  readonly onShutdown: 'suspend' | 'terminate';
+  /** How long that may take before the server ends anyway. */
+  readonly shutdownSeconds: number;
+}
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+export type SettingKey = keyof typeof SETTINGS;
+/** Values by key as they were typed; a flag that was not given is absent. */
+export type RawSettings = Partial<Record<SettingKey | 'config', string>>;
+
+export const DEFAULT_API_PORT = 7717;
+
+interface Setting {
+  readonly flag: string;
+  readonly env: string;
+  readonly value: string;
+  readonly help: string;
+  /** Shown in help; the real default is taken in `loadConfig`. */
+  readonly fallback: string;
+}
+
+export const SETTINGS = {
+  state: {
+    flag: '--state',
+    env: 'REKINDLE_STATE',
+    value: '<dir>',
+    help: 'folder for everything this server keeps',
+    fallback: '$XDG_STATE_HOME/rekindle or ~/.local/state/rekindle',
+  },
+  cache: {
+    flag: '--cache',
+    env: 'REKINDLE_CACHE',
+    value: '<dir>',
+    help: 'folder that set-up filled and all servers share',
+    fallback: '$XDG_CACHE_HOME/rekindle or ~/.cache/rekindle',
+  },
+  apiPort: {
+    flag: '--api-port',
+    env: 'REKINDLE_API_PORT',
+    value: '<n>',
+    help: 'port of the AWS API on 127.0.0.1; 0 takes any free one',
+    fallback: `the port used last in this state folder, else ${DEFAULT_API_PORT}`,
+  },
+  s3Port: {
+    flag: '--s3-port',
+    env: 'REKINDLE_S3_PORT',
+    value: '<n>',
+    help: 'port of the embedded object store on 127.0.0.1',
+    fallback: 'the port used last in this state folder, else any free one',
+  },
+  auth: {
+    flag: '--auth',
+    env: 'REKINDLE_AUTH',
+    value: '<sigv4|off>',
+    help: 'check request signatures, or accept any key (development only)',
+    fallback: 'sigv4',
+  },
+  region: {
+    flag: '--region',
+    env: 'REKINDLE_REGION',
+    value: '<name>',
+    help: 'AWS Region this server answers as',
+    fallback: 'us-east-1',
+  },
+  account: {
+    flag: '--account',
+    env: 'REKINDLE_ACCOUNT',
+    value: '<12 digits>',
+    help: 'AWS account this server answers as',
+    fallback: '000000000000',
+  },
+  logLevel: {
+    flag: '--log-level',
+    env: 'REKINDLE_LOG_LEVEL',
+    value: '<debug|info|warn|error|silent>',
+    help: 'least severe log line written to stderr',
+    fallback: 'info',
+  },
+  onShutdown: {
+    flag: '--on-shutdown',
+    env: 'REKINDLE_ON_SHUTDOWN',
+    value: '<suspend|terminate>',
+    help: 'what happens to running microVMs when the server stops',
+    fallback: 'suspend',
+  },
+  shutdownSeconds: {
+    flag: '--shutdown-seconds',
+    env: 'REKINDLE_SHUTDOWN_SECONDS',
+    value: '<n>',
+    help: 'how long stopping may take at most',
+    fallback: '30',
+  },
+} as const satisfies Record<string, Setting>;
+
+/** @throws DomainError INVALID naming the setting, where it came from, and what it must look like. */
+export function loadConfig(flags: RawSettings, env: Environment): Config {
+  const path = flags.config ?? env.REKINDLE_CONFIG;
+  const file = path === undefined ? {} : readConfigFile(path);
+  const raw = (key: SettingKey): Found => find(key, flags, env, file);
+  return Object.freeze({
+    stateDir: folder(raw('state'), env.XDG_STATE_HOME, '.local/state'),
+    cacheDir: folder(raw('cache'), env.XDG_CACHE_HOME, '.cache'),
+    apiPort: optional(raw('apiPort'), (found) => integer(found, 0, 65_535)),
+    s3Port: optional(raw('s3Port'), (found) => integer(found, 0, 65_535)),
+    auth: oneOf(raw('auth'), ['sigv4', 'off']),
+    region: matching(raw('region'), /^[a-z]{2}(-[a-z]+)+-\d$/, 'a Region name such as us-east-1', 'us-east-1'),
+    account: matching(raw('account'), /^\d{12}$/, '12 digits', '000000000000'),
+    logLevel: oneOf(raw('logLevel'), ['info', 'debug', 'warn', 'error', 'silent']),
+    onShutdown: oneOf(raw('onShutdown'), ['suspend', 'terminate']),
+    shutdownSeconds: optional(raw('shutdownSeconds'), (found) => integer(found, 1, 3600)) ?? 30,
+  });
+}
+
+interface Found {
+  /** Undefined when nobody set it. */
+  readonly value: string | undefined;
+  /** How the user knows it: the flag, the variable, or the key in the file. */
+  readonly name: string;
+}
+
+function find(key: SettingKey, flags: RawSettings, env: Environment, file: Record<string, string>): Found {
+  const setting = SETTINGS[key];
+  const flag = flags[key];
+  if (flag !== undefined) return { value: flag, name: setting.flag };
+  const variable = env[setting.env];
+  if (variable !== undefined && variable !== '') return { value: variable, name: setting.env };
+  return { value: file[key], name: `"${key}" in the configuration file` };
+}
+
+function readConfigFile(path: string): Record<string, string> {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (error) {
+    throw new DomainError('INVALID', `The configuration file cannot be read: ${messageOf(error)}`, { cause: error });
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new DomainError('INVALID', 'The configuration file must hold one JSON object.');
+  }
+  const known = Object.keys(SETTINGS);
+  for (const [key, value] of Object.entries(parsed)) {
+    if (!known.includes(key)) {
+      throw new DomainError(
+        'INVALID',
+        `"${key}" in the configuration file is unknown; known are: ${known.join(', ')}.`,
+      );
+    }
+    if (typeof value !== 'string' && typeof value !== 'number') {
+      throw new DomainError('INVALID', `"${key}" in the configuration file must be a string or a number.`);
+    }
+  }
+  return Object.fromEntries(Object.entries(parsed).map(([key, value]) => [key, String(value)]));
+}
+
+function folder(found: Found, xdg: string | undefined, inHome: string): string {
+  if (found.value === '') throw refused(found, 'the path of a folder');
+  if (found.value !== undefined) return resolve(found.value);
+  const parent = xdg !== undefined && isAbsolute(xdg) ? xdg : join(homedir(), inHome);
+  return join(parent, 'rekindle');
+}
+
+function optional<T>(found: Found, parse: (found: Found & { value: string }) => T): T | undefined {
+  return found.value === undefined ? undefined : parse({ value: found.value, name: found.name });
+}
+
+function integer(found: Found & { value: string }, least: number, most: number): number {
+  const value = /^\d{1,9}$/.test(found.value) ? Number(found.value) : Number.NaN;
+  if (!(value >= least && value <= most)) throw refused(found, `a whole number from ${least} to ${most}`);
+  return value;
+}
+
+/** The first choice is the default. */
+function oneOf<const T extends string>(found: Found, choices: readonly [T, ...T[]]): T {
+  if (found.value === undefined) return choices[0];
+  const choice = choices.find((candidate) => candidate === found.value);
+  if (choice === undefined) throw refused(found, `one of ${choices.join(', ')}`);
+  return choice;
+}
+
+function matching(found: Found, pattern: RegExp, description: string, fallback: string): string {
+  if (found.value === undefined) return fallback;
+  if (!pattern.test(found.value)) throw refused(found, description);
+  return found.value;
+}
+
+function refused(found: Found, expected: string): DomainError {
+  return new DomainError('INVALID', `${found.name} is "${found.value}" but must be ${expected}.`);
+}
