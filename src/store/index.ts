@@ -1,2 +1,16 @@
 /** The store room's door: durable records behind one interface. */
 export { type Page, type PageKey, PageTokens } from './page-token.ts';
+export { openStore } from './sqlite/sqlite-store.ts';
+export {
+  type Claim,
+  type ListQuery,
+  type NewRow,
+  RECORD_KINDS,
+  type RecordKind,
+  type Records,
+  type Row,
+  type Store,
+  StoreError,
+  type Write,
+  type WriteResult,
+} from './store.ts';

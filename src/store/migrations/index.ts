@@ -1,0 +1,7 @@
+/**
+ * Numbered steps from an empty database to the present layout: entry n brings version n to n+1. A step that was ever
+ * released is never changed.
+ */
+import { records } from './0001-records.ts';
+
+export const MIGRATIONS: readonly (readonly string[])[] = [records];
