@@ -4,3 +4,5 @@ export { DomainError, type DomainErrorCode, MachineError, type MachineErrorKind,
 export { type Ids, randomIds } from './ids.ts';
 export { KeyedLock } from './keyed-lock.ts';
 export { createLogger, type Logger, type LogLevel, silentLogger } from './log.ts';
+export { Slots } from './slots.ts';
+export { requestOverStream, type StreamRequest } from './stream-http.ts';
