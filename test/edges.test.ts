@@ -44,7 +44,15 @@ function documented(): Map<string, Set<string>> {
   const rooms = new Map<string, Set<string>>();
   for (const line of block.trim().split('\n')) {
     const [from = '', to = ''] = line.split('→');
-    rooms.set(from.trim(), new Set(to.split(',').map((room) => room.trim()).filter(Boolean)));
+    rooms.set(
+      from.trim(),
+      new Set(
+        to
+          .split(',')
+          .map((room) => room.trim())
+          .filter(Boolean),
+      ),
+    );
   }
   return rooms;
 }
@@ -54,7 +62,9 @@ test('rooms import only the rooms that docs/ARCHITECTURE.md lists for them', () 
   const wrong = edges().filter((edge) => edge.to !== 'lib' && !allowed.get(edge.from)?.has(edge.to));
   const isTest = (edge: Edge) => edge.file.endsWith('.test.ts');
   assert.deepEqual(
-    wrong.filter((edge) => !isTest(edge)).map((edge) => `${edge.file} imports ${edge.to}: take it away or list the edge`),
+    wrong
+      .filter((edge) => !isTest(edge))
+      .map((edge) => `${edge.file} imports ${edge.to}: take it away or list the edge`),
     [],
   );
 });
@@ -64,11 +74,16 @@ test('rooms import each other only through the door, index.ts', () => {
     const inRoom = edge.target.split('/');
     return inRoom.length > 1 && edge.target !== `${edge.to}/index.ts`;
   });
-  assert.deepEqual(behind.map((edge) => `${edge.file} imports ${edge.target}`), []);
+  assert.deepEqual(
+    behind.map((edge) => `${edge.file} imports ${edge.target}`),
+    [],
+  );
 });
 
 test('every documented edge is used', () => {
   const used = new Set(edges().map((edge) => `${edge.from} → ${edge.to}`));
-  const unused = [...documented()].flatMap(([from, tos]) => [...tos].map((to) => `${from} → ${to}`)).filter((e) => !used.has(e));
+  const unused = [...documented()]
+    .flatMap(([from, tos]) => [...tos].map((to) => `${from} → ${to}`))
+    .filter((e) => !used.has(e));
   assert.deepEqual(unused, []);
 });
