@@ -1,0 +1,134 @@
+/** What the ingress tests share: a server with its own authority, machines of the fake engine, and an HTTPS client that trusts it. */
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import type { IncomingMessage, RequestOptions } from 'node:http';
+import { Agent, request as httpsRequest } from 'node:https';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { createFakeEngine, type FakeApp, type FakeEngine, type Machine } from '../engine/index.ts';
+import { DomainError, randomIds, silentLogger, systemClock } from '../lib/index.ts';
+import type { TokenClaims } from '../microvms/index.ts';
+import { createIngress, type Ingress, type Traffic } from './ingress.ts';
+
+export interface Bench extends AsyncDisposable {
+  readonly ingress: Ingress;
+  readonly engine: FakeEngine;
+  readonly traffic: FakeTraffic;
+  readonly port: number;
+  readonly id: string;
+  readonly token: string;
+  request(options: RequestOptions, body?: string | Buffer): Promise<Answer>;
+  /** A request the test drives by hand; `authorized` headers are added. */
+  start(options: RequestOptions): ReturnType<typeof httpsRequest>;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: IncomingMessage['headers'];
+  readonly rawHeaders: readonly string[];
+  readonly trailers: IncomingMessage['trailers'];
+  readonly body: string;
+}
+
+/** The microVMs room's traffic part over fake machines, with tokens the test hands out. */
+export class FakeTraffic implements Traffic {
+  readonly tokens = new Map<string, { claims: TokenClaims; expired: boolean }>();
+  readonly active: string[] = [];
+  wakes = 0;
+  /** What `wake` returns; a test may make it wait, fail or answer with another machine. */
+  onWake: (microvmId: string) => Promise<Machine> = async (microvmId) => {
+    throw new DomainError('NOT_FOUND', `${microvmId} does not exist`);
+  };
+
+  issue(claims: Partial<TokenClaims> & { microvmId: string }, expired = false): string {
+    const part = () => randomBytes(12).toString('base64url');
+    const token = `${part()}..${part()}.${part()}.${part()}`;
+    this.tokens.set(token, { claims: { kind: 'app', ports: 'all', expiresAt: 0, ...claims }, expired });
+    return token;
+  }
+
+  async verifyToken(token: string) {
+    const found = this.tokens.get(token);
+    if (found === undefined) return { kind: 'unreadable' } as const;
+    return { kind: found.expired ? 'expired' : 'valid', claims: found.claims } as const;
+  }
+
+  async wake(microvmId: string): Promise<Machine> {
+    this.wakes++;
+    return this.onWake(microvmId);
+  }
+
+  activity(microvmId: string): void {
+    this.active.push(microvmId);
+  }
+}
+
+export async function createBench(app?: FakeApp, listening?: readonly number[]): Promise<Bench> {
+  await using stack = new AsyncDisposableStack();
+  const dir = await mkdtemp(join(tmpdir(), 'rekindle-ingress-'));
+  stack.defer(() => rm(dir, { recursive: true }));
+  const engine = stack.use(
+    createFakeEngine({
+      anySnapshot: true,
+      ...(app === undefined ? {} : { app }),
+      ...(listening === undefined ? {} : { listening }),
+    }),
+  );
+  const ingress = stack.use(
+    await createIngress({
+      tlsDir: join(dir, 'tls'),
+      clock: systemClock,
+      ids: randomIds,
+      log: silentLogger,
+      headersTimeoutMs: 300,
+    }),
+  );
+  const traffic = new FakeTraffic();
+  const id = 'microvm-1';
+  const machine = await engine.launch({ id, snapshotDir: dir }, {});
+  traffic.onWake = async () => machine;
+  ingress.serve(traffic);
+  const { port } = await ingress.open({ microvmId: id, endpointId: 'endpoint-1', port: null });
+  if (port === null) throw new Error('port mode gives a port');
+  const token = traffic.issue({ microvmId: id });
+  const agent = new Agent({ keepAlive: true, ca: ingress.caPem, maxSockets: 64 });
+  stack.defer(() => agent.destroy());
+  const start = (options: RequestOptions) =>
+    httpsRequest({
+      host: 'localhost',
+      port,
+      agent,
+      ...options,
+      headers: { 'x-aws-proxy-auth': token, ...options.headers },
+    });
+  const request = (options: RequestOptions, body?: string | Buffer) => {
+    const sent = start(options);
+    sent.end(body);
+    return answerOf(sent);
+  };
+  const owned = stack.move();
+  return {
+    ingress,
+    engine,
+    traffic,
+    port,
+    id,
+    token,
+    request,
+    start,
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+export function answerOf(sent: ReturnType<typeof httpsRequest>): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    sent.once('error', reject);
+    sent.once('response', (response) => {
+      text(response).then((body) => {
+        const { statusCode = 0, headers, rawHeaders, trailers } = response;
+        resolve({ status: statusCode, headers, rawHeaders, trailers, body });
+      }, reject);
+    });
+  });
+}
