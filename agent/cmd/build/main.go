@@ -1,0 +1,106 @@
+// Command build runs one Dockerfile build inside the builder microVM: it unpacks the context from a disk, lets BuildKit solve
+// it, writes the resulting root file system onto another disk and leaves the container config at the start of the first.
+//
+// Everything it handles may come from a hostile Dockerfile, so nothing but the exit code, the log and the bounded result
+// leaves this guest; the host reads those as untrusted.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// Exit codes the host tells apart.
+const (
+	exitOK              = 0
+	exitDockerfile      = 10
+	exitNoDockerfile    = 11
+	exitDiskFull        = 12
+	exitInternal        = 13
+	cacheMount          = "/var/lib/buildkit"
+	contextDir          = "/var/tmp/context"
+	outMount            = "/mnt/out"
+	basesDir            = "/var/lib/rekindle/bases/al2023-1"
+	aliasesFile         = "/usr/lib/rekindle/aliases"
+	dockerfileInContext = contextDir + "/Dockerfile"
+)
+
+// failure is an error with the exit code that names it to the host.
+type failure struct {
+	code int
+	err  error
+}
+
+func (f failure) Error() string { return f.err.Error() }
+func (f failure) Unwrap() error { return f.err }
+
+func main() {
+	contextSerial := flag.String("context", "spare1", "serial of the disk that starts with the context's tar; the result is written there")
+	cacheSerial := flag.String("cache", "spare2", "serial of the disk with BuildKit's state; formatted when blank")
+	outSerial := flag.String("out", "spare3", "serial of the disk that gets the root file system")
+	baseLayer := flag.String("base-layer", "", "digest of the layer that the out disk already holds")
+	flag.Parse()
+	err := run(context.Background(), *contextSerial, *cacheSerial, *outSerial, *baseLayer)
+	if err == nil {
+		os.Exit(exitOK)
+	}
+	fmt.Fprintf(os.Stderr, "build: %v\n", err)
+	os.Exit(exitCode(err))
+}
+
+func exitCode(err error) int {
+	var f failure
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return exitDiskFull
+	case errors.As(err, &f):
+		return f.code
+	default:
+		return exitInternal
+	}
+}
+
+func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer string) (err error) {
+	contextDisk, err := diskBySerial(contextSerial)
+	if err != nil {
+		return err
+	}
+	cacheDisk, err := diskBySerial(cacheSerial)
+	if err != nil {
+		return err
+	}
+	outDisk, err := diskBySerial(outSerial)
+	if err != nil {
+		return err
+	}
+	if err := unpackContext(ctx, contextDisk); err != nil {
+		return err
+	}
+	if err := configureNetwork(ctx); err != nil {
+		// A build that needs no network must not fail for the lack of one.
+		fmt.Fprintf(os.Stderr, "build: no network: %v\n", err)
+	}
+	if err := mountCache(ctx, cacheDisk); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unmount(cacheMount)) }()
+
+	layout, err := solve(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(layout)) }()
+	image, err := readImage(layout)
+	if err != nil {
+		return err
+	}
+	usedBytes, err := writeRootDisk(ctx, outDisk, layout, image, baseLayer)
+	if err != nil {
+		return err
+	}
+	return writeResult(contextDisk, result{Config: image.config, UsedBytes: usedBytes})
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	socket           = "/run/buildkit/buildkitd.sock"
+	daemonConfigFile = "/run/buildkit/buildkitd.toml"
+	daemonStart      = 60 * time.Second
+	daemonStop       = 30 * time.Second
+	// Old entries go when the cache grows beyond this; the disk has 16 GiB.
+	cacheLimit = "12GB"
+)
+
+// solve starts BuildKit on the cache, runs the Dockerfile and returns the folder of the resulting OCI layout.
+func solve(ctx context.Context) (layout string, err error) {
+	stop, err := startDaemon(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+
+	layout = filepath.Join(cacheMount, "rekindle-out")
+	if err := prepareLayout(layout); err != nil {
+		return "", err
+	}
+	args, err := solveArguments(layout)
+	if err != nil {
+		return "", err
+	}
+	log := &fullDiskWatcher{to: os.Stdout}
+	cmd := exec.CommandContext(ctx, "/usr/bin/buildctl", args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Run(); err != nil {
+		if log.seen {
+			return "", failure{exitDiskFull, errors.New("the build's disk is full")}
+		}
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.Exited() {
+			return "", failure{exitDockerfile, errors.New("the Dockerfile could not be built")}
+		}
+		return "", fmt.Errorf("buildctl: %w", err)
+	}
+	return layout, nil
+}
+
+func solveArguments(layout string) ([]string, error) {
+	digest, err := baseManifest()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{
+		"--addr", "unix://" + socket, "build", "--progress=plain", "--frontend=dockerfile.v0",
+		"--local", "context=" + contextDir, "--local", "dockerfile=" + contextDir,
+		// A `# syntax=` line would fetch a frontend from a registry; the built-in one is of the daemon's version.
+		"--opt", "cmdline=dockerfile.v0",
+		"--oci-layout", "base=" + basesDir,
+		"--output", "type=oci,tar=false,compression=uncompressed,dest=" + layout,
+	}
+	aliases, err := os.ReadFile(aliasesFile)
+	if err != nil {
+		return nil, err
+	}
+	for name := range strings.FieldsSeq(string(aliases)) {
+		args = append(args, "--opt", fmt.Sprintf("context:%s=oci-layout://base@%s", name, digest))
+	}
+	return args, nil
+}
+
+// baseManifest is the digest of the only manifest of the base's layout.
+func baseManifest() (string, error) {
+	var index struct {
+		Manifests []struct{ Digest string }
+	}
+	text, err := os.ReadFile(filepath.Join(basesDir, "index.json"))
+	if err != nil {
+		return "", err
+	}
+	if err := json.Unmarshal(text, &index); err != nil || len(index.Manifests) != 1 {
+		return "", fmt.Errorf("the base's index.json does not name one manifest: %v", err)
+	}
+	return index.Manifests[0].Digest, nil
+}
+
+// prepareLayout makes the output folder with the base's blobs already in it: the exporter finds them there and copies only
+// what the build added. They are the same files, not copies; nothing writes to them.
+func prepareLayout(layout string) error {
+	if err := os.RemoveAll(layout); err != nil {
+		return err
+	}
+	blobs := filepath.Join(layout, "blobs", "sha256")
+	if err := os.MkdirAll(blobs, 0o700); err != nil {
+		return err
+	}
+	have, err := filepath.Glob(filepath.Join(basesDir, "blobs", "sha256", "*"))
+	if err != nil {
+		return err
+	}
+	for _, blob := range have {
+		if err := os.Symlink(blob, filepath.Join(blobs, filepath.Base(blob))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startDaemon starts buildkitd and waits until it answers; the returned function stops it.
+func startDaemon(ctx context.Context) (func() error, error) {
+	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(daemonConfigFile, []byte(daemonConfig()), 0o600); err != nil {
+		return nil, err
+	}
+	var log bytes.Buffer
+	cmd := exec.Command("/usr/bin/buildkitd", "--config", daemonConfigFile, "--root", cacheMount, "--addr", "unix://"+socket)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	// With an overlay or ext4 root, libmount's new API limits `lowerdir` to 256 bytes.
+	cmd.Env = append(os.Environ(), "LIBMOUNT_FORCE_MOUNT2=always")
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start buildkitd: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+
+	deadline := time.Now().Add(daemonStart)
+	for !daemonAnswers(ctx) {
+		select {
+		case err := <-ended:
+			return nil, fmt.Errorf("buildkitd ended: %v\n%s", err, tail(&log))
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return nil, errors.Join(fmt.Errorf("buildkitd did not answer within %v", daemonStart), cmd.Process.Kill())
+		}
+	}
+	return func() error { return stopDaemon(cmd, ended) }, nil
+}
+
+func stopDaemon(cmd *exec.Cmd, ended <-chan error) error {
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop buildkitd: %w", err)
+	}
+	select {
+	case <-ended:
+		return nil
+	case <-time.After(daemonStop):
+		return cmd.Process.Kill()
+	}
+}
+
+func daemonAnswers(ctx context.Context) bool {
+	if _, err := os.Stat(socket); err != nil {
+		return false
+	}
+	return exec.CommandContext(ctx, "/usr/bin/buildctl", "--addr", "unix://"+socket, "debug", "workers").Run() == nil
+}
+
+func daemonConfig() string {
+	runtime := "/usr/sbin/runc"
+	if _, err := os.Stat(runtime); err != nil {
+		runtime = "/usr/bin/crun"
+	}
+	return fmt.Sprintf(`[worker.containerd]
+  enabled = false
+[worker.oci]
+  enabled = true
+  snapshotter = "overlayfs"
+  networkMode = "host"
+  binary = %q
+  gc = true
+  [[worker.oci.gcpolicy]]
+    all = true
+    maxUsedSpace = %q
+`, runtime, cacheLimit)
+}
+
+func tail(log *bytes.Buffer) string {
+	text := log.Bytes()
+	return string(text[max(0, len(text)-4096):])
+}
+
+// fullDiskWatcher passes the log on and notices when a step or the exporter ran out of space.
+type fullDiskWatcher struct {
+	to   io.Writer
+	seen bool
+}
+
+func (w *fullDiskWatcher) Write(p []byte) (int, error) {
+	scanner := bufio.NewScanner(bytes.NewReader(p))
+	for scanner.Scan() {
+		if strings.Contains(strings.ToLower(scanner.Text()), "no space left on device") {
+			w.seen = true
+		}
+	}
+	return w.to.Write(p)
+}
