@@ -1,0 +1,151 @@
+/**
+ * Set-up: makes everything the engine runs on, below the cache folder and outside the clone, and describes it in
+ * `runtime/runtime.json`, written last. Idempotent: products carry the digest of what they were made from, so a second
+ * run only looks; an interrupted run goes on where it stopped. One set-up works at a time.
+ *
+ *   node scripts/setup.ts
+ */
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { dirname, join } from 'node:path';
+import type { Runtime } from '../src/engine/runtime.ts';
+import { BASE_ALIASES, BASE_NAME, setUpBase } from './setup/base.ts';
+import { setUpBuilder, setUpBuildkit } from './setup/builder.ts';
+import { findDebian } from './setup/debian.ts';
+import { setUpGoProgram } from './setup/go-programs.ts';
+import { setUpGuestTools } from './setup/guest-tools.ts';
+import { installHostPackages } from './setup/host-packages.ts';
+import { setUpInitramfs } from './setup/initramfs.ts';
+import { setUpKernel } from './setup/kernel.ts';
+import { acquireLock } from './setup/lock.ts';
+import { setUpQemu } from './setup/qemu.ts';
+import type { SetupContext } from './setup/setup-context.ts';
+import { Steps, stampOf } from './setup/steps.ts';
+import { makeToolchain } from './setup/toolchain.ts';
+import { measureTscKhz } from './setup/tsc.ts';
+
+async function main(): Promise<void> {
+  const startedAt = performance.now();
+  const controller = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => controller.abort(new Error('interrupted; run again to go on')));
+  }
+  if (process.platform !== 'linux' || process.arch !== 'x64') throw new Error('Rekindle runs on Linux on x86-64 only');
+
+  const env = process.env;
+  const cacheDir = env.REKINDLE_CACHE ?? join(env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'rekindle');
+  const productsDir = join(cacheDir, 'runtime');
+  const workDir = join(cacheDir, 'work');
+  await mkdir(productsDir, { recursive: true });
+  const say = (line: string) => void process.stderr.write(`setup: ${line}\n`);
+  using _lock = await acquireLock(join(cacheDir, 'setup.lock'), {
+    signal: controller.signal,
+    onWait: () => say('another set-up is at work, waiting for it ...'),
+  });
+  await emptyWorkDir(workDir);
+  const steps = new Steps({ productsDir, workDir, say, slots: 2 });
+  const context: SetupContext = {
+    repoDir: dirname(import.meta.dirname),
+    cacheDir,
+    workDir,
+    env,
+    signal: controller.signal,
+    steps,
+    say,
+  };
+  await installHostPackages(context);
+  await makeRuntime(context, (reason) => controller.abort(reason));
+  await emptyWorkDir(workDir);
+  say(`ready ... ${((performance.now() - startedAt) / 1000).toFixed(1)} s`);
+}
+
+async function makeRuntime(context: SetupContext, abort: (reason: unknown) => void): Promise<Runtime> {
+  const debian = await findDebian(context);
+  const go = { toolchain: makeToolchain(context, debian).get };
+  const agentDir = context.env.REKINDLE_SETUP_AGENT_DIR ?? join(context.repoDir, 'agent');
+  const goProgram = (moduleDir: string, name: string, path: string) =>
+    setUpGoProgram(context, go, { moduleDir, name, package: path });
+
+  // Slow things first; steps wait for a free slot and for what they are made of.
+  const parts = {
+    buildkit: setUpBuildkit(context, go),
+    base: setUpBase(context, debian),
+    qemu: setUpQemu(context, debian),
+    kernel: setUpKernel(context, debian),
+    tools: setUpGuestTools(context, debian),
+    agent: goProgram(agentDir, 'agent', './cmd/agent'),
+    program: goProgram(agentDir, 'build', './cmd/build'),
+    tsc: goProgram(join(context.repoDir, 'scripts/tsc'), 'tsc', '.'),
+  };
+  const builder = setUpBuilder(context, debian, parts);
+  const all = await settled({ ...parts, builder }, abort);
+  const initramfs = await setUpInitramfs(context, all);
+  const tscKhz = await measureTscKhz(context, all.tsc);
+
+  const products = [all.base.product, all.kernel, initramfs.product, ...all.builder.products];
+  const content: Omit<Runtime, 'stamp'> = {
+    generation: 1,
+    qemu: {
+      binary: all.qemu.binary,
+      img: all.qemu.img,
+      dataDirs: all.qemu.dataDirs,
+      version: all.qemu.version,
+    },
+    guest: { kernel: all.kernel.kernel, kernelRelease: all.kernel.release, initramfs: initramfs.path },
+    tscKhz,
+    base: {
+      name: BASE_NAME,
+      disk: all.base.disk,
+      layerDigest: all.base.layerDigest,
+      aliases: BASE_ALIASES,
+    },
+    builder: { disk: all.builder.disk },
+  };
+  const stamp = stampOf({ generation: 1, qemu: all.qemu.version, products: products.map((product) => product.dir) });
+  const runtime: Runtime = { ...content, stamp };
+  const kept = [...products, all.tools, all.agent, all.tsc].map((product) => product.dir);
+  await writeRuntime(context, runtime, all.qemu.dir === undefined ? kept : [...kept, all.qemu.dir]);
+  return runtime;
+}
+
+/**
+ * Writes the description and removes products nobody needs any more. Those of the description before stay until the next
+ * change, for servers that still run on them.
+ */
+async function writeRuntime(context: SetupContext, runtime: Runtime, dirs: readonly string[]): Promise<void> {
+  const path = join(context.cacheDir, 'runtime/runtime.json');
+  const listPath = join(context.cacheDir, 'runtime/products.json');
+  const text = `${JSON.stringify(runtime, null, 2)}\n`;
+  if (existsSync(path) && (await readFile(path, 'utf8')) === text && existsSync(listPath)) return;
+  const before = existsSync(listPath) ? (JSON.parse(await readFile(listPath, 'utf8')) as string[]) : [];
+  await context.steps.sweep(new Set([...dirs, ...before]));
+  await writeFile(listPath, JSON.stringify(dirs));
+  await writeFile(`${path}.new`, text);
+  await rename(`${path}.new`, path);
+}
+
+/** Waits for all. The first failure aborts the others, waits until they have ended, and is thrown. */
+async function settled<T extends Record<string, Promise<unknown>>>(
+  parts: T,
+  abort: (reason: unknown) => void,
+): Promise<{ [K in keyof T]: Awaited<T[K]> }> {
+  try {
+    const entries = await Promise.all(Object.entries(parts).map(async ([name, part]) => [name, await part] as const));
+    return Object.fromEntries(entries) as { [K in keyof T]: Awaited<T[K]> };
+  } catch (error) {
+    abort(error);
+    await Promise.allSettled(Object.values(parts));
+    throw error;
+  }
+}
+
+async function emptyWorkDir(workDir: string): Promise<void> {
+  await rm(workDir, { recursive: true, force: true });
+  await mkdir(workDir, { recursive: true });
+}
+
+main().catch((error: unknown) => {
+  process.stderr.write(`setup: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = 1;
+});

@@ -1,0 +1,84 @@
+/**
+ * The builder machine's root disk: a small Debian with BuildKit (built from its published Go module at the version pinned
+ * in scripts/buildkit), crun, the program that runs a build, and the managed base for builds without a network.
+ */
+import { copyFile, cp, mkdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { BASE_NAME, type ManagedBase } from './base.ts';
+import { type Debian, GUEST_RELEASE } from './debian.ts';
+import { makeDebianTar, makeDisk, packTar } from './disk.ts';
+import type { GoPrograms } from './go-programs.ts';
+import type { SetupContext } from './setup-context.ts';
+import { type Product, stampOf } from './steps.ts';
+
+const PACKAGES = ['ca-certificates', 'crun', 'e2fsprogs', 'iproute2', 'mount', 'tar', 'xz-utils', 'git'];
+const DPKG_OPTIONS = [
+  'path-exclude=/usr/share/doc/*',
+  'path-exclude=/usr/share/man/*',
+  'path-exclude=/usr/share/info/*',
+  'path-exclude=/usr/share/locale/*',
+  'path-exclude=/usr/share/lintian/*',
+];
+const UUID = '7e4b1d0a-0000-4000-8000-000000000002';
+
+/** The tree without our own programs; it changes seldom, so a change of those takes seconds. */
+async function setUpTree(context: SetupContext, debian: Debian): Promise<Product> {
+  const inputs = { recipe: 1, release: GUEST_RELEASE, packages: PACKAGES, dpkg: DPKG_OPTIONS };
+  return context.steps.product('builder-tree', inputs, async (dir) => {
+    await makeDebianTar(context, debian, {
+      variant: 'essential',
+      include: PACKAGES,
+      dpkgOptions: DPKG_OPTIONS,
+      customize: join(context.repoDir, 'scripts/setup/builder-customize.sh'),
+      tar: join(dir, 'tree.tar'),
+    });
+  });
+}
+
+/** BuildKit's daemon and client. */
+export async function setUpBuildkit(context: SetupContext, go: GoPrograms): Promise<Product> {
+  const moduleDir = join(context.repoDir, 'scripts/buildkit');
+  const inputs = { recipe: 1, module: await readFile(join(moduleDir, 'go.sum'), 'utf8') };
+  return context.steps.product('buildkit', { ...inputs, module: stampOf(inputs) }, async (dir) => {
+    const { build } = await go.toolchain();
+    const root = 'github.com/moby/buildkit/cmd';
+    await build({ moduleDir, packages: [`${root}/buildkitd`, `${root}/buildctl`], into: dir });
+  });
+}
+
+export async function setUpBuilder(
+  context: SetupContext,
+  debian: Debian,
+  parts: { base: Promise<ManagedBase>; buildkit: Promise<Product>; program: Promise<Product> },
+): Promise<{ disk: string; products: readonly Product[] }> {
+  const [tree, base, buildkit, program] = await Promise.all([
+    setUpTree(context, debian),
+    parts.base,
+    parts.buildkit,
+    parts.program,
+  ]);
+  const inputs = {
+    recipe: 1,
+    parts: [tree.stamp, base.product.stamp, base.layerDigest, buildkit.stamp, program.stamp],
+  };
+  const disk = await context.steps.product('builder', inputs, async (dir) => {
+    const extra = join(dir, 'extra');
+    await mkdir(join(extra, 'usr/bin'), { recursive: true });
+    await mkdir(join(extra, 'usr/lib/rekindle'), { recursive: true });
+    await mkdir(join(extra, 'var/lib/rekindle/bases'), { recursive: true });
+    for (const name of ['buildkitd', 'buildctl'])
+      await copyFile(join(buildkit.dir, name), join(extra, 'usr/bin', name));
+    await copyFile(join(program.dir, 'build'), join(extra, 'usr/lib/rekindle/build'));
+    await cp(base.layout, join(extra, 'var/lib/rekindle/bases', BASE_NAME), { recursive: true });
+    const extraTar = join(dir, 'extra.tar');
+    await packTar(context, extra, extraTar);
+    await makeDisk(context, {
+      tars: [join(tree.dir, 'tree.tar'), extraTar],
+      disk: join(dir, 'disk.raw'),
+      sizeGiB: 8,
+      uuid: UUID,
+    });
+    for (const work of [extra, extraTar]) await rm(work, { recursive: true });
+  });
+  return { disk: join(disk.dir, 'disk.raw'), products: [tree, buildkit, program, disk] };
+}

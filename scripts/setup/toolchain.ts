@@ -1,0 +1,111 @@
+/**
+ * Go for the agent, the builder and the TSC probe. Any Go that can fetch the version a go.mod asks for will do; when the
+ * machine has none, Debian's is unpacked beside the system. Go's own caches live in the cache folder, so removing that
+ * folder removes everything.
+ */
+import { readdir, symlink, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { unpackDebs } from './apt-root.ts';
+import { retry, run } from './command.ts';
+import type { Debian } from './debian.ts';
+import { findProgram } from './host-packages.ts';
+import type { SetupContext } from './setup-context.ts';
+
+export interface Toolchain {
+  /** Product folder, `undefined` for the machine's own Go. */
+  readonly dir: string | undefined;
+  /** Builds main packages into a folder, statically linked. */
+  build(options: { moduleDir: string; packages: readonly string[]; into: string }): Promise<void>;
+}
+
+/** Go 1.21 was the first to fetch newer toolchains by itself. */
+const OLDEST_MINOR = 21;
+
+/** Finds or unpacks Go; does the work only when something has to be built. */
+export function makeToolchain(context: SetupContext, debian: Debian): { get(): Promise<Toolchain> } {
+  let toolchain: Promise<Toolchain> | undefined;
+  return {
+    get: () => {
+      toolchain ??= findToolchain(context, debian);
+      return toolchain;
+    },
+  };
+}
+
+async function findToolchain(context: SetupContext, debian: Debian): Promise<Toolchain> {
+  const system = await systemGo(context);
+  if (system !== undefined) return toolchainOf(context, system, undefined);
+  const dir = await unpackGo(context, debian);
+  return toolchainOf(context, join(dir, 'goroot/bin/go'), dir);
+}
+
+async function systemGo(context: SetupContext): Promise<string | undefined> {
+  for (const program of [findProgram('go', context.env), '/usr/local/go/bin/go']) {
+    if (program === undefined || context.env.REKINDLE_SYSTEM_GO === '0') continue;
+    try {
+      const version = await run([program, 'env', 'GOVERSION'], {
+        env: goEnv(context),
+        cwd: '/',
+        signal: context.signal,
+      });
+      if (Number(/^go1\.(\d+)/.exec(version)?.[1] ?? 0) >= OLDEST_MINOR) return program;
+    } catch {
+      context.signal.throwIfAborted();
+    }
+  }
+  return undefined;
+}
+
+async function unpackGo(context: SetupContext, debian: Debian): Promise<string> {
+  const product = await context.steps.product('go', { recipe: 1, release: debian.hostRelease }, async (dir) => {
+    // The guests' release has a Go that runs anywhere (it is static), should the host's have none.
+    const apt = (await debian.hostRoot()) ?? (await debian.guestRoot());
+    const versions = (await apt.names('^golang-1\\.[0-9]+-go$'))
+      .map((name) => Number(/1\.(\d+)/.exec(name)?.[1]))
+      .sort((a, b) => b - a);
+    const newest = versions[0];
+    if (newest === undefined || newest < OLDEST_MINOR) {
+      throw new Error(`Go 1.${OLDEST_MINOR} or newer is needed and this machine's apt offers none`);
+    }
+    const packages = [`golang-1.${newest}-go`, `golang-1.${newest}-src`];
+    const debs = await apt.download(packages, { into: join(context.workDir, 'go-debs') });
+    await unpackDebs(debs, dir, context);
+    // Debian splits Go over /usr/lib and /usr/share with links between; they must point into this folder.
+    const lib = join(dir, `usr/lib/go-1.${newest}`);
+    for (const entry of await readdir(lib, { withFileTypes: true })) {
+      if (!entry.isSymbolicLink()) continue;
+      await unlink(join(lib, entry.name));
+      await symlink(`../../share/go-1.${newest}/${entry.name}`, join(lib, entry.name));
+    }
+    await symlink(`usr/lib/go-1.${newest}`, join(dir, 'goroot'));
+  });
+  return product.dir;
+}
+
+function toolchainOf(context: SetupContext, go: string, dir: string | undefined): Toolchain {
+  return {
+    dir,
+    async build({ moduleDir, packages, into }) {
+      const argv: string[] = [go, 'build', '-trimpath', '-ldflags', '-s -w', '-tags', 'netgo osusergo'];
+      const options = { cwd: moduleDir, env: goEnv(context), signal: context.signal };
+      await retry('download of Go modules', () => run([go, 'mod', 'download'], options), context);
+      // One path per package: with a folder and one package, -o would name a file.
+      await run([...argv, '-o', `${into}/`, ...packages], { ...options, timeoutMs: 1_800_000 });
+    },
+  };
+}
+
+function goEnv(context: SetupContext): NodeJS.ProcessEnv {
+  const root = join(context.cacheDir, 'go');
+  return {
+    ...context.env,
+    GOPATH: root,
+    GOMODCACHE: join(root, 'pkg/mod'),
+    GOCACHE: join(root, 'build'),
+    GOTOOLCHAIN: 'auto',
+    GOWORK: 'off',
+    // Lets the module cache be removed like any other folder.
+    GOFLAGS: '-modcacherw -buildvcs=false',
+    CGO_ENABLED: '0',
+  };
+}

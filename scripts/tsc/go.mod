@@ -1,0 +1,3 @@
+module rekindle.invalid/tsc
+
+go 1.21
