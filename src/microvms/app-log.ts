@@ -1,0 +1,218 @@
+/**
+ * The app's output, kept on the host: a bounded copy per microVM that can be read while it runs, while it is suspended
+ * and after it ended. One JSON line per line of output; when the file is full it becomes `<id>.log.1` and the one before
+ * that is forgotten.
+ *
+ * Cursors are the machine's own: they go on over suspend and resume, and lines already kept are not kept twice.
+ */
+import { appendFile, mkdir, readFile, rename, stat } from 'node:fs/promises';
+import path from 'node:path';
+import type { LogLine, Machine } from '../engine/index.ts';
+import { type Logger, messageOf, sleep } from '../lib/index.ts';
+
+const MAX_FILE_BYTES = 1024 * 1024;
+/** How long an ending machine's last lines are waited for. */
+const LAST_LINES_MS = 500;
+
+type Listener = (line: LogLine | undefined) => void;
+
+export class AppLogs {
+  readonly #folder: string;
+  readonly #log: Logger;
+  readonly #writers = new Map<string, Writer>();
+
+  constructor(folder: string, log: Logger) {
+    this.#folder = folder;
+    this.#log = log;
+  }
+
+  /** Copies what the machine prints from now on (and printed already). Disposing stops; call `finish` for the last lines. */
+  collect(machine: Machine): LogCollection {
+    const writer = this.#writerOf(machine.id);
+    const stop = new AbortController();
+    const done = this.#copy(machine, writer, { follow: true, signal: stop.signal });
+    return {
+      finish: async () => {
+        stop.abort();
+        await bounded(done);
+        await bounded(this.#copy(machine, writer, { follow: false, signal: AbortSignal.timeout(LAST_LINES_MS) }));
+        await writer.flush();
+      },
+      stop: async () => {
+        stop.abort();
+        await bounded(done);
+        await writer.flush();
+      },
+    };
+  }
+
+  /** No more lines will come: followers end. */
+  end(id: string): void {
+    this.#writers.get(id)?.end();
+    this.#writers.delete(id);
+  }
+
+  async *read(
+    id: string,
+    options: { cursor?: number; follow?: boolean; signal?: AbortSignal },
+  ): AsyncIterable<LogLine> {
+    const { signal } = options;
+    const queue: (LogLine | undefined)[] = [];
+    let wake = Promise.withResolvers<void>();
+    const listener: Listener = (line) => {
+      queue.push(line);
+      wake.resolve();
+    };
+    const onAbort = () => wake.resolve();
+    const writer = options.follow === true ? this.#writerOf(id) : this.#writers.get(id);
+    if (options.follow === true) writer?.listeners.add(listener);
+    signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      await writer?.flush();
+      let next = options.cursor ?? 0;
+      for (const line of await readKept(this.#folder, id)) {
+        if (line.cursor < next) continue;
+        next = line.cursor + 1;
+        yield line;
+      }
+      while (options.follow === true && signal?.aborted !== true) {
+        const line = queue.shift();
+        if (line !== undefined) {
+          if (line.cursor < next) continue;
+          next = line.cursor + 1;
+          yield line;
+        } else if (writer?.ended === true) {
+          return;
+        } else {
+          wake = Promise.withResolvers<void>();
+          if (queue.length === 0) await wake.promise;
+        }
+      }
+    } finally {
+      writer?.listeners.delete(listener);
+      signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  async #copy(machine: Machine, writer: Writer, options: { follow: boolean; signal: AbortSignal }): Promise<void> {
+    try {
+      await writer.ready();
+      for await (const line of machine.logs({ ...options, cursor: writer.nextCursor })) writer.append(line);
+    } catch (error) {
+      if (options.signal.aborted) return;
+      this.#log.debug({ microvmId: machine.id, error: messageOf(error) }, 'the app log ended early');
+    }
+  }
+
+  #writerOf(id: string): Writer {
+    let writer = this.#writers.get(id);
+    if (writer === undefined) {
+      writer = new Writer(this.#folder, id, this.#log);
+      this.#writers.set(id, writer);
+    }
+    return writer;
+  }
+}
+
+export interface LogCollection {
+  /** Takes what is there to the last line, bounded, then stops. */
+  finish(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+class Writer {
+  readonly listeners = new Set<Listener>();
+  nextCursor = 0;
+  ended = false;
+  readonly #folder: string;
+  readonly #id: string;
+  readonly #log: Logger;
+  #bytes = 0;
+  #pending: string[] = [];
+  #work: Promise<void> = Promise.resolve();
+  #ready: Promise<void> | undefined;
+
+  constructor(folder: string, id: string, log: Logger) {
+    this.#folder = folder;
+    this.#id = id;
+    this.#log = log;
+  }
+
+  /** Finds where the kept copy ends. */
+  ready(): Promise<void> {
+    this.#ready ??= (async () => {
+      await mkdir(this.#folder, { recursive: true });
+      const kept = await readKept(this.#folder, this.#id);
+      this.nextCursor = (kept.at(-1)?.cursor ?? -1) + 1;
+      this.#bytes = await stat(this.#file).then(
+        (found) => found.size,
+        () => 0,
+      );
+    })();
+    return this.#ready;
+  }
+
+  append(line: LogLine): void {
+    if (line.cursor < this.nextCursor) return;
+    this.nextCursor = line.cursor + 1;
+    this.#pending.push(`${JSON.stringify(line)}\n`);
+    for (const listener of this.listeners) listener(line);
+    if (this.#pending.length === 1) this.#work = this.#work.then(() => this.#write());
+  }
+
+  end(): void {
+    this.ended = true;
+    for (const listener of this.listeners) listener(undefined);
+  }
+
+  get #file(): string {
+    return path.join(this.#folder, `${this.#id}.log`);
+  }
+
+  flush(): Promise<void> {
+    return this.#work;
+  }
+
+  async #write(): Promise<void> {
+    const text = this.#pending.join('');
+    this.#pending = [];
+    const file = this.#file;
+    try {
+      if (this.#bytes > 0 && this.#bytes + text.length > MAX_FILE_BYTES) {
+        await rename(file, `${file}.1`);
+        this.#bytes = 0;
+      }
+      await appendFile(file, text, { mode: 0o600 });
+      this.#bytes += text.length;
+    } catch (error) {
+      this.#log.warn({ microvmId: this.#id, error: messageOf(error) }, 'lines of the app log were lost');
+    }
+  }
+}
+
+/** Waits for work on a machine that may be dead, but not for long. */
+async function bounded(work: Promise<void>): Promise<void> {
+  const stop = new AbortController();
+  await Promise.race([work, sleep(LAST_LINES_MS, { signal: stop.signal }).catch(() => {})]);
+  stop.abort();
+}
+
+async function readKept(folder: string, id: string): Promise<LogLine[]> {
+  const lines: LogLine[] = [];
+  for (const name of [`${id}.log.1`, `${id}.log`]) {
+    let text: string;
+    try {
+      text = await readFile(path.join(folder, name), 'utf8');
+    } catch {
+      continue; // never written, or not yet
+    }
+    for (const line of text.split('\n')) {
+      try {
+        if (line !== '') lines.push(JSON.parse(line) as LogLine);
+      } catch {
+        // A line cut by a crash; the next one begins a line of its own only if the file ended with one.
+      }
+    }
+  }
+  return lines;
+}

@@ -1,0 +1,102 @@
+/**
+ * Records of microVMs in the store, and the one way they change: load, apply the pure transition, save if nobody else
+ * did meanwhile, tell who has to act on it.
+ */
+import { type Clock, DomainError, type Logger } from '../lib/index.ts';
+import type { Claim, NewRow, Records, Row, Store, WriteResult } from '../store/index.ts';
+import { apply, dueAt, type Event, type Microvm, type Outcome, type State } from './lifecycle.ts';
+
+/** What `state` columns can hold; kept in step with the record's own. */
+export type MicrovmRow = Row<Microvm>;
+
+/** `before` is undefined for a new record. */
+export type OnMoved = (record: Microvm, before: Microvm | undefined) => void;
+
+/** More conflicts than this in a row on one record mean a bug, not a race. */
+const MAX_CONFLICTS = 20;
+
+export class Ledger {
+  readonly rows: Records<Microvm>;
+  readonly #store: Store;
+  readonly #clock: Clock;
+  readonly #log: Logger;
+  readonly #onMoved: OnMoved;
+
+  constructor(options: { store: Store; clock: Clock; log: Logger; onMoved: OnMoved }) {
+    this.rows = options.store.records<Microvm>('microvms');
+    this.#store = options.store;
+    this.#clock = options.clock;
+    this.#log = options.log;
+    this.#onMoved = options.onMoved;
+  }
+
+  async find(id: string): Promise<Microvm | undefined> {
+    return (await this.rows.get(id))?.body;
+  }
+
+  /** @throws DomainError `NOT_FOUND` in the recorded words */
+  async get(id: string): Promise<Microvm> {
+    const record = await this.find(id);
+    if (record === undefined) throw new DomainError('NOT_FOUND', `MicroVM not found: ${id}`);
+    return record;
+  }
+
+  async insert(record: Microvm, claim?: Claim): Promise<WriteResult> {
+    const result = await this.#store.write([this.rows.insert(rowOf(record))], claim);
+    if (result.kind === 'written') this.#announce(record, undefined);
+    return result;
+  }
+
+  /**
+   * Applies `event` to the record as it is now. With `revision`, only if the record did not move since.
+   * @throws DomainError `NOT_FOUND`
+   */
+  async apply(id: string, event: Event, options: { revision?: number } = {}): Promise<Outcome> {
+    for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
+      const row = await this.rows.get(id);
+      if (row === undefined) throw new DomainError('NOT_FOUND', `MicroVM not found: ${id}`);
+      if (options.revision !== undefined && row.revision !== options.revision) return { kind: 'stale' };
+      const outcome = apply(row.body, event, this.#clock.now());
+      if (outcome.kind !== 'moved') return outcome;
+      const saved = await this.#store.write([this.rows.save({ ...rowOf(outcome.record), revision: row.revision })]);
+      if (saved.kind === 'conflict') continue;
+      this.#announce(outcome.record, row.body);
+      return outcome;
+    }
+    throw new Error(`the record of ${id} kept changing under ${event.type}`);
+  }
+
+  /** Every record in one of `states`, page by page. */
+  async *inStates(states: readonly State[]): AsyncIterable<Microvm> {
+    const limit = 200;
+    let afterId = '';
+    for (;;) {
+      const page = await this.rows.inStates(states, { afterId, limit });
+      for (const row of page) yield row.body;
+      const last = page.at(-1);
+      if (last === undefined || page.length < limit) return;
+      afterId = last.id;
+    }
+  }
+
+  #announce(record: Microvm, before: Microvm | undefined): void {
+    const reason = record.state === 'TERMINATING' || record.state === 'TERMINATED' ? record.reason : undefined;
+    this.#log.info(
+      { microvmId: record.id, from: before?.state ?? null, to: record.state, ...(reason && { reason }) },
+      'microVM changed state',
+    );
+    this.#onMoved(record, before);
+  }
+}
+
+function rowOf(record: Microvm): NewRow<Microvm> {
+  return {
+    id: record.id,
+    state: record.state,
+    group: record.imageArn,
+    subgroup: record.imageVersion,
+    createdAt: record.startedAt,
+    dueAt: dueAt(record),
+    body: record,
+  };
+}

@@ -1,0 +1,596 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { get as httpGet } from 'node:http';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { test } from 'node:test';
+import {
+  createFakeDisk,
+  createFakeEngine,
+  type FakeDisk,
+  type FakeEngine,
+  type FakeEngineOptions,
+} from '../engine/index.ts';
+import type { Hooks } from '../images/index.ts';
+import { MachineError, silentLogger, TestClock } from '../lib/index.ts';
+import { openStore, type Store } from '../store/index.ts';
+import {
+  createMicrovms,
+  type LogLine,
+  type Machine,
+  type MicrovmState,
+  type Microvms,
+  type RunMicrovmInput,
+} from './index.ts';
+
+const IMAGE = 'arn:aws:lambda:us-east-1:000000000000:microvm-image:demo';
+const IDLE = { maxIdleDurationSeconds: 60, suspendedDurationSeconds: 120, autoResumeEnabled: true };
+
+interface Bench extends AsyncDisposable {
+  readonly microvms: Microvms;
+  readonly engine: FakeEngine;
+  readonly clock: TestClock;
+  readonly store: Store;
+  readonly stateDir: string;
+  readonly endpoints: string[];
+  run(input?: Partial<RunMicrovmInput>): Promise<string>;
+  until(id: string, state: MicrovmState): Promise<void>;
+  /** Closes everything and opens it again on the same folder, as after a stop of the server. */
+  restart(): Promise<Bench>;
+}
+
+interface Setup {
+  readonly engine?: FakeEngineOptions;
+  readonly hooks?: Hooks;
+  readonly concurrentLaunches?: number;
+  readonly stateDir?: string;
+  readonly disk?: FakeDisk;
+  readonly clock?: TestClock;
+}
+
+async function bench(setup: Setup = {}): Promise<Bench> {
+  const stateDir = setup.stateDir ?? (await mkdtemp(path.join(tmpdir(), 'rk-microvms-')));
+  const clock = setup.clock ?? new TestClock();
+  const disk = setup.disk ?? createFakeDisk();
+  const engine = createFakeEngine({ ...setup.engine, disk, anySnapshot: true });
+  const store = await openStore(path.join(stateDir, 'store.sqlite'));
+  const endpoints: string[] = [];
+  let port = 40_000;
+  const microvms = await createMicrovms({
+    store,
+    engine,
+    clock,
+    stateDir,
+    region: 'us-east-1',
+    log: silentLogger,
+    images: {
+      resolve: async () => ({
+        imageArn: IMAGE,
+        imageVersion: '1.0',
+        snapshotDir: '/snapshots/demo',
+        memoryMiB: 512,
+        hooks: setup.hooks ?? null,
+        egressNetworkConnectors: [
+          'arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:INTERNET_EGRESS',
+        ],
+      }),
+      snapshotDir: () => '/snapshots/demo',
+    },
+    endpoints: {
+      open: async (endpoint) => {
+        const given = endpoint.port ?? port++;
+        endpoints.push(`open ${given}`);
+        return { address: `localhost:${given}`, port: given };
+      },
+      close: async (id) => void endpoints.push(`close ${id}`),
+    },
+    ...(setup.concurrentLaunches && { concurrentLaunches: setup.concurrentLaunches }),
+  });
+  await microvms.start();
+  const close = async () => {
+    await microvms[Symbol.asyncDispose]();
+    await engine[Symbol.asyncDispose]();
+    await store[Symbol.asyncDispose]();
+  };
+  return {
+    microvms,
+    engine,
+    clock,
+    store,
+    stateDir,
+    endpoints,
+    run: async (input = {}) => (await microvms.run({ imageIdentifier: IMAGE, ...input })).microvmId,
+    until: async (id, state) => {
+      for (let i = 0; i < 200; i++) {
+        if ((await microvms.get(id)).state === state) return;
+        await clock.advance(0);
+      }
+      assert.fail(`${id} is ${JSON.stringify(await microvms.get(id))}, not ${state}`);
+    },
+    restart: async () => {
+      await close();
+      return bench({ ...setup, stateDir, disk, clock });
+    },
+    [Symbol.asyncDispose]: async () => {
+      await close();
+      await rm(stateDir, { recursive: true, force: true });
+    },
+  };
+}
+
+async function count(machine: Machine): Promise<number> {
+  const stream = await machine.connect(8080, {});
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  httpGet({ path: '/', createConnection: () => stream }, (response) => {
+    let body = '';
+    response.setEncoding('utf8').on('data', (chunk) => {
+      body += chunk;
+    });
+    response.on('end', () => resolve(body));
+  }).on('error', reject);
+  return (JSON.parse(await promise) as { count: number }).count;
+}
+
+test('a run answers PENDING with its address, and the launch has begun by then', async () => {
+  await using b = await bench();
+  const view = await b.microvms.run({ imageIdentifier: IMAGE });
+  assert.match(view.microvmId, /^microvm-[0-9a-f-]{36}$/);
+  assert.equal(view.state, 'PENDING');
+  assert.equal(view.endpoint, 'localhost:40000');
+  assert.equal(view.maximumDurationInSeconds, 28_800);
+  assert.deepEqual(b.engine.calls, [`launch ${view.microvmId}`]);
+  await b.until(view.microvmId, 'RUNNING');
+});
+
+test('memory survives suspend and resume', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  assert.equal(await count(await b.microvms.wake(id, {})), 1);
+  await b.microvms.suspend(id);
+  await b.until(id, 'SUSPENDED');
+  await b.microvms.resume(id);
+  await b.until(id, 'RUNNING');
+  assert.equal(await count(await b.microvms.wake(id, {})), 2);
+});
+
+test('a terminated microVM says Success., keeps no machine and can be terminated again', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  await b.until(id, 'RUNNING');
+  await b.microvms.terminate(id);
+  await b.until(id, 'TERMINATED');
+  const view = await b.microvms.get(id);
+  assert.equal(view.stateReason, 'Success.');
+  assert.equal(view.terminatedAt, b.clock.now());
+  assert.deepEqual(await b.engine.residue(), []);
+  await b.microvms.terminate(id);
+  await assert.rejects(b.microvms.suspend(id), {
+    code: 'INVALID',
+    message: `The MicroVM ${id} has been terminated and its state cannot be changed.`,
+  });
+  await b.clock.advance(60_000);
+  assert.deepEqual(b.endpoints, ['open 40000', `close ${id}`]);
+});
+
+test('a terminate during the launch stops it and leaves nothing', async () => {
+  await using b = await bench();
+  using _held = b.engine.hold('launch');
+  const id = await b.run();
+  await b.microvms.terminate(id);
+  await b.until(id, 'TERMINATED');
+  assert.deepEqual(await b.engine.residue(), []);
+  assert.equal(b.engine.machines.size, 0);
+});
+
+test('a failed launch ends the microVM with a reason', async () => {
+  await using b = await bench();
+  b.engine.failNext('launch', new MachineError('failed', 'no such snapshot'));
+  const id = await b.run();
+  await b.until(id, 'TERMINATED');
+  assert.equal((await b.microvms.get(id)).stateReason, 'The MicroVM could not be started.');
+});
+
+test('a failed suspend goes on RUNNING with the same machine', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  const machine = await b.microvms.wake(id, {});
+  b.engine.failNext('suspend', new MachineError('failed', 'no space'));
+  await b.microvms.suspend(id);
+  await b.until(id, 'RUNNING');
+  assert.equal(await b.microvms.wake(id, {}), machine);
+  assert.equal(await count(machine), 1);
+});
+
+test('many who wait for a sleeping microVM cause one resume', async () => {
+  await using b = await bench();
+  const id = await b.run({ idlePolicy: IDLE });
+  await b.until(id, 'RUNNING');
+  await b.microvms.suspend(id);
+  await b.until(id, 'SUSPENDED');
+  const machines = await Promise.all([1, 2, 3, 4].map(() => b.microvms.wake(id, {})));
+  assert.equal(new Set(machines).size, 1);
+  assert.equal(b.engine.calls.filter((call) => call.startsWith('resume')).length, 1);
+});
+
+test('traffic that comes while it is being suspended waits for the suspend and then the resume', async () => {
+  await using b = await bench();
+  const id = await b.run({ idlePolicy: IDLE });
+  await b.until(id, 'RUNNING');
+  const held = b.engine.hold('suspend');
+  await b.microvms.suspend(id);
+  const woken = b.microvms.wake(id, {});
+  await b.clock.advance(0);
+  held[Symbol.dispose]();
+  assert.equal(await count(await woken), 1);
+});
+
+test('a failed resume refuses those who wait and stays SUSPENDED for the next try', async () => {
+  await using b = await bench();
+  const id = await b.run({ idlePolicy: IDLE });
+  await b.until(id, 'RUNNING');
+  await b.microvms.suspend(id);
+  await b.until(id, 'SUSPENDED');
+  b.engine.failNext('resume', new MachineError('unsupported', 'wrong CPU'));
+  await assert.rejects(b.microvms.wake(id, {}), { code: 'CONFLICT' });
+  await b.until(id, 'SUSPENDED');
+  assert.equal(await count(await b.microvms.wake(id, {})), 1);
+});
+
+test('a resume that failed after the guest may have run ends the microVM', async () => {
+  await using b = await bench();
+  const id = await b.run({ idlePolicy: IDLE });
+  await b.until(id, 'RUNNING');
+  await b.microvms.suspend(id);
+  await b.until(id, 'SUSPENDED');
+  b.engine.failNext('resume', new MachineError('protocol', 'clock not set'));
+  await assert.rejects(b.microvms.wake(id, {}), { code: 'CONFLICT' });
+  await b.until(id, 'TERMINATED');
+});
+
+test('without auto-resume traffic to a suspended microVM is refused, a call resumes it', async () => {
+  await using b = await bench();
+  const id = await b.run({ idlePolicy: { ...IDLE, autoResumeEnabled: false } });
+  await b.until(id, 'RUNNING');
+  await b.microvms.suspend(id);
+  await b.until(id, 'SUSPENDED');
+  await assert.rejects(b.microvms.wake(id, {}), { code: 'CONFLICT' });
+  await b.microvms.resume(id);
+  await b.until(id, 'RUNNING');
+});
+
+test('a caller that gives up waiting is released', async () => {
+  await using b = await bench();
+  using _held = b.engine.hold('launch');
+  const id = await b.run();
+  const stop = new AbortController();
+  const woken = b.microvms.wake(id, { signal: stop.signal });
+  stop.abort(new Error('client went away'));
+  await assert.rejects(woken, /client went away/);
+});
+
+test('it is suspended after its idle time, and traffic starts that time again', async () => {
+  await using b = await bench();
+  const id = await b.run({ idlePolicy: IDLE });
+  await b.until(id, 'RUNNING');
+  await b.clock.advance(50_000);
+  b.microvms.activity(id);
+  await b.clock.advance(59_000);
+  await b.until(id, 'RUNNING');
+  await b.clock.advance(1_000);
+  await b.until(id, 'SUSPENDED');
+});
+
+test('without an idle policy it never sleeps by itself', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  await b.until(id, 'RUNNING');
+  await b.clock.advance(8 * 3_600_000 - 1);
+  await b.until(id, 'RUNNING');
+  await b.clock.advance(1);
+  await b.until(id, 'TERMINATED');
+});
+
+test('a suspended microVM ends after its allowance', async () => {
+  await using b = await bench();
+  const id = await b.run({ idlePolicy: IDLE });
+  await b.until(id, 'RUNNING');
+  await b.clock.advance(60_000);
+  await b.until(id, 'SUSPENDED');
+  await b.clock.advance(119_999);
+  await b.until(id, 'SUSPENDED');
+  await b.clock.advance(1);
+  await b.until(id, 'TERMINATED');
+  assert.deepEqual(await b.engine.residue(), []);
+});
+
+test('an allowance of 0 ends it instead of suspending it', async () => {
+  await using b = await bench();
+  const id = await b.run({ idlePolicy: { ...IDLE, suspendedDurationSeconds: 0 } });
+  await b.until(id, 'RUNNING');
+  await b.clock.advance(60_000);
+  await b.until(id, 'TERMINATED');
+  assert.ok(!b.engine.calls.includes(`suspend ${id}`));
+});
+
+test('an app that exits is shown RUNNING for 15 seconds, answers nobody, and ends with its code', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  await b.until(id, 'RUNNING');
+  b.engine.exit(id, { kind: 'app', exitCode: 7 });
+  await b.clock.advance(0);
+  await b.clock.advance(14_000);
+  assert.equal((await b.microvms.get(id)).state, 'RUNNING');
+  await assert.rejects(b.microvms.wake(id, {}), { code: 'CONFLICT' });
+  await b.clock.advance(1_000);
+  await b.until(id, 'TERMINATED');
+  assert.equal((await b.microvms.get(id)).stateReason, 'Container Stopped with Exit Code: 7');
+});
+
+test('a VMM that dies ends its microVM and refuses those who wait', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  await b.until(id, 'RUNNING');
+  b.engine.exit(id, { kind: 'vmm', message: 'killed', evidence: '' });
+  await b.until(id, 'TERMINATED');
+  assert.equal((await b.microvms.get(id)).stateReason, 'The MicroVM stopped unexpectedly.');
+});
+
+test('no more launches go on at once than allowed, and each gets its turn', async () => {
+  await using b = await bench({ concurrentLaunches: 2 });
+  const held = b.engine.hold('launch');
+  const ids = await Promise.all([1, 2, 3, 4, 5].map(() => b.run()));
+  assert.equal(b.engine.calls.length, 2);
+  held[Symbol.dispose]();
+  for (const id of ids) await b.until(id, 'RUNNING');
+});
+
+test('a client token used again returns the same microVM, and other parameters are a conflict', async () => {
+  await using b = await bench();
+  const first = await b.run({ clientToken: 't', idlePolicy: IDLE });
+  assert.equal(await b.run({ clientToken: 't', idlePolicy: IDLE }), first);
+  await assert.rejects(b.run({ clientToken: 't' }), { code: 'CONFLICT' });
+  assert.equal((await b.microvms.list({})).items.length, 1);
+});
+
+test('the list pages newest first and its token fits that list only', async () => {
+  await using b = await bench();
+  const ids: string[] = [];
+  for (let i = 0; i < 5; i++) {
+    ids.unshift(await b.run());
+    await b.clock.advance(1);
+  }
+  const seen: string[] = [];
+  let nextToken: string | null = null;
+  do {
+    const page = await b.microvms.list({
+      imageIdentifier: IMAGE,
+      maxResults: 2,
+      ...(nextToken !== null && { nextToken }),
+    });
+    seen.push(...page.items.map((item) => item.microvmId));
+    if (page.nextToken !== null) {
+      await assert.rejects(b.microvms.list({ nextToken: page.nextToken }), { code: 'INVALID' });
+    }
+    nextToken = page.nextToken;
+  } while (nextToken !== null);
+  assert.deepEqual(seen, ids);
+});
+
+test('after a restart the suspended are there with their address, the others ended with a reason', async () => {
+  await using before = await bench();
+  const running = await before.run();
+  const asleep = await before.run();
+  await before.until(running, 'RUNNING');
+  await before.until(asleep, 'RUNNING');
+  assert.equal(await count(await before.microvms.wake(asleep, {})), 1);
+  await before.microvms.suspend(asleep);
+  await before.until(asleep, 'SUSPENDED');
+  await using after = await before.restart();
+  await after.until(running, 'TERMINATED');
+  assert.equal((await after.microvms.get(running)).stateReason, 'The MicroVM was lost because the server stopped.');
+  assert.deepEqual(after.endpoints, ['open 40001']);
+  assert.deepEqual(await after.engine.residue(), [asleep]);
+  await after.microvms.resume(asleep);
+  assert.equal(await count(await after.microvms.wake(asleep, {})), 2);
+});
+
+test('a time that came while the server was down is acted on at start', async () => {
+  await using before = await bench();
+  const id = await before.run({ idlePolicy: IDLE });
+  await before.until(id, 'RUNNING');
+  await before.microvms.suspend(id);
+  await before.until(id, 'SUSPENDED');
+  await before.clock.advance(0);
+  const restarting = before.restart();
+  await before.clock.advance(120_000);
+  await using after = await restarting;
+  await after.until(id, 'TERMINATED');
+});
+
+test('what the engine has and no record owns is destroyed at start', async () => {
+  const disk = createFakeDisk();
+  disk.machines.set('microvm-of-nobody', {});
+  await using b = await bench({ disk });
+  assert.deepEqual(await b.engine.residue(), []);
+});
+
+test('an end that cannot be cleaned up at first is tried again', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  await b.until(id, 'RUNNING');
+  b.engine.failNext('destroy', new Error('busy'));
+  await b.microvms.terminate(id);
+  await b.clock.advance(0);
+  assert.equal((await b.microvms.get(id)).state, 'TERMINATING');
+  await b.clock.advance(1000);
+  await b.until(id, 'TERMINATED');
+});
+
+const hooks: Hooks = {
+  port: 9000,
+  microvmHooks: { run: 'ENABLED', resume: 'ENABLED', suspend: 'ENABLED', terminate: 'ENABLED' },
+};
+
+/** An app whose hooks answer with the given status, 200 where none is given, and that notes what was called. */
+function hookApp(statuses: Record<string, number>, seen: string[]): FakeEngineOptions {
+  return {
+    app: () => (request, response) => {
+      let body = '';
+      request.setEncoding('utf8').on('data', (chunk) => {
+        body += chunk;
+      });
+      request.on('end', () => {
+        const name = request.url?.split('/').at(-1) ?? '';
+        seen.push(`${request.method} ${request.headers.host} ${request.url} ${body}`.trim());
+        response.statusCode = statuses[name] ?? 200;
+        response.end();
+      });
+    },
+  };
+}
+
+test('each hook is called at its moment with its body', async () => {
+  const seen: string[] = [];
+  await using b = await bench({ hooks, engine: hookApp({}, seen) });
+  const id = await b.run({ runHookPayload: 'hello' });
+  await b.until(id, 'RUNNING');
+  await b.microvms.suspend(id);
+  await b.until(id, 'SUSPENDED');
+  await b.microvms.resume(id);
+  await b.until(id, 'RUNNING');
+  await b.microvms.terminate(id);
+  await b.until(id, 'TERMINATED');
+  const prefix = 'POST localhost:9000 /aws/lambda-microvms/runtime/v1';
+  assert.deepEqual(seen, [
+    `${prefix}/run ${JSON.stringify({ microvmId: id, runHookPayload: 'hello' })}`,
+    `${prefix}/suspend`,
+    `${prefix}/resume`,
+    `${prefix}/terminate`,
+  ]);
+});
+
+for (const [hook, reason] of [
+  [
+    'run',
+    'Run lifecycle hook returned HTTP status 400. Please check your hook endpoint and application logs for more details.',
+  ],
+  [
+    'suspend',
+    'Suspend lifecycle hook returned HTTP status 400. Please check your hook endpoint and application logs for more details.',
+  ],
+] as const) {
+  test(`a ${hook} hook that refuses ends the microVM in the recorded words`, async () => {
+    await using b = await bench({ hooks, engine: hookApp({ [hook]: 400 }, []) });
+    const id = await b.run();
+    if (hook === 'suspend') {
+      await b.until(id, 'RUNNING');
+      await b.microvms.suspend(id);
+    }
+    await b.until(id, 'TERMINATED');
+    assert.equal((await b.microvms.get(id)).stateReason, reason);
+    assert.equal(b.engine.machines.size, 0);
+  });
+}
+
+test('a resume hook that refuses leaves it SUSPENDED', async () => {
+  await using b = await bench({ hooks, engine: hookApp({ resume: 500 }, []) });
+  const id = await b.run({ idlePolicy: IDLE });
+  await b.until(id, 'RUNNING');
+  await b.microvms.suspend(id);
+  await b.until(id, 'SUSPENDED');
+  await assert.rejects(b.microvms.wake(id, {}), { code: 'CONFLICT' });
+  assert.equal((await b.microvms.get(id)).state, 'SUSPENDED');
+  assert.equal(b.engine.machines.size, 0);
+});
+
+test('a payload without a run hook is refused', async () => {
+  await using b = await bench();
+  await assert.rejects(b.run({ runHookPayload: 'x' }), { code: 'INVALID' });
+});
+
+test('a token names its microVM and ports, and expires', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  const token = await b.microvms.createAuthToken({
+    microvmIdentifier: id,
+    expirationInMinutes: 5,
+    allowedPorts: [{ port: 8080 }, { range: { startPort: 9000, endPort: 9010 } }],
+  });
+  const claims = {
+    microvmId: id,
+    kind: 'app',
+    ports: [
+      [8080, 8080],
+      [9000, 9010],
+    ],
+    expiresAt: Math.floor(b.clock.now() / 1000) * 1000 + 300_000,
+  };
+  const [header = '', second] = token.split('.');
+  assert.match(
+    Buffer.from(header, 'base64url').toString(),
+    /^\{"kid":"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}","alg":"dir","enc":"A256GCM"\}$/,
+  );
+  assert.equal(second, '');
+  assert.deepEqual(await b.microvms.verifyToken(token), { kind: 'valid', claims });
+  assert.deepEqual(await b.microvms.verifyToken(token), { kind: 'valid', claims });
+  assert.deepEqual(await b.microvms.verifyToken('x.y.z'), { kind: 'unreadable' });
+  assert.deepEqual(await b.microvms.verifyToken(`${token.slice(0, -2)}AA`), { kind: 'unreadable' });
+  await b.clock.advance(300_000);
+  assert.deepEqual(await b.microvms.verifyToken(token), { kind: 'expired', claims });
+  await using after = await b.restart();
+  assert.equal((await after.microvms.verifyToken(token)).kind, 'expired');
+});
+
+test('tokens are refused beyond 60 minutes, for ended microVMs, and for a shell without its connector', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  const ask = (expirationInMinutes: number) =>
+    b.microvms.createAuthToken({ microvmIdentifier: id, expirationInMinutes, allowedPorts: [{ allPorts: {} }] });
+  await assert.rejects(ask(61), { code: 'INVALID', message: 'ExpirationMinutes 61 exceeded max allowed of 60.' });
+  await assert.rejects(b.microvms.createShellAuthToken({ microvmIdentifier: id, expirationInMinutes: 5 }), {
+    code: 'INVALID',
+    message: 'Shell access requires SHELL_INGRESS network connector to be configured on the MicroVM.',
+  });
+  await b.microvms.terminate(id);
+  await assert.rejects(ask(5), { code: 'INVALID' });
+  await assert.rejects(
+    b.microvms.createAuthToken({ microvmIdentifier: 'microvm-x', expirationInMinutes: 5, allowedPorts: [] }),
+    { code: 'NOT_FOUND', message: 'MicroVM not found: microvm-x' },
+  );
+});
+
+async function texts(lines: AsyncIterable<LogLine>): Promise<string[]> {
+  const found: string[] = [];
+  for await (const line of lines) found.push(line.text);
+  return found;
+}
+
+test('the app log is kept over suspend, resume and the end', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  await b.until(id, 'RUNNING');
+  b.engine.print(id, 'one');
+  await b.clock.advance(1000);
+  b.engine.print(id, 'two');
+  const followed = texts(b.microvms.logs(id, { follow: true }));
+  await b.clock.advance(0);
+  b.engine.print(id, 'three');
+  await b.microvms.terminate(id);
+  await b.until(id, 'TERMINATED');
+  assert.deepEqual(await followed, ['one', 'two', 'three']);
+  assert.deepEqual(await texts(b.microvms.logs(id, { follow: true })), ['one', 'two', 'three']);
+  assert.deepEqual(await texts(b.microvms.logs(id, { cursor: 2 })), ['three']);
+});
+
+test('an unknown microVM is not found', async () => {
+  await using b = await bench();
+  for (const call of [
+    () => b.microvms.get('microvm-x'),
+    () => b.microvms.suspend('microvm-x'),
+    () => b.microvms.terminate('microvm-x'),
+    () => b.microvms.wake('microvm-x', {}),
+    () => texts(b.microvms.logs('microvm-x', {})),
+  ]) {
+    await assert.rejects(call(), { code: 'NOT_FOUND', message: 'MicroVM not found: microvm-x' });
+  }
+});

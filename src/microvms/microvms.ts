@@ -1,0 +1,449 @@
+/**
+ * The room behind its door: commands write intent, the reconciler acts on it, timers end what time ends. This file wires
+ * the parts and holds the rules of RunMicrovm; each part says its own invariant.
+ */
+import { createHash } from 'node:crypto';
+import { availableParallelism } from 'node:os';
+import path from 'node:path';
+import { ingressPolicy, resolveEgress, resolveIngress } from '../connectors/index.ts';
+import type { Engine, LogLine, Machine } from '../engine/index.ts';
+import type { Images, LaunchableVersion, PageRequest } from '../images/index.ts';
+import {
+  type Clock,
+  DomainError,
+  type Ids,
+  type Logger,
+  MachineError,
+  messageOf,
+  randomIds,
+  systemClock,
+  withDeadline,
+} from '../lib/index.ts';
+import type { Claim, Page, Store } from '../store/index.ts';
+import { AppLogs } from './app-log.ts';
+import { DueClock } from './due-clock.ts';
+import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
+import { wantsHook } from './hooks.ts';
+import { Ledger } from './ledger.ts';
+import { dueAt, type Event, type Microvm, type Pending, publicState } from './lifecycle.ts';
+import { LiveMachines } from './live.ts';
+import { Reconciler } from './reconciler.ts';
+import type {
+  AuthTokenInput,
+  EndpointHost,
+  MicrovmItem,
+  Microvms,
+  MicrovmView,
+  RunMicrovmInput,
+  TokenCheck,
+} from './types.ts';
+
+export interface MicrovmsOptions {
+  readonly store: Store;
+  readonly engine: Engine;
+  readonly images: Pick<Images, 'resolve' | 'snapshotDir'>;
+  readonly endpoints: EndpointHost;
+  readonly stateDir: string;
+  readonly region: string;
+  readonly log: Logger;
+  readonly clock?: Clock;
+  readonly ids?: Ids;
+  /** Launches and resumes at once; default twice the CPUs. */
+  readonly concurrentLaunches?: number;
+  /** Default twice the CPUs. */
+  readonly concurrentSuspends?: number;
+  /** Bounds one engine call; default 60 s. */
+  readonly stepTimeoutMs?: number;
+  /** How long traffic is held while a microVM wakes; default 30 s. */
+  readonly wakeTimeoutMs?: number;
+  /** How long an ended microVM's address still answers 502; default 60 s. GUESS: endpoint-linger */
+  readonly endpointLingerMs?: number;
+  /** Default 1 s. */
+  readonly collectLogsAfterMs?: number;
+}
+
+/** Source: model text, default and maximum. */
+const DEFAULT_MAXIMUM_DURATION_SECONDS = 28_800;
+const PAGE_SIZE = 50;
+/** How long a client token is remembered. GUESS: client-token-retention */
+const CLAIM_RETENTION_MS = 24 * 3_600_000;
+const RUN_SCOPE = 'RunMicrovm';
+const LOST_STATES = ['PENDING', 'RUNNING', 'EXITED', 'SUSPENDING', 'RESUMING'] as const;
+
+export async function createMicrovms(options: MicrovmsOptions): Promise<Microvms> {
+  return new MicrovmsRoom(options, await openEndpointTokens(options.store, options.clock ?? systemClock));
+}
+
+class MicrovmsRoom implements Microvms {
+  readonly #o: MicrovmsOptions;
+  readonly #clock: Clock;
+  readonly #ids: Ids;
+  readonly #log: Logger;
+  readonly #tokens: EndpointTokens;
+  readonly #ledger: Ledger;
+  readonly #live: LiveMachines;
+  readonly #logs: AppLogs;
+  readonly #reconciler: Reconciler;
+  readonly #due: DueClock;
+  readonly #lingering = new Set<Disposable>();
+
+  constructor(options: MicrovmsOptions, tokens: EndpointTokens) {
+    this.#o = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#ids = options.ids ?? randomIds;
+    this.#log = options.log;
+    this.#tokens = tokens;
+    const { log } = options;
+    const clock = this.#clock;
+    this.#live = new LiveMachines(clock);
+    this.#logs = new AppLogs(path.join(options.stateDir, 'logs', 'microvms'), log);
+    this.#ledger = new Ledger({
+      store: options.store,
+      clock,
+      log,
+      onMoved: (record, before) => this.#moved(record, before),
+    });
+    this.#reconciler = new Reconciler({
+      engine: options.engine,
+      ledger: this.#ledger,
+      live: this.#live,
+      logs: this.#logs,
+      clock,
+      log,
+      snapshotDirOf: (record) => options.images.snapshotDir(record.imageArn, record.imageVersion),
+      concurrentLaunches: options.concurrentLaunches ?? 2 * availableParallelism(),
+      concurrentSuspends: options.concurrentSuspends ?? 2 * availableParallelism(),
+      stepTimeoutMs: options.stepTimeoutMs ?? 60_000,
+      collectLogsAfterMs: options.collectLogsAfterMs ?? 1000,
+    });
+    this.#due = new DueClock({
+      clock,
+      log,
+      source: this.#ledger.rows,
+      onDue: async (row) => void (await this.#ledger.apply(row.id, { type: 'due' }, { revision: row.revision })),
+    });
+  }
+
+  async start(): Promise<void> {
+    await this.#o.store.forgetClaims(this.#clock.now() - CLAIM_RETENTION_MS);
+    for await (const record of this.#ledger.inStates(['SUSPENDED'])) await this.#reopenEndpoint(record);
+    for await (const record of this.#ledger.inStates(LOST_STATES))
+      await this.#ledger.apply(record.id, { type: 'lost' });
+    for await (const record of this.#ledger.inStates(['TERMINATING'])) this.#reconciler.kick(record);
+    await this.#sweep();
+    await this.#due.start();
+  }
+
+  async run(input: RunMicrovmInput): Promise<MicrovmView> {
+    const claim = this.#claimFor(input);
+    const earlier = claim && (await this.#o.store.findClaim(claim.scope, claim.token));
+    if (claim && earlier) return this.#replay(claim, earlier);
+    const version = await this.#o.images.resolve(input.imageIdentifier, input.imageVersion);
+    const draft = this.#draft(input, version);
+    const id = claim?.resource ?? this.#newId();
+    const endpointId = this.#ids.uuid();
+    const endpoint = await this.#o.endpoints.open({ microvmId: id, endpointId, port: null });
+    const record: Pending = { ...draft, id, endpointId, endpoint: endpoint.address, endpointPort: endpoint.port };
+    const result = await this.#ledger.insert(record, claim);
+    if (result.kind === 'written') return viewOf(record);
+    await this.#o.endpoints.close(id);
+    if (result.kind === 'claimed' && claim) return this.#replay(claim, result.claim);
+    throw new Error(`the new id ${id} is taken`);
+  }
+
+  async get(microvmId: string): Promise<MicrovmView> {
+    return viewOf(await this.#ledger.get(microvmId));
+  }
+
+  async list(
+    request: PageRequest & { readonly imageIdentifier?: string; readonly imageVersion?: string },
+  ): Promise<Page<MicrovmItem>> {
+    const { imageIdentifier: group, imageVersion, nextToken } = request;
+    const limit = request.maxResults ?? PAGE_SIZE;
+    // A version without its image cannot be looked up by key; the filter then picks from each page. GUESS: version-filter-alone
+    const keys = {
+      ...(group !== undefined && { group }),
+      ...(group !== undefined && imageVersion !== undefined && { subgroup: imageVersion }),
+    };
+    const scope = `microvms ${JSON.stringify([group ?? null, imageVersion ?? null])}`;
+    const after = nextToken === undefined ? {} : { after: this.#o.store.pageTokens.open(scope, nextToken) };
+    const rows = await this.#ledger.rows.list({ ...keys, ...after, limit: limit + 1 });
+    const page = rows.slice(0, limit);
+    const last = page.at(-1);
+    return {
+      items: page
+        .map((row) => itemOf(row.body))
+        .filter((item) => imageVersion === undefined || item.imageVersion === imageVersion),
+      nextToken: rows.length > limit && last !== undefined ? this.#o.store.pageTokens.seal(scope, last) : null,
+    };
+  }
+
+  suspend(microvmId: string): Promise<void> {
+    return this.#command(microvmId, { type: 'suspend', cause: 'request' });
+  }
+
+  resume(microvmId: string): Promise<void> {
+    return this.#command(microvmId, { type: 'resume' });
+  }
+
+  terminate(microvmId: string): Promise<void> {
+    return this.#command(microvmId, { type: 'terminate' });
+  }
+
+  async createAuthToken(input: AuthTokenInput): Promise<string> {
+    const record = await this.#tokenHolder(input.microvmIdentifier);
+    if (ingressPolicy(record.ingressNetworkConnectors).conflicting) {
+      throw new DomainError(
+        'INVALID',
+        'ALL_INGRESS cannot be combined with other ingress network connectors; use HTTP_INGRESS and/or SHELL_INGRESS instead',
+      );
+    }
+    const ports = portsOf(input.allowedPorts);
+    return this.#tokens.create({ microvmId: record.id, kind: 'app', ports }, input.expirationInMinutes);
+  }
+
+  async createShellAuthToken(input: Omit<AuthTokenInput, 'allowedPorts'>): Promise<string> {
+    const record = await this.#tokenHolder(input.microvmIdentifier);
+    if (!ingressPolicy(record.ingressNetworkConnectors).shell) {
+      throw new DomainError(
+        'INVALID',
+        'Shell access requires SHELL_INGRESS network connector to be configured on the MicroVM.',
+      );
+    }
+    return this.#tokens.create({ microvmId: record.id, kind: 'shell', ports: [] }, input.expirationInMinutes);
+  }
+
+  verifyToken(token: string): Promise<TokenCheck> {
+    return this.#tokens.verify(token);
+  }
+
+  async wake(microvmId: string, options: { signal?: AbortSignal }): Promise<Machine> {
+    const serving = this.#live.serving(microvmId);
+    if (serving !== undefined) return serving;
+    const waiter = this.#live.waitFor(microvmId);
+    try {
+      await this.#rouse(microvmId, waiter);
+      return await withDeadline('waking the microVM', this.#o.wakeTimeoutMs ?? 30_000, () => waiter.promise, options);
+    } catch (error) {
+      if (!(error instanceof MachineError)) throw error;
+      throw new DomainError('CONFLICT', `The MicroVM ${microvmId} did not wake in time.`, { cause: error });
+    } finally {
+      this.#live.forget(microvmId, waiter);
+    }
+  }
+
+  activity(microvmId: string): void {
+    this.#live.activity(microvmId);
+  }
+
+  async *logs(
+    microvmId: string,
+    options: { cursor?: number; follow?: boolean; signal?: AbortSignal },
+  ): AsyncIterable<LogLine> {
+    const { state } = await this.#ledger.get(microvmId);
+    const ended = state === 'TERMINATED' || state === 'TERMINATING';
+    yield* this.#logs.read(microvmId, ended ? { ...options, follow: false } : options);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#due[Symbol.dispose]();
+    for (const timer of this.#lingering) timer[Symbol.dispose]();
+    await this.#reconciler[Symbol.asyncDispose]();
+  }
+
+  /** Every change of a record passes here, in the tick it was written. */
+  #moved(record: Microvm, before: Microvm | undefined): void {
+    if (before?.state === 'RUNNING') this.#live.stopServing(record.id);
+    switch (record.state) {
+      case 'RUNNING': {
+        const maxIdleSeconds = record.idlePolicy?.maxIdleDurationSeconds ?? null;
+        this.#live.serve(record.id, maxIdleSeconds === null ? null : maxIdleSeconds * 1000, () =>
+          this.#idle(record.id),
+        );
+        break;
+      }
+      case 'SUSPENDED':
+        // Traffic that came while it was being suspended is about to resume it; only a failed resume disappoints.
+        if (before?.state === 'RESUMING')
+          this.#live.refuse(record.id, `The MicroVM ${record.id} could not be resumed.`);
+        break;
+      case 'EXITED':
+      case 'TERMINATING':
+        this.#live.refuse(record.id, `The MicroVM ${record.id} has ended.`);
+        break;
+      case 'TERMINATED':
+        this.#closeEndpointLater(record.id);
+        break;
+      case 'PENDING':
+      case 'SUSPENDING':
+      case 'RESUMING':
+        break;
+      default:
+        record satisfies never;
+    }
+    this.#reconciler.kick(record);
+    this.#due.consider(dueAt(record));
+  }
+
+  #idle(id: string): void {
+    this.#ledger.apply(id, { type: 'suspend', cause: 'idle' }).catch((error: unknown) => {
+      this.#log.error({ microvmId: id, error: messageOf(error) }, 'an idle microVM could not be suspended');
+    });
+  }
+
+  async #command(id: string, event: Event): Promise<void> {
+    const outcome = await this.#ledger.apply(id, event);
+    if (outcome.kind === 'refused') throw outcome.error;
+  }
+
+  /** Does what traffic may do to get the microVM running; the waiter was registered before. */
+  async #rouse(id: string, waiter: PromiseWithResolvers<Machine>): Promise<void> {
+    const record = await this.#ledger.get(id);
+    switch (record.state) {
+      case 'RUNNING': {
+        const machine = this.#live.serving(id);
+        if (machine !== undefined) waiter.resolve(machine);
+        break;
+      }
+      case 'SUSPENDING':
+      case 'SUSPENDED':
+        if (record.idlePolicy?.autoResumeEnabled !== true) {
+          throw new DomainError('CONFLICT', `The MicroVM ${id} is suspended and does not resume by itself.`);
+        }
+        await this.#command(id, { type: 'resume' });
+        break;
+      case 'EXITED':
+      case 'TERMINATING':
+      case 'TERMINATED':
+        throw new DomainError('CONFLICT', `The MicroVM ${id} has ended.`);
+      case 'PENDING':
+      case 'RESUMING':
+        break;
+      default:
+        record satisfies never;
+    }
+  }
+
+  /** Business rules of RunMicrovm. */
+  #draft(
+    input: RunMicrovmInput,
+    version: LaunchableVersion,
+  ): Omit<Pending, 'id' | 'endpointId' | 'endpoint' | 'endpointPort'> {
+    const payload = input.runHookPayload;
+    if (payload !== undefined && payload !== '' && !wantsHook(version.hooks, 'run')) {
+      // That it is refused is reported, in which words is not. GUESS: payload-without-run-hook
+      throw new DomainError(
+        'INVALID',
+        'runHookPayload requires the run hook to be enabled on the MicroVM image version.',
+      );
+    }
+    return {
+      state: 'PENDING',
+      imageArn: version.imageArn,
+      imageVersion: version.imageVersion,
+      executionRoleArn: input.executionRoleArn ?? null,
+      idlePolicy: input.idlePolicy ?? null,
+      logging: input.logging ?? null,
+      hooks: version.hooks,
+      maximumDurationSeconds: input.maximumDurationInSeconds ?? DEFAULT_MAXIMUM_DURATION_SECONDS,
+      ingressNetworkConnectors: resolveIngress(this.#o.region, input.ingressNetworkConnectors),
+      egressNetworkConnectors: resolveEgress(
+        this.#o.region,
+        input.egressNetworkConnectors,
+        version.egressNetworkConnectors,
+      ),
+      startedAt: this.#clock.now(),
+      runHookPayload: payload ?? null,
+    };
+  }
+
+  #claimFor(input: RunMicrovmInput): Claim | undefined {
+    const { clientToken: token, ...parameters } = input;
+    if (token === undefined) return undefined;
+    const fingerprint = createHash('sha256').update(canonical(parameters)).digest('base64url');
+    return { scope: RUN_SCOPE, token, fingerprint, resource: this.#newId(), createdAt: this.#clock.now() };
+  }
+
+  /** Source: same token, same parameters, same microVM; other parameters 409 (text unrecorded). GUESS: client-token-conflict-text */
+  async #replay(asked: Claim, earlier: Claim): Promise<MicrovmView> {
+    if (asked.fingerprint !== earlier.fingerprint) {
+      throw new DomainError('CONFLICT', 'The clientToken was already used with different parameters.');
+    }
+    return this.get(earlier.resource);
+  }
+
+  /** Tokens are made for every microVM that can still run. GUESS: token-for-ended */
+  async #tokenHolder(id: string): Promise<Microvm> {
+    const record = await this.#ledger.get(id);
+    if (record.state === 'TERMINATED' || record.state === 'TERMINATING') {
+      throw new DomainError('INVALID', `The MicroVM ${id} has been terminated and its state cannot be changed.`);
+    }
+    return record;
+  }
+
+  async #reopenEndpoint(record: Microvm): Promise<void> {
+    const { id, endpointId, endpointPort: port } = record;
+    try {
+      await this.#o.endpoints.open({ microvmId: id, endpointId, port });
+    } catch (error) {
+      this.#log.error({ microvmId: id, port, error: messageOf(error) }, 'an endpoint could not be opened again');
+    }
+  }
+
+  #closeEndpointLater(id: string): void {
+    const timer = this.#clock.after(this.#o.endpointLingerMs ?? 60_000, () => {
+      this.#lingering.delete(timer);
+      this.#o.endpoints.close(id).catch((error: unknown) => {
+        this.#log.warn({ microvmId: id, error: messageOf(error) }, 'an endpoint could not be closed');
+      });
+    });
+    this.#lingering.add(timer);
+  }
+
+  /** Destroys what the engine still has of microVMs that no record owns any more. */
+  async #sweep(): Promise<void> {
+    for (const id of await this.#o.engine.residue()) {
+      const record = await this.#ledger.find(id);
+      if (record !== undefined && record.state !== 'TERMINATED') continue;
+      this.#log.warn({ microvmId: id }, 'destroying what no record owns');
+      await this.#o.engine.destroy(id);
+    }
+  }
+
+  #newId(): string {
+    return `microvm-${this.#ids.uuid()}`;
+  }
+}
+
+function itemOf(record: Microvm): MicrovmItem {
+  return {
+    microvmId: record.id,
+    state: publicState(record.state),
+    imageArn: record.imageArn,
+    imageVersion: record.imageVersion,
+    startedAt: record.startedAt,
+  };
+}
+
+function viewOf(record: Microvm): MicrovmView {
+  return {
+    ...itemOf(record),
+    endpoint: record.endpoint,
+    executionRoleArn: record.executionRoleArn,
+    idlePolicy: record.idlePolicy,
+    maximumDurationInSeconds: record.maximumDurationSeconds,
+    terminatedAt: record.state === 'TERMINATED' ? record.terminatedAt : null,
+    stateReason: record.state === 'TERMINATED' ? record.reason : null,
+    ingressNetworkConnectors: record.ingressNetworkConnectors,
+    egressNetworkConnectors: record.egressNetworkConnectors,
+  };
+}
+
+/** JSON with sorted keys, so that the order in which a client wrote its members does not matter. */
+function canonical(value: unknown): string {
+  return JSON.stringify(value, (_key, inner: unknown) =>
+    inner !== null && typeof inner === 'object' && !Array.isArray(inner)
+      ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : inner,
+  );
+}
