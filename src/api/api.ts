@@ -1,0 +1,182 @@
+/**
+ * The AWS wire of both services: one request handler, the steps of a request in reading order.
+ *
+ * Find the operation by path, check the signature, read the input by the table, authorise, run, write the answer by the
+ * table. Every answer carries a request id; every failure has a wire form; nothing thrown leaves the handler.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { lambdaCore } from '../../spec/lambda-core.ts';
+import { lambdaMicrovms } from '../../spec/lambda-microvms.ts';
+import type { Identity, Principal } from '../identity/index.ts';
+import { type Clock, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
+import { modelledError, signatureWireError, toWireError } from './errors.ts';
+import { isLoopback } from './loopback.ts';
+import type { AnyBehaviour, Rooms } from './operation.ts';
+import { behaviours } from './operations/index.ts';
+import { readBody } from './read-body.ts';
+import { readInput } from './read-input.ts';
+import { type Match, Router } from './router.ts';
+import {
+  checkSignature,
+  queryPairs,
+  readSignature,
+  SignatureError,
+  type SigningRules,
+  sha256,
+  splitTarget,
+} from './sigv4.ts';
+import { serializationError, WireError } from './wire-error.ts';
+import { writeOutput } from './write-output.ts';
+
+/** `off` takes every request from this host as root's, unsigned. For development only. */
+export type AuthMode = 'sigv4' | 'off';
+
+export interface ApiOptions extends Rooms {
+  readonly identity: Identity;
+  readonly region: string;
+  readonly auth: AuthMode;
+  readonly logger: Logger;
+  readonly clock?: Clock;
+  readonly ids?: Ids;
+}
+
+export type RequestHandler = (request: IncomingMessage, response: ServerResponse) => void;
+
+/** The services allow five minutes between the clocks. */
+const MAX_SKEW_MS = 5 * 60_000;
+
+export function createApi(options: ApiOptions): RequestHandler {
+  const api = new Api(options);
+  return (request, response) => void api.handle(request, response);
+}
+
+class Api {
+  readonly #options: ApiOptions;
+  readonly #clock: Clock;
+  readonly #ids: Ids;
+  readonly #rules: SigningRules;
+  readonly #router = new Router([lambdaMicrovms, lambdaCore]);
+
+  constructor(options: ApiOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#ids = options.ids ?? randomIds;
+    this.#rules = {
+      service: lambdaMicrovms.signingName,
+      region: options.region,
+      encodesPathTwice: true,
+      acceptsQueryForm: false,
+      maxSkewMs: MAX_SKEW_MS,
+    };
+    if (options.auth === 'off') {
+      options.logger.warn({}, 'SIGNATURES ARE NOT CHECKED: whoever reaches this host may do everything (auth is off)');
+    }
+  }
+
+  /** Never rejects. */
+  async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const requestId = this.#ids.uuid();
+    response.setHeader('x-amzn-RequestId', requestId);
+    const logger = this.#options.logger.child({ requestId });
+    let match: Match | undefined;
+    try {
+      match = this.#route(request);
+      const answer = await this.#answer(request, match);
+      if (match.operation.status === 204) response.writeHead(204).end();
+      else send(response, match.operation.status, writeOutput(match.operation.output, answer, match.service));
+      logger.debug({ operation: match.name, status: match.operation.status }, 'request answered');
+    } catch (thrown) {
+      const { error, isBug } = this.#toError(thrown, match, requestId);
+      const fields = { operation: match?.name, status: error.status, type: error.type };
+      if (isBug) logger.error({ ...fields, err: thrown }, 'request failed');
+      else logger.debug({ ...fields, answer: error.body }, 'request refused');
+      if (response.headersSent) response.destroy();
+      else send(response, error.status, error.body, { ...error.headers, 'X-Amzn-Errortype': error.type });
+    }
+  }
+
+  #route(request: IncomingMessage): Match {
+    const { path } = splitTarget(request.url ?? '/');
+    const match = this.#router.find(request.method ?? '', path);
+    if (match !== undefined) return match;
+    // GUESS: unknown-path
+    const message = `No operation is bound to ${request.method} ${path.slice(0, 200)}`;
+    throw new WireError('UnknownOperationException', 404, { message });
+  }
+
+  async #answer(request: IncomingMessage, match: Match): Promise<Readonly<Record<string, unknown>>> {
+    const { principal, body } = await this.#authenticate(request);
+    const raw = { labels: match.labels, query: readQuery(request), body };
+    const input: unknown = readInput(match.operation, raw);
+    const behaviour: AnyBehaviour | undefined =
+      match.service === lambdaMicrovms ? behaviours[match.name as keyof typeof behaviours] : undefined;
+    if (behaviour === undefined) throw notImplemented(match);
+    const resource = (await behaviour.resource?.(input, this.#options)) ?? '*';
+    this.#authorize(match, principal, resource);
+    return await behaviour.run(input, this.#options);
+  }
+
+  /** Unknown keys and stale requests are refused before their body is read. */
+  async #authenticate(request: IncomingMessage): Promise<{ principal: Principal; body: Buffer }> {
+    const { identity, auth } = this.#options;
+    if (auth === 'off') {
+      checkLocal(request);
+      return { principal: identity.root, body: await readBody(request) };
+    }
+    const signed = readSignature(request, { rules: this.#rules, identity, now: this.#clock.now() });
+    const body = await readBody(request);
+    // What the body hashes to is computed, never believed: botocore does not even send x-amz-content-sha256.
+    return { principal: checkSignature(request, signed, { rules: this.#rules, bodyHash: sha256(body) }), body };
+  }
+
+  #authorize(match: Match, principal: Principal, resource: string): void {
+    const action = `lambda:${match.name}`;
+    const decision = this.#options.identity.authorize(principal, action, resource);
+    if (decision.allowed) return;
+    const message = `User: ${principal.arn} is not authorized to perform: ${action} on resource: ${resource} because ${decision.because}`;
+    throw modelledError(match, 'AccessDeniedException', message, {}) ?? new Error(message);
+  }
+
+  #toError(thrown: unknown, match: Match | undefined, requestId: string): { error: WireError; isBug: boolean } {
+    if (thrown instanceof SignatureError) return { error: signatureWireError(thrown.refusal), isBug: false };
+    if (match !== undefined) return toWireError(thrown, { ...match, requestId });
+    if (thrown instanceof WireError) return { error: thrown, isBug: false };
+    return { error: new WireError('InternalServerException', 500, { message: messageOf(thrown) }), isBug: true };
+  }
+}
+
+/** GUESS: not-implemented-answer */
+function notImplemented(match: Match): WireError {
+  const type = match.service === lambdaCore ? 'ServiceException' : 'InternalServerException';
+  const text = `${match.name} is not implemented by this server yet.`;
+  // 501 is no status clients retry, unlike the 500 the type usually has.
+  return new WireError(type, 501, match.service === lambdaCore ? { Message: text } : { message: text });
+}
+
+/** Without signatures only this host may ask, and no web page it happens to show. */
+function checkLocal(request: IncomingMessage): void {
+  const isLocal = isLoopback(request.socket.remoteAddress) && request.headers.origin === undefined;
+  if (isLocal) return;
+  const message = 'This server checks no signatures (auth is off) and therefore answers local programs only.';
+  throw new WireError('AccessDeniedException', 403, { message });
+}
+
+function readQuery(request: IncomingMessage): [string, string][] {
+  try {
+    return queryPairs(splitTarget(request.url ?? '/').query);
+  } catch {
+    throw serializationError('The query is not properly percent-encoded.');
+  }
+}
+
+function send(
+  response: ServerResponse,
+  status: number,
+  body: Readonly<Record<string, unknown>>,
+  headers: Readonly<Record<string, string>> = {},
+): void {
+  const text = JSON.stringify(body);
+  response
+    .writeHead(status, { ...headers, 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(text) })
+    .end(text);
+}

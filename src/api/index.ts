@@ -1,0 +1,2 @@
+/** The api room's door: the request handlers of the AWS wires. */
+export { type ApiOptions, type AuthMode, createApi, type RequestHandler } from './api.ts';

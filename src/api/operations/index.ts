@@ -1,0 +1,39 @@
+/** The operations that have behaviour; the others of the tables answer that they are not implemented. */
+import type { AnyBehaviour, OperationName } from '../operation.ts';
+import { createMicrovmAuthToken } from './create-microvm-auth-token.ts';
+import { createMicrovmImage } from './create-microvm-image.ts';
+import { createMicrovmShellAuthToken } from './create-microvm-shell-auth-token.ts';
+import { getMicrovm } from './get-microvm.ts';
+import { getMicrovmImage } from './get-microvm-image.ts';
+import { getMicrovmImageBuild } from './get-microvm-image-build.ts';
+import { getMicrovmImageVersion } from './get-microvm-image-version.ts';
+import { listManagedMicrovmImageVersions } from './list-managed-microvm-image-versions.ts';
+import { listManagedMicrovmImages } from './list-managed-microvm-images.ts';
+import { listMicrovmImageBuilds } from './list-microvm-image-builds.ts';
+import { listMicrovmImageVersions } from './list-microvm-image-versions.ts';
+import { listMicrovmImages } from './list-microvm-images.ts';
+import { listMicrovms } from './list-microvms.ts';
+import { resumeMicrovm } from './resume-microvm.ts';
+import { runMicrovm } from './run-microvm.ts';
+import { suspendMicrovm } from './suspend-microvm.ts';
+import { terminateMicrovm } from './terminate-microvm.ts';
+
+export const behaviours: Readonly<Partial<Record<OperationName, AnyBehaviour>>> = {
+  CreateMicrovmImage: createMicrovmImage,
+  GetMicrovmImage: getMicrovmImage,
+  ListMicrovmImages: listMicrovmImages,
+  GetMicrovmImageVersion: getMicrovmImageVersion,
+  ListMicrovmImageVersions: listMicrovmImageVersions,
+  GetMicrovmImageBuild: getMicrovmImageBuild,
+  ListMicrovmImageBuilds: listMicrovmImageBuilds,
+  ListManagedMicrovmImages: listManagedMicrovmImages,
+  ListManagedMicrovmImageVersions: listManagedMicrovmImageVersions,
+  RunMicrovm: runMicrovm,
+  GetMicrovm: getMicrovm,
+  ListMicrovms: listMicrovms,
+  SuspendMicrovm: suspendMicrovm,
+  ResumeMicrovm: resumeMicrovm,
+  TerminateMicrovm: terminateMicrovm,
+  CreateMicrovmAuthToken: createMicrovmAuthToken,
+  CreateMicrovmShellAuthToken: createMicrovmShellAuthToken,
+};

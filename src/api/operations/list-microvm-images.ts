@@ -1,0 +1,5 @@
+import { behaviour } from '../operation.ts';
+
+export const listMicrovmImages = behaviour('ListMicrovmImages', {
+  run: (input, { images }) => images.list(input),
+});

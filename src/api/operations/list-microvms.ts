@@ -1,0 +1,5 @@
+import { behaviour } from '../operation.ts';
+
+export const listMicrovms = behaviour('ListMicrovms', {
+  run: (input, { microvms }) => microvms.list(input),
+});
