@@ -10,6 +10,7 @@ import { lambdaMicrovms } from '../../spec/lambda-microvms.ts';
 import type { Identity, Principal } from '../identity/index.ts';
 import { type Clock, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
 import { modelledError, signatureWireError, toWireError } from './errors.ts';
+import { answerExtension, EXTENSION_PREFIX } from './extensions/index.ts';
 import { isLoopback } from './loopback.ts';
 import type { AnyBehaviour, Rooms } from './operation.ts';
 import { behaviours } from './operations/index.ts';
@@ -36,6 +37,8 @@ export interface ApiOptions extends Rooms {
   readonly region: string;
   readonly auth: AuthMode;
   readonly logger: Logger;
+  /** What this server runs on, for `GET /rekindle/v1/host`. */
+  readonly host?: () => Readonly<Record<string, unknown>>;
   readonly clock?: Clock;
   readonly ids?: Ids;
 }
@@ -80,6 +83,7 @@ class Api {
     const logger = this.#options.logger.child({ requestId });
     let match: Match | undefined;
     try {
+      if (request.url?.startsWith(EXTENSION_PREFIX)) return await this.#answerExtension(request, response, logger);
       match = this.#route(request);
       const answer = await this.#answer(request, match);
       if (match.operation.status === 204) response.writeHead(204).end();
@@ -93,6 +97,12 @@ class Api {
       if (response.headersSent) response.destroy();
       else send(response, error.status, error.body, { ...error.headers, 'X-Amzn-Errortype': error.type });
     }
+  }
+
+  /** Rekindle's own resources: authenticated like the rest, root's as long as there is nobody else. */
+  async #answerExtension(request: IncomingMessage, response: ServerResponse, logger: Logger): Promise<void> {
+    await this.#authenticate(request);
+    await answerExtension(request, response, { ...this.#options, host: this.#options.host ?? (() => ({})) }, logger);
   }
 
   #route(request: IncomingMessage): Match {

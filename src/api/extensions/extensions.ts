@@ -1,0 +1,137 @@
+/**
+ * What AWS has no operation for, under Rekindle's own versioned path and never inside AWS's shapes. Signed like the rest;
+ * the caller (api.ts) has authenticated the request before it comes here.
+ *
+ *   GET /rekindle/v1/images/{arn}/versions/{version}/build-log[?follow=true]   the build log as it was printed, text
+ *   GET /rekindle/v1/microvms/{id}/logs[?follow=true&cursor=N]                 the app's output, one JSON document a line
+ *   GET /rekindle/v1/host                                                      what this server runs on, JSON
+ *
+ * Invariant: a stream ends when the client goes, and one that fails half way is cut, so that it can't pass for whole.
+ */
+
+import { once } from 'node:events';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Images } from '../../images/index.ts';
+import { DomainError, type DomainErrorCode, type Logger, messageOf } from '../../lib/index.ts';
+import type { Microvms } from '../../microvms/index.ts';
+
+export const EXTENSION_PREFIX = '/rekindle/';
+
+export interface ExtensionRooms {
+  readonly images: Pick<Images, 'buildLog'>;
+  readonly microvms: Pick<Microvms, 'logs'>;
+  /** What `/host` answers; made anew for each request. */
+  readonly host: () => Readonly<Record<string, unknown>>;
+}
+
+interface Call {
+  readonly response: ServerResponse;
+  readonly rooms: ExtensionRooms;
+  readonly labels: readonly string[];
+  readonly query: URLSearchParams;
+  /** Aborts when the client goes. */
+  readonly signal: AbortSignal;
+}
+
+const routes: readonly { readonly path: RegExp; run(call: Call): Promise<void> }[] = [
+  { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/build-log$/, run: buildLog },
+  { path: /^\/rekindle\/v1\/microvms\/([^/]+)\/logs$/, run: microvmLogs },
+  { path: /^\/rekindle\/v1\/host$/, run: host },
+];
+
+const statuses: Readonly<Record<DomainErrorCode, number>> = {
+  INVALID: 400,
+  DENIED: 403,
+  NOT_FOUND: 404,
+  CONFLICT: 409,
+  QUOTA: 402,
+  CAPACITY: 503,
+  THROTTLED: 429,
+};
+
+/** Answers an authenticated request below EXTENSION_PREFIX. Never rejects. */
+export async function answerExtension(
+  request: IncomingMessage,
+  response: ServerResponse,
+  rooms: ExtensionRooms,
+  log: Logger,
+): Promise<void> {
+  const gone = new AbortController();
+  response.once('close', () => gone.abort());
+  try {
+    const url = new URL(request.url ?? '/', 'http://server');
+    const route = routes.find(({ path }) => path.test(url.pathname));
+    if (route === undefined) throw new DomainError('NOT_FOUND', `Nothing is at ${url.pathname.slice(0, 200)}.`);
+    if (request.method !== 'GET') return answer(response, 405, { message: 'Only GET is allowed here.' });
+    const labels = (route.path.exec(url.pathname) ?? []).slice(1).map(decoded);
+    await route.run({ response, rooms, labels, query: url.searchParams, signal: gone.signal });
+  } catch (error) {
+    if (gone.signal.aborted) return;
+    if (response.headersSent) return void response.destroy();
+    if (error instanceof DomainError) return answer(response, statuses[error.code], { message: error.message });
+    log.error({ error: messageOf(error) }, 'extension request failed');
+    answer(response, 500, { message: 'Internal error.' });
+  }
+}
+
+async function buildLog(call: Call): Promise<void> {
+  const [arn = '', version = ''] = call.labels;
+  const chunks = call.rooms.images.buildLog(arn, version, { follow: wantsFollow(call), signal: call.signal });
+  await stream(call, 'text/plain; charset=utf-8', chunks);
+}
+
+async function microvmLogs(call: Call): Promise<void> {
+  const [id = ''] = call.labels;
+  const cursor = call.query.get('cursor');
+  if (cursor !== null && !/^\d{1,15}$/.test(cursor)) throw new DomainError('INVALID', 'cursor must be a whole number.');
+  const lines = call.rooms.microvms.logs(id, {
+    ...(cursor === null ? {} : { cursor: Number(cursor) }),
+    follow: wantsFollow(call),
+    signal: call.signal,
+  });
+  await stream(call, 'application/x-ndjson', documents(lines));
+}
+
+async function host(call: Call): Promise<void> {
+  answer(call.response, 200, call.rooms.host());
+}
+
+function wantsFollow({ query }: Call): boolean {
+  const follow = query.get('follow') ?? 'false';
+  if (follow !== 'true' && follow !== 'false') throw new DomainError('INVALID', 'follow must be true or false.');
+  return follow === 'true';
+}
+
+/** The head goes out with the first piece, so that a refusal found on the way there still gets its status. */
+async function stream(call: Call, contentType: string, pieces: AsyncIterable<Buffer | string>): Promise<void> {
+  const { response, signal } = call;
+  const begin = () => {
+    if (!response.headersSent) response.writeHead(200, { 'content-type': contentType, 'cache-control': 'no-store' });
+  };
+  for await (const piece of pieces) {
+    begin();
+    if (!response.write(piece)) await once(response, 'drain', { signal });
+    signal.throwIfAborted();
+  }
+  begin();
+  response.end();
+}
+
+async function* documents(items: AsyncIterable<unknown>): AsyncIterable<string> {
+  for await (const item of items) yield `${JSON.stringify(item)}\n`;
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw new DomainError('INVALID', 'The path is not properly percent-encoded.');
+  }
+}
+
+function answer(response: ServerResponse, status: number, body: Readonly<Record<string, unknown>>): void {
+  const text = JSON.stringify(body);
+  response
+    .writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) })
+    .end(text);
+}
