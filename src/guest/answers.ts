@@ -1,0 +1,107 @@
+/** Reads what the agent answers. Every size and shape is bounded here: the other side of the link is not trusted. */
+import type { Readable } from 'node:stream';
+import { MachineError } from '../lib/index.ts';
+import { violation } from './frames.ts';
+import type { AppStatus, GuestLog } from './link.ts';
+
+const MAX_ANSWER_BYTES = 65_536;
+/** A line of 16 KiB, every byte of it escaped, and its members. */
+const MAX_LOG_LINE_BYTES = 6 * 16_384 + 1024;
+const MAX_EXEC_RECORD_BYTES = 1024 * 1024;
+
+type Fields = Readonly<Record<string, unknown>>;
+
+/** The one JSON object of a call. */
+export async function readAnswer(stream: Readable): Promise<Fields> {
+  const parts: Buffer[] = [];
+  let length = 0;
+  for await (const part of stream as AsyncIterable<Buffer>) {
+    length += part.length;
+    if (length > MAX_ANSWER_BYTES) throw violation('an answer is over 64 KiB');
+    parts.push(part);
+  }
+  return parseObject(Buffer.concat(parts).toString('utf8'));
+}
+
+export function integerField(fields: Fields, name: string, limits: { min: number; max: number }): number {
+  const value = fields[name];
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < limits.min || value > limits.max) {
+    throw violation(`the answer's ${name} is not a number between ${limits.min} and ${limits.max}`);
+  }
+  return value;
+}
+
+export function booleanField(fields: Fields, name: string): boolean {
+  const value = fields[name];
+  if (typeof value !== 'boolean') throw violation(`the answer's ${name} is not a boolean`);
+  return value;
+}
+
+export function exitCodeField(fields: Fields): number {
+  return integerField(fields, 'exitCode', { min: -1, max: 0xffff_ffff });
+}
+
+export function statusOf(fields: Fields): AppStatus {
+  if (fields.state === 'running') return { state: 'running' };
+  if (fields.state === 'exited') return { state: 'exited', exitCode: exitCodeField(fields) };
+  if (fields.state === 'none') throw new MachineError('failed', 'no app was started in the guest');
+  throw violation("the answer's state is unknown");
+}
+
+/** Lines of the log stream. */
+export async function* readLog(stream: Readable): AsyncGenerator<GuestLog> {
+  let pending: Buffer = Buffer.alloc(0);
+  for await (const part of stream as AsyncIterable<Buffer>) {
+    let bytes = pending.length === 0 ? part : Buffer.concat([pending, part]);
+    for (let end = bytes.indexOf(10); end >= 0; end = bytes.indexOf(10)) {
+      yield logLine(bytes.subarray(0, end));
+      bytes = bytes.subarray(end + 1);
+    }
+    if (bytes.length > MAX_LOG_LINE_BYTES) throw violation('a log line is too long');
+    pending = Buffer.from(bytes);
+  }
+}
+
+/** Records of an exec stream; returns the exit code. */
+export async function readExec(stream: Readable, onOutput: (chunk: Buffer) => void): Promise<{ exitCode: number }> {
+  let pending: Buffer = Buffer.alloc(0);
+  let exitCode: number | undefined;
+  for await (const part of stream as AsyncIterable<Buffer>) {
+    let bytes = pending.length === 0 ? part : Buffer.concat([pending, part]);
+    while (bytes.length >= 5) {
+      const kind = bytes[0];
+      const length = bytes.readUInt32BE(1);
+      if (length > MAX_EXEC_RECORD_BYTES) throw violation('an exec record is over 1 MiB');
+      if (bytes.length < 5 + length) break;
+      const body = bytes.subarray(5, 5 + length);
+      if (kind === 1) for (let at = 0; at < length; at += 65_536) onOutput(Buffer.from(body.subarray(at, at + 65_536)));
+      else if (kind === 2 && length === 4 && exitCode === undefined) exitCode = body.readInt32BE(0);
+      else throw violation('an exec record has an unknown kind');
+      bytes = bytes.subarray(5 + length);
+    }
+    pending = bytes.length === 0 ? bytes : Buffer.from(bytes);
+  }
+  if (exitCode === undefined || pending.length > 0) throw violation('an exec stream ended without an exit code');
+  return { exitCode };
+}
+
+function logLine(bytes: Buffer): GuestLog {
+  if (bytes.length > MAX_LOG_LINE_BYTES) throw violation('a log line is too long');
+  const fields = parseObject(bytes.toString('utf8'));
+  const cursor = integerField(fields, 'c', { min: 0, max: Number.MAX_SAFE_INTEGER });
+  const at = integerField(fields, 't', { min: 0, max: 253_402_300_800_000 });
+  const stream = integerField(fields, 's', { min: 1, max: 2 }) === 1 ? 'stdout' : 'stderr';
+  if (typeof fields.d !== 'string') throw violation('a log line has no text');
+  return { cursor, at, stream, text: fields.d };
+}
+
+function parseObject(text: string): Fields {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw violation('an answer is not JSON');
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw violation('an answer is no object');
+  return value as Fields;
+}

@@ -1,0 +1,238 @@
+/**
+ * One stream of the multiplexer as a Node Duplex: half-close is END, destroy is RESET, backpressure is CREDIT.
+ *
+ * Invariant: at most the granted credit is held for a reader that does not read, in blocks of our own size, however
+ * small the pieces it came in.
+ */
+import { Duplex } from 'node:stream';
+import { MachineError } from '../lib/index.ts';
+import {
+  ACCEPT,
+  END,
+  encodeCredit,
+  encodeFrame,
+  INITIAL_CREDIT_BYTES,
+  MAX_PAYLOAD_BYTES,
+  RESET,
+  violation,
+} from './frames.ts';
+
+/** What a stream needs of its multiplexer. */
+export interface MuxOutput {
+  /** Sends a DATA frame; false when the channel has had enough for now. */
+  sendData(stream: MuxStream, chunk: Buffer): boolean;
+  sendControl(frame: Buffer): void;
+  readonly isWritable: boolean;
+  /** Calls the stream's `flush` at the next drain. */
+  waitWritable(stream: MuxStream): void;
+  forget(stream: MuxStream): void;
+}
+
+const GRANT_BYTES = INITIAL_CREDIT_BYTES / 4;
+const BLOCK_BYTES = 16_384;
+
+type Callback = (error?: Error | null) => void;
+
+export class MuxStream extends Duplex {
+  readonly id: number;
+  /** Resolves when the other side accepted the stream; rejects with why not. */
+  readonly accepted: Promise<void>;
+  readonly #mux: MuxOutput;
+  readonly #accept = Promise.withResolvers<void>();
+  #isAccepted = false;
+  #isGone = false;
+  #sendCredit = INITIAL_CREDIT_BYTES;
+  #receiveCredit = INITIAL_CREDIT_BYTES;
+  #consumed = 0;
+  #hasEnded = false;
+  #hasSentEnd = false;
+  /** The reader asked and has got nothing yet. */
+  #isReading = false;
+  /** Received while the reader was busy; the last block may have room left. */
+  #blocks: Buffer[] = [];
+  #lastBlockLength = 0;
+  #outgoing: Buffer | undefined;
+  #outgoingDone: Callback | undefined;
+
+  constructor(id: number, mux: MuxOutput) {
+    super({ allowHalfOpen: true, readableHighWaterMark: BLOCK_BYTES, writableHighWaterMark: MAX_PAYLOAD_BYTES });
+    this.id = id;
+    this.#mux = mux;
+    this.accepted = this.#accept.promise;
+    this.accepted.catch(() => {});
+    // A stream's failure is told to whoever uses it; nobody may be listening yet, or any more.
+    this.on('error', () => {});
+  }
+
+  get isAccepted(): boolean {
+    return this.#isAccepted;
+  }
+
+  /** Agent side: takes the stream. */
+  accept(): void {
+    this.#isAccepted = true;
+    this.#mux.sendControl(encodeFrame(ACCEPT, this.id));
+  }
+
+  /** Ends the stream both ways with a code of the protocol. */
+  refuse(code: string, message: string): void {
+    this.#sendReset(`${code}: ${message}`);
+    this.destroy();
+  }
+
+  receiveAccept(): void {
+    if (this.#isAccepted) throw violation('a stream was accepted twice');
+    this.#isAccepted = true;
+    this.#accept.resolve();
+  }
+
+  receiveData(part: Buffer): void {
+    if (!this.#isAccepted || this.#hasEnded) throw violation('data outside the life of its stream');
+    this.#receiveCredit -= part.length;
+    if (this.#receiveCredit < 0) {
+      this.#sendReset('flow: more data than credit');
+      this.destroy(violation('the guest sent more data than it had credit for'));
+      return;
+    }
+    const isDirect = this.#isReading || (this.readableFlowing === true && this.readableLength === 0);
+    if (this.#blocks.length === 0 && isDirect) {
+      this.#isReading = false;
+      this.push(Buffer.from(part));
+      this.#grant(part.length);
+    } else this.#hold(part);
+  }
+
+  receiveCredit(bytes: number): void {
+    this.#sendCredit = Math.min(this.#sendCredit + bytes, 0xffff_ffff);
+    this.flush();
+  }
+
+  receiveEnd(): void {
+    if (!this.#isAccepted || this.#hasEnded) throw violation('a second end of a stream');
+    this.#hasEnded = true;
+    if (this.#blocks.length === 0) this.push(null);
+    this.#forgetWhenDone();
+  }
+
+  receiveReset(text: string): void {
+    this.#isGone = true;
+    this.destroy(resetError(text));
+  }
+
+  /** The session is over; nothing can be sent any more. */
+  abandon(error: Error): void {
+    this.#isGone = true;
+    this.destroy(error);
+  }
+
+  /** Sends what credit and channel allow of the write under way. */
+  flush(): void {
+    let chunk = this.#outgoing;
+    while (chunk !== undefined) {
+      if (!this.#mux.isWritable) {
+        this.#mux.waitWritable(this);
+        return;
+      }
+      const length = Math.min(chunk.length, this.#sendCredit, MAX_PAYLOAD_BYTES);
+      if (length === 0) return;
+      this.#sendCredit -= length;
+      const rest = length === chunk.length ? undefined : chunk.subarray(length);
+      this.#outgoing = rest;
+      this.#mux.sendData(this, length === chunk.length ? chunk : chunk.subarray(0, length));
+      chunk = rest;
+    }
+    const done = this.#outgoingDone;
+    this.#outgoingDone = undefined;
+    done?.();
+  }
+
+  override _read(): void {
+    this.#isReading = this.#blocks.length === 0;
+    while (this.#blocks.length > 0) {
+      const isLast = this.#blocks.length === 1;
+      const block = this.#blocks.shift();
+      if (block === undefined) break;
+      const part = isLast ? block.subarray(0, this.#lastBlockLength) : block;
+      this.#grant(part.length);
+      if (!this.push(part)) break;
+    }
+    if (this.#blocks.length === 0 && this.#hasEnded && !this.readableEnded) this.push(null);
+  }
+
+  override _write(chunk: Buffer, _encoding: string, done: Callback): void {
+    this.#outgoing = chunk.length === 0 ? undefined : chunk;
+    this.#outgoingDone = done;
+    this.flush();
+  }
+
+  override _writev(chunks: { chunk: Buffer }[], done: Callback): void {
+    this._write(
+      chunks.length === 1 && chunks[0] ? chunks[0].chunk : Buffer.concat(chunks.map((c) => c.chunk)),
+      '',
+      done,
+    );
+  }
+
+  override _final(done: Callback): void {
+    this.#hasSentEnd = true;
+    this.#mux.sendControl(encodeFrame(END, this.id));
+    this.#forgetWhenDone();
+    done();
+  }
+
+  override _destroy(error: Error | null, done: Callback): void {
+    if (!(this.#hasEnded && this.#hasSentEnd)) this.#sendReset('cancelled: closed by the other side');
+    this.#isGone = true;
+    this.#mux.forget(this);
+    this.#blocks = [];
+    this.#outgoing = undefined;
+    this.#outgoingDone = undefined;
+    if (!this.#isAccepted) this.#accept.reject(error ?? new MachineError('failed', 'the stream was closed'));
+    done(error);
+  }
+
+  #sendReset(text: string): void {
+    if (this.#isGone) return;
+    this.#isGone = true;
+    this.#mux.sendControl(encodeFrame(RESET, this.id, Buffer.from(text).subarray(0, 1024)));
+  }
+
+  #forgetWhenDone(): void {
+    if (this.#hasEnded && this.#hasSentEnd) this.#mux.forget(this);
+  }
+
+  #grant(bytes: number): void {
+    this.#consumed += bytes;
+    if (this.#consumed < GRANT_BYTES || this.#isGone || this.#hasEnded) return;
+    this.#receiveCredit += this.#consumed;
+    this.#mux.sendControl(encodeCredit(this.id, this.#consumed));
+    this.#consumed = 0;
+  }
+
+  #hold(part: Buffer): void {
+    let at = 0;
+    while (at < part.length) {
+      let block = this.#blocks.at(-1);
+      if (block === undefined || this.#lastBlockLength === block.length) {
+        block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+        this.#blocks.push(block);
+        this.#lastBlockLength = 0;
+      }
+      const copied = part.copy(block, this.#lastBlockLength, at);
+      this.#lastBlockLength += copied;
+      at += copied;
+    }
+  }
+}
+
+/** What a RESET of the other side means here. The text is the guest's: cut, and never more than a message. */
+export function resetError(text: string): MachineError {
+  const [code = ''] = text.split(':', 1);
+  const message = text
+    .slice(code.length + 1)
+    .trim()
+    .slice(0, 500);
+  if (code === 'refused') return new MachineError('failed', message === '' ? 'nothing listens there' : message);
+  if (code === 'invalid' || code === 'flow') return new MachineError('protocol', `the agent refused: ${message}`);
+  return new MachineError('failed', message === '' ? `the agent reset the stream (${code.slice(0, 20)})` : message);
+}

@@ -1,0 +1,201 @@
+/**
+ * Many streams over one byte channel, with credit per stream (spec/agent-protocol.md §2).
+ *
+ * Invariant: what the other side can make us hold is bounded by the credit we gave it. The channel itself is always read,
+ * so one slow stream never stops the others.
+ */
+import type { Writable } from 'node:stream';
+import { MachineError } from '../lib/index.ts';
+import {
+  ACCEPT,
+  CREDIT,
+  DATA,
+  END,
+  encodeFrame,
+  encodeHeader,
+  FrameDecoder,
+  MAX_PAYLOAD_BYTES,
+  OPEN,
+  PING,
+  PONG,
+  RESET,
+  type Side,
+  violation,
+} from './frames.ts';
+import { type MuxOutput, MuxStream } from './mux-stream.ts';
+
+/** Payloads up to this are copied behind their header: one buffer is cheaper than two in a writev. */
+const COPY_BYTES = 8192;
+/** The other side stopped reading altogether while we kept opening streams. */
+const MAX_QUEUED_BYTES = 16 * 1024 * 1024;
+const MAX_STREAMS = 4096;
+
+export interface MuxOptions {
+  readonly side: Side;
+  /** Agent side only: the host opened a stream. */
+  onOpen?(stream: MuxStream, request: Buffer): void;
+}
+
+export class Mux implements MuxOutput {
+  readonly #out: Writable;
+  readonly #decoder: FrameDecoder;
+  readonly #onOpen: MuxOptions['onOpen'];
+  readonly #streams = new Map<number, MuxStream>();
+  readonly #waiting = new Set<MuxStream>();
+  readonly #pings: { sentAt: number; resolve(ms: number): void; reject(error: Error): void }[] = [];
+  readonly #ended = Promise.withResolvers<Error>();
+  #error: Error | undefined;
+  #lastStream = 0;
+  #isCorked = false;
+  /** performance.now() of the last bytes received. */
+  heardAt = performance.now();
+
+  constructor(out: Writable, options: MuxOptions) {
+    this.#out = out;
+    this.#onOpen = options.onOpen;
+    this.#decoder = new FrameDecoder(options.side, {
+      data: (stream, part) => this.#streams.get(stream)?.receiveData(part) ?? this.#assertOnceOpened(stream),
+      frame: (type, stream, payload) => this.#frame(type, stream, payload),
+    });
+    out.on('drain', () => this.#drained());
+  }
+
+  /** Resolves with the reason once the session is over. */
+  get ended(): Promise<Error> {
+    return this.#ended.promise;
+  }
+
+  get isOver(): boolean {
+    return this.#error !== undefined;
+  }
+
+  /** Streams that wait for the other side to accept them. */
+  get isWaiting(): boolean {
+    for (const stream of this.#streams.values()) if (!stream.isAccepted) return true;
+    return this.#pings.length > 0;
+  }
+
+  /** Bytes of the channel; the buffer may be reused after the call. A broken rule ends the session. */
+  receive(chunk: Buffer): void {
+    if (this.#error !== undefined) return;
+    this.heardAt = performance.now();
+    try {
+      this.#decoder.push(chunk);
+    } catch (error) {
+      this.fail(error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+
+  /** Opens a stream; await its `accepted` before relying on it. @throws MachineError when the session is over or full */
+  open(request: object): MuxStream {
+    if (this.#error !== undefined) throw this.#error;
+    if (this.#streams.size >= MAX_STREAMS) throw new MachineError('failed', 'too many streams on one agent link');
+    const payload = Buffer.from(JSON.stringify(request));
+    if (payload.length > MAX_PAYLOAD_BYTES) throw new MachineError('failed', 'a request to the agent is over 64 KiB');
+    this.#lastStream += 1;
+    const stream = new MuxStream(this.#lastStream, this);
+    this.#streams.set(stream.id, stream);
+    this.#send(encodeFrame(OPEN, stream.id, payload));
+    return stream;
+  }
+
+  /** Round trip to the agent, in milliseconds. */
+  ping(): Promise<number> {
+    if (this.#error !== undefined) return Promise.reject(this.#error);
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    this.#pings.push({ sentAt: performance.now(), resolve, reject });
+    this.#send(encodeFrame(PING, 0, Buffer.alloc(8)));
+    return promise;
+  }
+
+  /** Ends the session: every stream and call fails with `error`. */
+  fail(error: Error): void {
+    if (this.#error !== undefined) return;
+    this.#error = error;
+    this.#waiting.clear();
+    for (const stream of this.#streams.values()) stream.abandon(error);
+    this.#streams.clear();
+    for (const ping of this.#pings.splice(0)) ping.reject(error);
+    this.#ended.resolve(error);
+  }
+
+  sendData(stream: MuxStream, chunk: Buffer): boolean {
+    if (this.#error !== undefined) return false;
+    if (chunk.length <= COPY_BYTES) this.#send(encodeFrame(DATA, stream.id, chunk));
+    else {
+      this.#send(encodeHeader(DATA, stream.id, chunk.length));
+      this.#send(chunk);
+    }
+    return !this.#out.writableNeedDrain;
+  }
+
+  sendControl(frame: Buffer): void {
+    if (this.#error === undefined) this.#send(frame);
+  }
+
+  get isWritable(): boolean {
+    return this.#error === undefined && !this.#out.writableNeedDrain;
+  }
+
+  waitWritable(stream: MuxStream): void {
+    this.#waiting.add(stream);
+  }
+
+  forget(stream: MuxStream): void {
+    this.#streams.delete(stream.id);
+    this.#waiting.delete(stream);
+  }
+
+  #frame(type: number, id: number, payload: Buffer): void {
+    if (type === PONG) this.#ponged();
+    else if (type === PING) this.#send(encodeFrame(PONG, 0, payload));
+    else if (type === OPEN) this.#opened(id, payload);
+    else {
+      const stream = this.#streams.get(id);
+      // A stream we closed may still have frames under way; one we never opened can't.
+      if (stream === undefined) this.#assertOnceOpened(id);
+      else if (type === ACCEPT) stream.receiveAccept();
+      else if (type === CREDIT) stream.receiveCredit(payload.readUInt32BE(0));
+      else if (type === END) stream.receiveEnd();
+      else if (type === RESET) stream.receiveReset(payload.toString('utf8'));
+    }
+  }
+
+  #ponged(): void {
+    const ping = this.#pings.shift();
+    if (ping === undefined) throw violation('an answer to no ping');
+    ping.resolve(performance.now() - ping.sentAt);
+  }
+
+  #opened(id: number, payload: Buffer): void {
+    if (id <= this.#lastStream) throw violation('a stream number was used twice');
+    this.#lastStream = id;
+    const stream = new MuxStream(id, this);
+    this.#streams.set(id, stream);
+    this.#onOpen?.(stream, payload);
+  }
+
+  #assertOnceOpened(id: number): void {
+    if (id > this.#lastStream) throw violation(`a frame for stream ${id}, which was never opened`);
+  }
+
+  /** Everything sent in one turn of the event loop leaves in one writev. */
+  #send(buffer: Buffer): void {
+    if (!this.#isCorked) {
+      this.#isCorked = true;
+      this.#out.cork();
+      process.nextTick(() => {
+        this.#isCorked = false;
+        this.#out.uncork();
+      });
+    }
+    this.#out.write(buffer);
+    if (this.#out.writableLength > MAX_QUEUED_BYTES) this.fail(violation('the guest does not read'));
+  }
+
+  #drained(): void {
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    for (const stream of waiting) stream.flush();
+  }
+}
