@@ -11,7 +11,7 @@ import type { Identity, Principal } from '../identity/index.ts';
 import { type Clock, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
 import { modelledError, signatureWireError, toWireError } from './errors.ts';
 import { answerExtension, EXTENSION_PREFIX } from './extensions/index.ts';
-import { isLoopback } from './loopback.ts';
+import { isLocalProgram } from './loopback.ts';
 import type { AnyBehaviour, Rooms } from './operation.ts';
 import { behaviours } from './operations/index.ts';
 import { readBody } from './read-body.ts';
@@ -163,10 +163,9 @@ function notImplemented(match: Match): WireError {
   return new WireError(type, 501, match.service === lambdaCore ? { Message: text } : { message: text });
 }
 
-/** Without signatures only this host may ask, and no web page it happens to show. */
+/** Without signatures only this host may ask. */
 function checkLocal(request: IncomingMessage): void {
-  const isLocal = isLoopback(request.socket.remoteAddress) && request.headers.origin === undefined;
-  if (isLocal) return;
+  if (isLocalProgram(request)) return;
   const message = 'This server checks no signatures (auth is off) and therefore answers local programs only.';
   throw new WireError('AccessDeniedException', 403, { message });
 }
