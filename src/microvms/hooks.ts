@@ -4,7 +4,7 @@
  * Source: the guide's OpenAPI (path, bodies, only 200 is success), recordings (Host header `localhost:<port>`, texts).
  */
 import type { Machine } from '../engine/index.ts';
-import type { Hooks } from '../images/index.ts';
+import { HOOK_PATH, type Hooks } from '../images/index.ts';
 import { messageOf, requestOverStream, withDeadline } from '../lib/index.ts';
 
 export type RuntimeHook = 'run' | 'resume' | 'suspend' | 'terminate';
@@ -13,9 +13,6 @@ export type HookResult =
   | { readonly kind: 'passed' }
   /** `reason` is for `stateReason`; `detail` for the log. */
   | { readonly kind: 'failed'; readonly reason: string; readonly detail: string };
-
-/** Path prefix of all hooks. Source: the guide's OpenAPI document, version 2025-12-03. */
-export const HOOK_PATH = '/aws/lambda-microvms/runtime/v1';
 
 /** Sources disagree on nothing here but are second hand. GUESS: hook-default-timeouts */
 const DEFAULT_TIMEOUT_SECONDS = 1;

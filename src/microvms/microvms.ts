@@ -2,7 +2,6 @@
  * The room behind its door: commands write intent, the reconciler acts on it, timers end what time ends. This file wires
  * the parts and holds the rules of RunMicrovm; each part says its own invariant.
  */
-import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { ingressPolicy, resolveEgress, resolveIngress } from '../connectors/index.ts';
@@ -19,7 +18,7 @@ import {
   systemClock,
   withDeadline,
 } from '../lib/index.ts';
-import type { Claim, Page, Store } from '../store/index.ts';
+import { type Claim, fingerprintOf, type Page, readPage, type Store } from '../store/index.ts';
 import { AppLogs } from './app-log.ts';
 import { DueClock } from './due-clock.ts';
 import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
@@ -64,7 +63,6 @@ export interface MicrovmsOptions {
 
 /** Source: model text, default and maximum. */
 const DEFAULT_MAXIMUM_DURATION_SECONDS = 28_800;
-const PAGE_SIZE = 50;
 /** How long a client token is remembered. GUESS: client-token-retention */
 const CLAIM_RETENTION_MS = 24 * 3_600_000;
 const RUN_SCOPE = 'RunMicrovm';
@@ -158,24 +156,18 @@ class MicrovmsRoom implements Microvms {
   async list(
     request: PageRequest & { readonly imageIdentifier?: string; readonly imageVersion?: string },
   ): Promise<Page<MicrovmItem>> {
-    const { imageIdentifier: group, imageVersion, nextToken } = request;
-    const limit = request.maxResults ?? PAGE_SIZE;
-    // A version without its image cannot be looked up by key; the filter then picks from each page. GUESS: version-filter-alone
-    const keys = {
-      ...(group !== undefined && { group }),
-      ...(group !== undefined && imageVersion !== undefined && { subgroup: imageVersion }),
-    };
-    const scope = `microvms ${JSON.stringify([group ?? null, imageVersion ?? null])}`;
-    const after = nextToken === undefined ? {} : { after: this.#o.store.pageTokens.open(scope, nextToken) };
-    const rows = await this.#ledger.rows.list({ ...keys, ...after, limit: limit + 1 });
-    const page = rows.slice(0, limit);
-    const last = page.at(-1);
-    return {
-      items: page
-        .map((row) => itemOf(row.body))
-        .filter((item) => imageVersion === undefined || item.imageVersion === imageVersion),
-      nextToken: rows.length > limit && last !== undefined ? this.#o.store.pageTokens.seal(scope, last) : null,
-    };
+    const { imageIdentifier: group, imageVersion } = request;
+    // A version without its image is no key; the filter then picks from each page. GUESS: version-filter-alone
+    const keys = group === undefined ? {} : { group, ...(imageVersion !== undefined && { subgroup: imageVersion }) };
+    const page = await readPage(
+      this.#o.store.pageTokens,
+      request,
+      `microvms ${JSON.stringify([group ?? null, imageVersion ?? null])}`,
+      (query) => this.#ledger.rows.list({ ...query, ...keys }),
+      itemOf,
+    );
+    const items = page.items.filter((item) => imageVersion === undefined || item.imageVersion === imageVersion);
+    return { ...page, items };
   }
 
   suspend(microvmId: string): Promise<void> {
@@ -360,7 +352,7 @@ class MicrovmsRoom implements Microvms {
   #claimFor(input: RunMicrovmInput): Claim | undefined {
     const { clientToken: token, ...parameters } = input;
     if (token === undefined) return undefined;
-    const fingerprint = createHash('sha256').update(canonical(parameters)).digest('base64url');
+    const fingerprint = fingerprintOf(parameters);
     return { scope: RUN_SCOPE, token, fingerprint, resource: this.#newId(), createdAt: this.#clock.now() };
   }
 
@@ -437,13 +429,4 @@ function viewOf(record: Microvm): MicrovmView {
     ingressNetworkConnectors: record.ingressNetworkConnectors,
     egressNetworkConnectors: record.egressNetworkConnectors,
   };
-}
-
-/** JSON with sorted keys, so that the order in which a client wrote its members does not matter. */
-function canonical(value: unknown): string {
-  return JSON.stringify(value, (_key, inner: unknown) =>
-    inner !== null && typeof inner === 'object' && !Array.isArray(inner)
-      ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : inner,
-  );
 }

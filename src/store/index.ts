@@ -1,5 +1,7 @@
 /** The store room's door: durable records behind one interface. */
+export { fingerprintOf } from './fingerprint.ts';
 export { type Page, type PageKey, PageTokens } from './page-token.ts';
+export { readPage } from './paging.ts';
 export { openStore } from './sqlite/sqlite-store.ts';
 export {
   type Claim,

@@ -1,0 +1,191 @@
+/**
+ * Runs one version's build: fetch, unpack, Dockerfile, seal, validate. Whatever happens, the work folder is gone
+ * afterwards, and a failed build leaves no snapshot.
+ */
+import { mkdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import type { Artifacts } from '../artifacts/index.ts';
+import type { Engine, Machine, SealedSnapshot } from '../engine/index.ts';
+import { type Clock, type Logger, messageOf, requestOverStream, sleep, withDeadline } from '../lib/index.ts';
+import type { BuildLogWriter } from './build-log.ts';
+import { failureReason, hookTimeout, ValidateFailure } from './failure-reason.ts';
+import type { BuildSizes, VersionRecord } from './lifecycle.ts';
+import { containerConfigOf, HOOK_PATH, imageHookSeconds, memoryMiBOf, readinessOf } from './version-config.ts';
+
+export interface BuilderOptions {
+  readonly engine: Engine;
+  readonly artifacts: Pick<Artifacts, 'fetchZip'>;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly region: string;
+  readonly accountId: string;
+  /** Parent of the work folders. */
+  readonly workDir: string;
+  readonly snapshotDirOf: (version: VersionRecord) => string;
+  /** Bounds the Dockerfile's run. */
+  readonly buildTimeoutMs: number;
+}
+
+export type BuildOutcome =
+  | { readonly kind: 'succeeded'; readonly sizes: BuildSizes }
+  | { readonly kind: 'failed'; readonly reason: string; readonly codeBytes: number | null };
+
+/** Boot, start and sealing around the time the app itself may take. */
+const SEAL_OVERHEAD_MS = 300_000;
+const FETCH_TIMEOUT_MS = 300_000;
+const LAUNCH_TIMEOUT_MS = 60_000;
+/** Pause after a 503 of the validate hook. Undocumented. GUESS: validate-hook-pace */
+const VALIDATE_RETRY_MS = 500;
+
+/** Never rejects but when `signal` aborts: the server is stopping then, and the next start says so. */
+export async function runBuild(
+  o: BuilderOptions,
+  version: VersionRecord,
+  buildLog: BuildLogWriter,
+  signal: AbortSignal,
+): Promise<BuildOutcome> {
+  const log = o.log.child({ buildId: version.buildId, imageArn: version.imageArn, imageVersion: version.version });
+  const say = (text: string) => buildLog.write(`[rekindle] ${text}\n`);
+  const workDir = path.join(o.workDir, version.buildId);
+  const snapshotDir = o.snapshotDirOf(version);
+  const progress = { codeBytes: null as number | null };
+  try {
+    await using stack = new AsyncDisposableStack();
+    stack.defer(() => rm(workDir, { recursive: true, force: true }));
+    await mkdir(workDir, { recursive: true });
+    const sealed = await phases(o, version, { workDir, snapshotDir, buildLog, say, signal, progress });
+    say('done');
+    return {
+      kind: 'succeeded',
+      sizes: { codeBytes: progress.codeBytes ?? 0, memoryBytes: sealed.memoryBytes, diskBytes: sealed.diskBytes },
+    };
+  } catch (error) {
+    await discardSnapshot(o, snapshotDir, log);
+    signal.throwIfAborted();
+    const reason = failureReason(error, version.config);
+    say(`build failed: ${reason}`);
+    const evidence = error instanceof Error && 'evidence' in error ? { evidence: error.evidence } : {};
+    log.info({ reason, error: messageOf(error), ...evidence }, 'build failed');
+    return { kind: 'failed', reason, codeBytes: progress.codeBytes };
+  }
+}
+
+interface Work {
+  readonly workDir: string;
+  readonly snapshotDir: string;
+  readonly buildLog: BuildLogWriter;
+  readonly say: (text: string) => void;
+  readonly signal: AbortSignal;
+  readonly progress: { codeBytes: number | null };
+}
+
+async function phases(o: BuilderOptions, version: VersionRecord, work: Work): Promise<SealedSnapshot> {
+  const { buildId, config } = version;
+  const { signal, say } = work;
+  const contextDir = path.join(work.workDir, 'context');
+  const onLog = (chunk: Buffer) => work.buildLog.write(chunk);
+
+  say(`fetching ${config.codeArtifact.uri}`);
+  await withDeadline(
+    'fetching the artifact',
+    FETCH_TIMEOUT_MS,
+    async (deadline) => {
+      await using artifact = await o.artifacts.fetchZip(config.codeArtifact.uri);
+      await artifact.unpack(contextDir, { signal: deadline });
+    },
+    { signal },
+  );
+
+  say('building the container image');
+  const disk = await withDeadline(
+    'the container image build',
+    o.buildTimeoutMs,
+    (deadline) =>
+      o.engine.build(
+        { buildId, contextDir, cacheOwner: o.accountId, outDir: path.join(work.workDir, 'out'), onLog },
+        { signal: deadline },
+      ),
+    { signal },
+  );
+  work.progress.codeBytes = disk.usedBytes;
+
+  say('starting the application and taking its snapshot');
+  const readiness = readinessOf(config, disk.config);
+  await mkdir(path.dirname(work.snapshotDir), { recursive: true });
+  const sealed = await withDeadline(
+    'starting and sealing',
+    SEAL_OVERHEAD_MS + (readiness.kind === 'hook' ? readiness.timeoutMs : readiness.graceMs),
+    (deadline) =>
+      o.engine.seal(
+        {
+          buildId,
+          disk,
+          config: containerConfigOf(disk.config, version, o.region),
+          capabilities: config.additionalOsCapabilities?.includes('ALL') === true ? 'all' : 'default',
+          memoryMiB: memoryMiBOf(config),
+          readiness,
+          snapshotDir: work.snapshotDir,
+          onLog,
+        },
+        { signal: deadline },
+      ),
+    { signal },
+  );
+  await validate(o, version, work);
+  return sealed;
+}
+
+/** Source: the guide; a clone of the new snapshot is asked and thrown away. 503 means not yet, only 200 is success. */
+async function validate(o: BuilderOptions, version: VersionRecord, work: Work): Promise<void> {
+  const { hooks } = version.config;
+  const port = hooks?.port;
+  if (port === undefined || hooks?.microvmImageHooks?.validate !== 'ENABLED') return;
+  work.say('validating a clone');
+  const id = `validate-${version.buildId}`;
+  await using stack = new AsyncDisposableStack();
+  stack.defer(() => o.engine.destroy(id));
+  const machine = stack.use(
+    await withDeadline(
+      'launching the clone to validate',
+      LAUNCH_TIMEOUT_MS,
+      (signal) => o.engine.launch({ id, snapshotDir: work.snapshotDir }, { signal }),
+      { signal: work.signal },
+    ),
+  );
+  const seconds = imageHookSeconds(hooks, 'validate');
+  const timeout = new ValidateFailure(hookTimeout('Validate', seconds));
+  const over = new AbortController();
+  const timer = o.clock.after(seconds * 1000, () => over.abort(timeout));
+  stack.defer(() => timer[Symbol.dispose]());
+  const signal = AbortSignal.any([over.signal, work.signal]);
+  for (;;) {
+    const status = await askOnce(machine, port, signal);
+    if (status === 200) return;
+    if (status !== 503 && status !== undefined) {
+      const blame = status >= 500 ? 'a server error (HTTP 5xx)' : 'a client error (HTTP 4xx)';
+      throw new ValidateFailure(`Validate hook check failed: the application returned ${blame} response`);
+    }
+    await sleep(VALIDATE_RETRY_MS, { signal });
+  }
+}
+
+/** The answer's status; undefined while nothing answers. Rejects with the signal's reason. */
+async function askOnce(machine: Machine, port: number, signal: AbortSignal): Promise<number | undefined> {
+  try {
+    const stream = await machine.connect(port, { signal });
+    const request = { method: 'POST', path: `${HOOK_PATH}/validate`, host: `localhost:${port}`, signal } as const;
+    return (await requestOverStream(stream, request)).status;
+  } catch {
+    signal.throwIfAborted();
+    return undefined;
+  }
+}
+
+async function discardSnapshot(o: BuilderOptions, snapshotDir: string, log: Logger): Promise<void> {
+  try {
+    await o.engine.deleteSnapshot(snapshotDir);
+    await rm(path.dirname(snapshotDir), { recursive: true, force: true });
+  } catch (error) {
+    log.error({ error: messageOf(error) }, 'the snapshot of a failed build could not be deleted');
+  }
+}

@@ -1,0 +1,69 @@
+/**
+ * From what went wrong in a build to the text of its `stateReason`: the recorded sentence where there is one, else the
+ * documented code with a sentence of ours. GUESS: build-failure-texts
+ */
+import { ArtifactError, type ArtifactErrorKind } from '../artifacts/index.ts';
+import { BuildFailure } from '../engine/index.ts';
+import type { VersionConfig } from './types.ts';
+import { imageHookSeconds } from './version-config.ts';
+
+/** Refusal of the validate hook; `reason` is the text. */
+export class ValidateFailure extends Error {
+  override readonly name = 'ValidateFailure';
+}
+
+const ARTIFACT_CODES: Partial<Record<ArtifactErrorKind, string>> = {
+  'no-such-bucket': 'S3_NO_SUCH_BUCKET',
+  'no-such-key': 'S3_NO_SUCH_KEY',
+  'archive-invalid': 'ARCHIVE_INVALID',
+  'archive-too-large': 'ARCHIVE_INVALID',
+  'dockerfile-missing': 'ARCHIVE_DOCKERFILE_NOT_FOUND',
+};
+
+export const INTERRUPTED =
+  'INTERNAL_PLATFORM_ERROR: The build was interrupted because the server stopped. Start it again.';
+
+export function failureReason(error: unknown, config: VersionConfig): string {
+  if (error instanceof ValidateFailure) return error.message;
+  if (error instanceof ArtifactError) return `${ARTIFACT_CODES[error.kind] ?? 'ARCHIVE_INVALID'}: ${error.message}`;
+  if (error instanceof BuildFailure) return buildFailureReason(error, config);
+  return 'INTERNAL_PLATFORM_ERROR: The build failed because of the platform, not the image. Try again; the log of the server says more.';
+}
+
+function buildFailureReason(error: BuildFailure, config: VersionConfig): string {
+  switch (error.kind) {
+    case 'dockerfile-missing':
+      return 'ARCHIVE_DOCKERFILE_NOT_FOUND: There is no Dockerfile at the root of the archive.';
+    case 'dockerfile-failed':
+      return 'The container image build failed.';
+    case 'disk-full':
+      return 'DISK_STORAGE_FULL: The disk ran full during the build.';
+    case 'app-exited':
+      return `The application exited with code ${error.exitCode ?? 'unknown'} before it was ready.`;
+    case 'no-command':
+      return 'The container image has neither ENTRYPOINT nor CMD, so there is no application to start.';
+    case 'ready-timeout':
+      return hookTimeout('Ready', imageHookSeconds(config.hooks, 'ready'));
+    case 'ready-client-error':
+      return 'Ready hook check failed: the application returned a client error (HTTP 4xx) response';
+    case 'ready-server-error':
+      return 'Ready hook check failed: the application returned a server error (HTTP 5xx) response';
+    default:
+      return error.kind satisfies never;
+  }
+}
+
+export function hookTimeout(hook: 'Ready' | 'Validate', seconds: number): string {
+  return `${hook} hook invocation timed out after ${isoDuration(seconds)}`;
+}
+
+/** As recorded: hours, minutes and seconds without zero parts, `PT5M`, `PT1M30S`. */
+export function isoDuration(seconds: number): string {
+  const parts = [
+    [Math.floor(seconds / 3600), 'H'],
+    [Math.floor((seconds % 3600) / 60), 'M'],
+    [seconds % 60, 'S'],
+  ] as const;
+  const text = parts.map(([count, unit]) => (count > 0 ? `${count}${unit}` : '')).join('');
+  return `PT${text === '' ? '0S' : text}`;
+}

@@ -1,0 +1,250 @@
+/**
+ * The lives of image, version and build, as three transition tables and the pure functions over them. One build moves all
+ * three; the caller writes them together.
+ *
+ * Source of states and of who moves whom: the model and the guide's images chapter. Deleting and updating have their
+ * places in the tables; the operations come with a later issue.
+ */
+import type { BuildState, ImageState, VersionConfig, VersionState, VersionStatus } from './types.ts';
+
+export interface ImageRecord {
+  readonly arn: string;
+  /** UUID, shown as the unmodelled `id`. */
+  readonly id: string;
+  readonly name: string;
+  readonly state: ImageState;
+  readonly latestActiveVersion: string | null;
+  readonly latestFailedVersion: string | null;
+  /** Major number of the newest version; never given out again. */
+  readonly lastMajor: number;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+}
+
+export interface BuildSizes {
+  readonly codeBytes: number;
+  readonly memoryBytes: number;
+  readonly diskBytes: number;
+}
+
+interface VersionIdentity {
+  readonly imageArn: string;
+  readonly imageName: string;
+  readonly version: string;
+  readonly config: VersionConfig;
+  /** The build that is really run; names its log and work folder. */
+  readonly buildId: string;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+}
+
+export type VersionRecord = VersionIdentity &
+  (
+    | { readonly state: Exclude<VersionState, 'SUCCESSFUL'> }
+    | { readonly state: 'SUCCESSFUL'; readonly status: VersionStatus }
+  );
+
+interface BuildIdentity {
+  readonly buildId: string;
+  readonly imageArn: string;
+  readonly version: string;
+  readonly chipsetGeneration: string;
+  readonly createdAt: number;
+}
+
+export type BuildRecord = BuildIdentity &
+  (
+    | { readonly state: 'PENDING' | 'IN_PROGRESS' }
+    | { readonly state: 'SUCCESSFUL'; readonly sizes: BuildSizes }
+    /** `codeBytes` once the container image was built. */
+    | { readonly state: 'FAILED'; readonly reason: string; readonly codeBytes: number | null }
+  );
+
+export type BuildEvent =
+  | { readonly type: 'started' }
+  | { readonly type: 'succeeded'; readonly sizes: BuildSizes }
+  | { readonly type: 'failed'; readonly reason: string; readonly codeBytes: number | null };
+export type ImageEventType = BuildEvent['type'] | 'update' | 'delete' | 'deleted' | 'delete-failed';
+
+/** Null: cannot happen in this state. */
+export const IMAGE_TRANSITIONS = {
+  CREATING: {
+    started: 'CREATING',
+    succeeded: 'CREATED',
+    failed: 'CREATE_FAILED',
+    update: null,
+    delete: null,
+    deleted: null,
+    'delete-failed': null,
+  },
+  CREATED: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    update: 'UPDATING',
+    delete: 'DELETING',
+    deleted: null,
+    'delete-failed': null,
+  },
+  CREATE_FAILED: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    update: 'UPDATING',
+    delete: 'DELETING',
+    deleted: null,
+    'delete-failed': null,
+  },
+  UPDATING: {
+    started: 'UPDATING',
+    succeeded: 'UPDATED',
+    failed: 'UPDATE_FAILED',
+    update: null,
+    delete: null,
+    deleted: null,
+    'delete-failed': null,
+  },
+  UPDATED: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    update: 'UPDATING',
+    delete: 'DELETING',
+    deleted: null,
+    'delete-failed': null,
+  },
+  UPDATE_FAILED: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    update: 'UPDATING',
+    delete: 'DELETING',
+    deleted: null,
+    'delete-failed': null,
+  },
+  DELETING: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    update: null,
+    delete: 'DELETING',
+    deleted: 'DELETED',
+    'delete-failed': 'DELETE_FAILED',
+  },
+  DELETE_FAILED: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    update: null,
+    delete: 'DELETING',
+    deleted: null,
+    'delete-failed': null,
+  },
+  DELETED: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    update: null,
+    delete: null,
+    deleted: null,
+    'delete-failed': null,
+  },
+} as const satisfies Record<ImageState, Record<ImageEventType, ImageState | null>>;
+
+export const VERSION_TRANSITIONS = {
+  PENDING: {
+    started: 'IN_PROGRESS',
+    succeeded: null,
+    failed: 'FAILED',
+    delete: null,
+    deleted: null,
+    'delete-failed': null,
+  },
+  IN_PROGRESS: {
+    started: null,
+    succeeded: 'SUCCESSFUL',
+    failed: 'FAILED',
+    delete: null,
+    deleted: null,
+    'delete-failed': null,
+  },
+  SUCCESSFUL: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    delete: 'DELETING',
+    deleted: null,
+    'delete-failed': null,
+  },
+  FAILED: { started: null, succeeded: null, failed: null, delete: 'DELETING', deleted: null, 'delete-failed': null },
+  DELETING: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    delete: 'DELETING',
+    deleted: 'DELETED',
+    'delete-failed': 'DELETE_FAILED',
+  },
+  DELETE_FAILED: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    delete: 'DELETING',
+    deleted: null,
+    'delete-failed': null,
+  },
+  DELETED: { started: null, succeeded: null, failed: null, delete: null, deleted: null, 'delete-failed': null },
+} as const satisfies Record<VersionState, Record<Exclude<ImageEventType, 'update'>, VersionState | null>>;
+
+export const BUILD_TRANSITIONS = {
+  PENDING: { started: 'IN_PROGRESS', succeeded: null, failed: 'FAILED' },
+  IN_PROGRESS: { started: null, succeeded: 'SUCCESSFUL', failed: 'FAILED' },
+  SUCCESSFUL: { started: null, succeeded: null, failed: null },
+  FAILED: { started: null, succeeded: null, failed: null },
+} as const satisfies Record<BuildState, Record<BuildEvent['type'], BuildState | null>>;
+
+/** The image after a build event on `version`; undefined when the event does not fit its state. */
+export function imageAfter(
+  image: ImageRecord,
+  version: string,
+  event: BuildEvent,
+  at: number,
+): ImageRecord | undefined {
+  const state = IMAGE_TRANSITIONS[image.state][event.type];
+  if (state === null) return undefined;
+  const moved = { ...image, state, updatedAt: at };
+  if (event.type === 'succeeded') return { ...moved, latestActiveVersion: version };
+  if (event.type === 'failed') return { ...moved, latestFailedVersion: version };
+  return moved;
+}
+
+/** A version becomes ACTIVE by succeeding (documented). */
+export function versionAfter(version: VersionRecord, event: BuildEvent, at: number): VersionRecord | undefined {
+  const state = VERSION_TRANSITIONS[version.state][event.type];
+  if (state === null) return undefined;
+  const { imageArn, imageName, version: number, config, buildId, createdAt } = version;
+  const identity: VersionIdentity = { imageArn, imageName, version: number, config, buildId, createdAt, updatedAt: at };
+  return state === 'SUCCESSFUL' ? { ...identity, state, status: 'ACTIVE' } : { ...identity, state };
+}
+
+export function buildAfter(build: BuildRecord, event: BuildEvent): BuildRecord | undefined {
+  if (BUILD_TRANSITIONS[build.state][event.type] === null) return undefined;
+  const { buildId, imageArn, version, chipsetGeneration, createdAt } = build;
+  const identity: BuildIdentity = { buildId, imageArn, version, chipsetGeneration, createdAt };
+  switch (event.type) {
+    case 'started':
+      return { ...identity, state: 'IN_PROGRESS' };
+    case 'succeeded':
+      return { ...identity, state: 'SUCCESSFUL', sizes: event.sizes };
+    case 'failed':
+      return { ...identity, state: 'FAILED', reason: event.reason, codeBytes: event.codeBytes };
+    default:
+      return event satisfies never;
+  }
+}
+
+/** Only SUCCESSFUL versions have a say in it. What PENDING ones show is undocumented. GUESS: pending-version-status */
+export function statusOf(version: VersionRecord): VersionStatus {
+  return version.state === 'SUCCESSFUL' ? version.status : 'INACTIVE';
+}
