@@ -1,0 +1,153 @@
+// Package tunnel joins a stream of the link with a connection to an app on the guest's loopback.
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rekindle/agent/link"
+)
+
+const (
+	connectTimeout = 10 * time.Second
+	readBytes      = 32 << 10
+)
+
+// Serve connects to the port and copies both ways until both sides ended, or one was reset.
+func Serve(ctx context.Context, stream *link.Stream, port int) {
+	if port < 1 || port > 65535 {
+		stream.Reset(link.Errorf(link.CodeInvalid, "port %d", port))
+		return
+	}
+	conn, err := dial(ctx, port)
+	if err != nil {
+		code := link.CodeFailed
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			code = link.CodeRefused
+		}
+		stream.Reset(link.Errorf(code, "port %d: %v", port, err))
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { abort(conn) })
+	defer stop()
+	defer conn.Close()
+	if stream.Accept() != nil {
+		return
+	}
+	fromHost := make(chan struct{})
+	go func() {
+		defer close(fromHost)
+		toApp(stream, conn)
+	}()
+	toHost(stream, conn)
+	<-fromHost
+}
+
+// dial tries IPv4 first: what listens on "localhost" alone may listen on either.
+func dial(ctx context.Context, port int) (*net.TCPConn, error) {
+	dialer := net.Dialer{Timeout: connectTimeout, KeepAlive: -1}
+	conn, err := dialer.DialContext(ctx, "tcp4", "127.0.0.1:"+strconv.Itoa(port))
+	if err != nil {
+		second, err6 := dialer.DialContext(ctx, "tcp6", "[::1]:"+strconv.Itoa(port))
+		if err6 != nil {
+			return nil, err
+		}
+		conn = second
+	}
+	return conn.(*net.TCPConn), nil // no-delay is the dialer's default
+}
+
+// abort makes the app see a reset instead of an orderly end.
+func abort(conn *net.TCPConn) {
+	_ = conn.SetLinger(0)
+	_ = conn.Close()
+}
+
+func toApp(stream *link.Stream, conn *net.TCPConn) {
+	var spare []byte
+	for {
+		bytes, err := stream.Receive(spare)
+		if errors.Is(err, io.EOF) {
+			_ = conn.CloseWrite()
+			return
+		}
+		if err != nil {
+			abort(conn)
+			return
+		}
+		if _, err := conn.Write(bytes); err != nil {
+			// The app may have closed for reading only; what it still sends is passed on, what the host sends is refused.
+			if !errors.Is(err, syscall.EPIPE) {
+				stream.Reset(link.Errorf(link.CodeClosed, "the app closed the connection"))
+				return
+			}
+			discard(stream)
+			return
+		}
+		stream.Consumed(len(bytes))
+		spare = bytes
+	}
+}
+
+func discard(stream *link.Stream) {
+	for {
+		bytes, err := stream.Receive(nil)
+		if err != nil {
+			return
+		}
+		stream.Consumed(len(bytes))
+	}
+}
+
+func toHost(stream *link.Stream, conn *net.TCPConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		stream.Reset(link.Errorf(link.CodeFailed, "%v", err))
+		return
+	}
+	buffer := make([]byte, readBytes)
+	for {
+		n, err := readQuick(raw, buffer)
+		if n > 0 {
+			if _, err := stream.Write(buffer[:n]); err != nil {
+				abort(conn)
+				return
+			}
+			continue
+		}
+		if err == nil {
+			stream.End()
+			return
+		}
+		stream.Reset(link.Errorf(link.CodeClosed, "the app reset the connection"))
+		return
+	}
+}
+
+// readQuick reads and asks for the next acknowledgement at once: the kernel forgets the wish with every read, and a server
+// that sends in two pieces with Nagle's algorithm on would wait 40 ms for it.
+func readQuick(raw syscall.RawConn, buffer []byte) (int, error) {
+	n := 0
+	var failure error
+	err := raw.Read(func(fd uintptr) bool {
+		for {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
+			n, failure = unix.Read(int(fd), buffer)
+			if failure == unix.EINTR {
+				continue
+			}
+			return failure != unix.EAGAIN
+		}
+	})
+	if failure != nil && failure != unix.EAGAIN {
+		return 0, failure
+	}
+	return max(n, 0), err
+}
