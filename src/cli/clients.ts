@@ -1,0 +1,95 @@
+/** The official SDK clients, and signed requests to what AWS has no operation for. Loaded on first use: they are slow to load. */
+import { createHash, createHmac } from 'node:crypto';
+import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { request as httpsRequest } from 'node:https';
+import { text } from 'node:stream/consumers';
+import type { LambdaMicrovms } from '@aws-sdk/client-lambda-microvms';
+import type { S3Client } from '@aws-sdk/client-s3';
+import { CliError } from './exit.ts';
+import type { Target } from './target.ts';
+
+export async function microvmsClient(target: Target): Promise<LambdaMicrovms> {
+  const { LambdaMicrovms } = await import('@aws-sdk/client-lambda-microvms');
+  return new LambdaMicrovms({
+    endpoint: target.apiUrl,
+    region: target.region,
+    credentials: { accessKeyId: target.accessKeyId, secretAccessKey: target.secretAccessKey },
+  });
+}
+
+export async function s3Client(target: Target): Promise<S3Client> {
+  const { S3Client } = await import('@aws-sdk/client-s3');
+  return new S3Client({
+    endpoint: target.s3Url,
+    region: target.region,
+    forcePathStyle: true,
+    credentials: { accessKeyId: target.accessKeyId, secretAccessKey: target.secretAccessKey },
+  });
+}
+
+/** GETs one of Rekindle's own resources (`/rekindle/v1/…`), signed like an AWS call. @throws CliError with the server's words */
+export async function getExtension(
+  target: Target,
+  path: string,
+  query: Readonly<Record<string, string>>,
+  options: { signal?: AbortSignal | undefined; now?: Date } = {},
+): Promise<IncomingMessage> {
+  const url = new URL(path, target.apiUrl);
+  for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
+  const headers = sign(url, target, options.now ?? new Date());
+  const send = url.protocol === 'https:' ? httpsRequest : httpRequest;
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    const sent = send(url, { headers, ...(options.signal === undefined ? {} : { signal: options.signal }) });
+    sent.once('response', resolve).once('error', reject).end();
+  });
+  if (response.statusCode === 200) return response;
+  throw new CliError(messageIn(await text(response)) ?? `The server answered ${response.statusCode}.`);
+}
+
+function messageIn(body: string): string | undefined {
+  try {
+    const { message } = JSON.parse(body);
+    return typeof message === 'string' ? message : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+const EMPTY_DIGEST = createHash('sha256').digest('hex');
+
+/** Signature version 4 of a GET without a body; the path is encoded once more, as for every service but S3. */
+function sign(url: URL, target: Target, now: Date): Record<string, string> {
+  const stamp = now.toISOString().replace(/[-:]|\.\d{3}/g, '');
+  const date = stamp.slice(0, 8);
+  const scope = `${date}/${target.region}/lambda/aws4_request`;
+  const path = url.pathname.split('/').map(encodeStrictly).join('/');
+  const query = [...url.searchParams]
+    .map(([name, value]) => `${encodeStrictly(name)}=${encodeStrictly(value)}`)
+    .sort()
+    .join('&');
+  const canonical = [
+    'GET',
+    path,
+    query,
+    `host:${url.host}`,
+    `x-amz-date:${stamp}`,
+    '',
+    'host;x-amz-date',
+    EMPTY_DIGEST,
+  ];
+  const digest = createHash('sha256').update(canonical.join('\n')).digest('hex');
+  const hmac = (key: string | Buffer, text: string) => createHmac('sha256', key).update(text).digest();
+  const key = [date, target.region, 'lambda', 'aws4_request'].reduce<Buffer>(
+    (chained, part) => hmac(chained, part),
+    Buffer.from(`AWS4${target.secretAccessKey}`),
+  );
+  const signature = hmac(key, ['AWS4-HMAC-SHA256', stamp, scope, digest].join('\n')).toString('hex');
+  return {
+    'x-amz-date': stamp,
+    authorization: `AWS4-HMAC-SHA256 Credential=${target.accessKeyId}/${scope}, SignedHeaders=host;x-amz-date, Signature=${signature}`,
+  };
+}
+
+function encodeStrictly(text: string): string {
+  return encodeURIComponent(text).replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+}

@@ -1,0 +1,168 @@
+/** `rekindle images …`: from a folder with a Dockerfile to an image, with its build log as it happens. */
+import type { LambdaMicrovms, MicrovmImageSummary } from '@aws-sdk/client-lambda-microvms';
+import type { Environment } from '../../config.ts';
+import { messageOf, sleep } from '../../lib/index.ts';
+import { imageNameOf, zipFolder } from '../artifact.ts';
+import { getExtension, s3Client } from '../clients.ts';
+import { CliError, EXIT } from '../exit.ts';
+import { type CommonOptions, imageArnOf, openSession, type Session } from '../session.ts';
+import type { Target } from '../target.ts';
+import { duration, megabytes, table } from '../terminal.ts';
+
+export interface BuildOptions extends CommonOptions {
+  readonly name?: string;
+  readonly memory?: string;
+  readonly env?: readonly string[];
+  readonly quiet?: boolean;
+}
+
+const POLL_MS = 100;
+
+export async function buildImage(folder: string, options: BuildOptions, env: Environment): Promise<void> {
+  const name = options.name ?? imageNameOf(folder);
+  const environmentVariables = parseVariables(options.env ?? []);
+  const memoryMiB = options.memory === undefined ? undefined : Number(options.memory);
+  const { bytes, files } = await zipFolder(folder);
+  const session = await openSession(options, env);
+  const { terminal, target, client } = session;
+  const startedAt = performance.now();
+  terminal.note(`zipped ${files} files, ${megabytes(bytes.length)}`);
+  const uri = await upload(target, `${name}.zip`, bytes);
+  terminal.note(`uploaded to ${uri}`);
+  const created = await client.createMicrovmImage({
+    name,
+    baseImageArn: target.baseImageArn,
+    buildRoleArn: target.buildRoleArn,
+    codeArtifact: { uri },
+    ...(memoryMiB === undefined ? {} : { resources: [{ minimumMemoryInMiB: memoryMiB }] }),
+    ...(environmentVariables === undefined ? {} : { environmentVariables }),
+  });
+  const imageArn = created.imageArn ?? imageArnOf(target, name);
+  const version = created.imageVersion ?? '1.0';
+  terminal.note(`building ${name} ${version}`);
+  if (options.quiet !== true) await followBuild(session, imageArn, version);
+  const settled = await waitForImage(client, imageArn, version);
+  const tookMs = performance.now() - startedAt;
+  terminal.json({ imageArn, imageVersion: version, ...settled, tookMs: Math.round(tookMs) });
+  if (!settled.isUsable) {
+    throw new CliError(`Building ${name} failed: ${settled.stateReason ?? 'no reason given'}`, EXIT.buildFailed);
+  }
+  terminal.note(
+    `${name} ${version} is ${settled.state} after ${duration(tookMs)}; start one with: rekindle run ${name}`,
+  );
+  terminal.say(imageArn);
+}
+
+/** Puts bytes into the artifact bucket. @returns their s3:// URI */
+export async function upload(target: Target, key: string, bytes: Buffer): Promise<string> {
+  const [client, { PutObjectCommand }] = await Promise.all([s3Client(target), import('@aws-sdk/client-s3')]);
+  try {
+    await client.send(new PutObjectCommand({ Bucket: target.artifactBucket, Key: key, Body: bytes }));
+  } finally {
+    client.destroy();
+  }
+  return `s3://${target.artifactBucket}/${key}`;
+}
+
+/** Copies the build log to stderr until the build ended. */
+async function followBuild({ target, terminal }: Session, imageArn: string, version: string): Promise<void> {
+  try {
+    const log = await getExtension(target, buildLogPath(imageArn, version), { follow: 'true' });
+    for await (const chunk of log) process.stderr.write(chunk);
+  } catch (error) {
+    terminal.note(`(the build log is not to be had: ${messageOf(error)})`);
+  }
+}
+
+export function buildLogPath(imageArn: string, version: string): string {
+  return `/rekindle/v1/images/${encodeURIComponent(imageArn)}/versions/${encodeURIComponent(version)}/build-log`;
+}
+
+export interface SettledImage {
+  readonly state: string;
+  readonly isUsable: boolean;
+  readonly stateReason: string | undefined;
+}
+
+/** Polls until the image settled; the reason of a failure stands on the build (behaviour.md §3.4). */
+export async function waitForImage(
+  client: LambdaMicrovms,
+  imageArn: string,
+  version: string,
+  options: { signal?: AbortSignal | undefined } = {},
+): Promise<SettledImage> {
+  for (;;) {
+    const { state = 'CREATING' } = await client.getMicrovmImage({ imageIdentifier: imageArn });
+    if (state === 'CREATED' || state === 'UPDATED') return { state, isUsable: true, stateReason: undefined };
+    if (state !== 'CREATING' && state !== 'UPDATING') {
+      return { state, isUsable: false, stateReason: await reasonOf(client, imageArn, version) };
+    }
+    await sleep(POLL_MS, { signal: options.signal });
+  }
+}
+
+async function reasonOf(client: LambdaMicrovms, imageArn: string, version: string): Promise<string | undefined> {
+  try {
+    const { items = [] } = await client.listMicrovmImageBuilds({ imageIdentifier: imageArn, imageVersion: version });
+    const reason = items.find((build) => build.stateReason !== undefined)?.stateReason;
+    if (reason !== undefined) return reason;
+  } catch {}
+  return (await client.getMicrovmImageVersion({ imageIdentifier: imageArn, imageVersion: version })).stateReason;
+}
+
+export async function listImages(options: CommonOptions, env: Environment): Promise<void> {
+  const { client, terminal } = await openSession(options, env);
+  const items: MicrovmImageSummary[] = [];
+  let nextToken: string | undefined;
+  do {
+    const page = await client.listMicrovmImages({ ...(nextToken === undefined ? {} : { nextToken }) });
+    items.push(...(page.items ?? []));
+    nextToken = page.nextToken;
+  } while (nextToken !== undefined);
+  terminal.json(items);
+  const rows = items.map((image) => [
+    image.name ?? '',
+    image.state ?? '',
+    image.latestActiveImageVersion ?? '-',
+    image.createdAt?.toISOString() ?? '',
+  ]);
+  terminal.say(
+    rows.length === 0
+      ? 'No images. Build one: rekindle images build <folder>'
+      : table(['NAME', 'STATE', 'ACTIVE', 'CREATED'], rows),
+  );
+}
+
+export async function imageLog(
+  image: string,
+  options: CommonOptions & { readonly imageVersion?: string; readonly follow?: boolean },
+  env: Environment,
+): Promise<void> {
+  const { target, terminal, client } = await openSession(options, env);
+  const imageArn = imageArnOf(target, image);
+  const known = await client.getMicrovmImage({ imageIdentifier: imageArn });
+  const version = options.imageVersion ?? known.latestActiveImageVersion ?? known.latestFailedImageVersion ?? '1.0';
+  const log = await getExtension(
+    target,
+    buildLogPath(imageArn, version),
+    options.follow === true ? { follow: 'true' } : {},
+  );
+  if (!terminal.isJson) {
+    for await (const chunk of log) await terminal.raw(chunk);
+    return;
+  }
+  let text = '';
+  for await (const chunk of log.setEncoding('utf8')) text += chunk;
+  terminal.json({ imageArn, imageVersion: version, log: text });
+}
+
+function parseVariables(pairs: readonly string[]): Record<string, string> | undefined {
+  if (pairs.length === 0) return undefined;
+  return Object.fromEntries(
+    pairs.map((pair) => {
+      const at = pair.indexOf('=');
+      if (at < 1) throw new CliError(`--env takes NAME=value, not "${pair}".`, EXIT.usage);
+      return [pair.slice(0, at), pair.slice(at + 1)];
+    }),
+  );
+}

@@ -1,0 +1,185 @@
+/** The command line: names, flags and help. Each action loads what it needs when it runs, so that help and refusals are quick. */
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { type Environment, type RawSettings, SETTINGS } from '../config.ts';
+import { EXIT_CODE_HELP } from './exit.ts';
+
+const STATE_FLAG = '--state <dir>';
+const STATE_HELP =
+  "the server's state folder (default: the AWS_ENDPOINT_URL_… of your environment, else the default folder)";
+const JSON_HELP = 'print the result as JSON';
+
+/** `done` receives the exit code of commands that have one of their own. */
+export function createProgram(env: Environment, done: (exitCode: number) => void): Command {
+  const program = new Command('rekindle')
+    .description('Self-hosted AWS Lambda MicroVMs: real virtual machines, launched from snapshots of running apps.')
+    .addHelpText(
+      'after',
+      `\n${EXIT_CODE_HELP}\n\nExample:\n  $ rekindle serve &\n  $ rekindle images build examples/counter\n  $ rekindle run counter\n  $ rekindle curl <id> /count`,
+    )
+    .showHelpAfterError('(rekindle <command> --help shows what it takes)')
+    .configureHelp({ showGlobalOptions: false });
+  addServer(program, env, done);
+  addImages(program, env);
+  addMicrovms(program, env);
+  return program;
+}
+
+function addServer(program: Command, env: Environment, done: (exitCode: number) => void): void {
+  const serve = program.command('serve').description('run the server in the foreground until SIGTERM or Ctrl-C');
+  for (const { flag, value, help, fallback, env: variable } of Object.values(SETTINGS)) {
+    serve.option(`${flag} ${value}`, `${help} [${variable}; default: ${fallback}]`);
+  }
+  serve
+    .option('--config <file>', 'JSON file with the same settings, by their camelCase names [REKINDLE_CONFIG]')
+    .option('--json', 'print the ready line with JSON')
+    .addHelpText('after', examples('rekindle serve', 'rekindle serve --state ./state --api-port 0 --log-level warn'))
+    .action(async ({ json, ...flags }: RawSettings & { json?: boolean }) => {
+      const { serve: run } = await import('./commands/serve.ts');
+      done(await run(flags, { json: json === true }, env));
+    });
+
+  command(program, 'env', 'print export lines that make any AWS client talk to the server')
+    .addHelpText('after', examples('eval "$(rekindle env)" && aws lambda-microvms list-microvms'))
+    .action(async (options) => (await import('./commands/env.ts')).printEnvironment(options, env));
+
+  command(program, 'doctor', 'say what this host has, what it lacks, and how to mend it')
+    .option('--cache <dir>', `${SETTINGS.cache.help} [${SETTINGS.cache.env}]`)
+    .option('--api-port <n>', 'the port the server is to have')
+    .addHelpText('after', examples('rekindle doctor', 'rekindle doctor --json'))
+    .action(async (options) => done(await (await import('./commands/doctor.ts')).doctor(options, env)));
+
+  program
+    .command('demo')
+    .description('the whole job on this machine: build, launch, call, suspend, wake, terminate; leaves nothing behind')
+    .option('--json', JSON_HELP)
+    .option('--cache <dir>', `${SETTINGS.cache.help} [${SETTINGS.cache.env}]`)
+    .option('--log-level <level>', 'how much of the server to show on stderr', 'warn')
+    .addHelpText('after', examples('rekindle demo'))
+    .action(async (options) => done(await (await import('./commands/demo.ts')).demo(options, env)));
+}
+
+function addImages(program: Command, env: Environment): void {
+  const images = program.command('images').description('build images and look at them');
+  command(images, 'build', 'build an image from a folder with a Dockerfile, and wait until it can be run')
+    .argument('<dir>', 'the folder; all of it but .git is sent')
+    .option('--name <name>', "the image's name (default: the folder's)")
+    .addOption(
+      new Option('--memory <MiB>', 'least memory of its microVMs').choices(['512', '1024', '2048', '4096', '8192']),
+    )
+    .option('--env <NAME=value>', 'a variable for the app, frozen into the snapshot; repeatable', collect)
+    .option('--quiet', 'do not show the build log')
+    .addHelpText(
+      'after',
+      examples('rekindle images build ./app', 'rekindle images build ./app --name shop --memory 1024 --env MODE=prod'),
+    )
+    .action(async (dir, options) => (await import('./commands/images.ts')).buildImage(dir, options, env));
+
+  command(images, 'ls', 'list images')
+    .addHelpText('after', examples('rekindle images ls'))
+    .action(async (options) => (await import('./commands/images.ts')).listImages(options, env));
+
+  command(images, 'log', "print a version's build log")
+    .argument('<image>', 'name or ARN')
+    .option('--image-version <version>', 'such as 1.0 (default: the newest that built, else the newest that failed)')
+    .option('-f, --follow', 'go on until the build has ended')
+    .addHelpText('after', examples('rekindle images log counter', 'rekindle images log counter -f'))
+    .action(async (image, options) => (await import('./commands/images.ts')).imageLog(image, options, env));
+}
+
+function addMicrovms(program: Command, env: Environment): void {
+  const load = () => import('./commands/microvms.ts');
+  command(program, 'run', 'launch a microVM and print its id')
+    .argument('<image>', "the image's name or ARN")
+    .option('--image-version <version>', 'such as 1.0 (default: the latest active)')
+    .option('--idle <seconds>', 'suspend it after so long without traffic (60 or more)', '900')
+    .option('--no-idle', 'never suspend it by itself; a suspended one then wakes on "resume" only')
+    .option('--suspended-for <seconds>', 'terminate it after so long in suspension', '28800')
+    .option('--no-auto-resume', 'traffic does not wake it')
+    .option('--max-duration <seconds>', 'terminate it after so long in any case')
+    .option('--payload <text>', 'handed to the run hook')
+    .option('--no-wait', 'do not wait until it is RUNNING')
+    .addHelpText(
+      'after',
+      examples('rekindle run counter', 'rekindle run counter --idle 60', 'id=$(rekindle run counter)'),
+    )
+    .action(async (image, options) => (await load()).runMicrovm(image, options, env));
+
+  command(program, 'ls', 'list microVMs')
+    .option('-a, --all', 'terminated ones too')
+    .addHelpText('after', examples('rekindle ls', 'rekindle ls --all --json'))
+    .action(async (options) => (await load()).listMicrovms(options, env));
+
+  command(program, 'url', "print a microVM's address, or a curl command with a token")
+    .argument('<id>')
+    .option('--token', 'print a curl command line that works')
+    .option(
+      '--port <n>',
+      'with --token: for this port only (default: every port, 8080 when the request names none)',
+      port,
+    )
+    .option('--minutes <n>', 'with --token: how long the token works (1 to 60)', '60')
+    .addHelpText('after', examples('rekindle url <id>', 'eval "$(rekindle url <id> --token)"'))
+    .action(async (id, options) => (await load()).printUrl(id, options, env));
+
+  command(program, 'curl', "send a request to a microVM's app; wakes it if it may be woken")
+    .argument('<id>')
+    .argument('[path]', 'path and query', '/')
+    .option('-X, --request <method>', 'GET, or POST with --data')
+    .option('-H, --header <line>', 'a header; repeatable', collect)
+    .option('-d, --data <text>', 'the body')
+    .option('-p, --port <n>', "the app's port in the microVM (default 8080)", port)
+    .option('-i, --include', "print the answer's head too")
+    .addHelpText(
+      'after',
+      examples(
+        'rekindle curl <id> /count',
+        "rekindle curl <id> /items -d '{\"a\":1}' -H 'content-type: application/json'",
+      ),
+    )
+    .action(async (id, path, options) => (await load()).curl(id, path, options, env));
+
+  command(program, 'suspend', 'save a microVM to disk and give back its memory')
+    .argument('<id>')
+    .option('--no-wait', 'do not wait until it is SUSPENDED')
+    .addHelpText('after', examples('rekindle suspend <id>'))
+    .action(async (id, options) => (await load()).suspendMicrovm(id, options, env));
+
+  command(program, 'resume', 'bring a suspended microVM back')
+    .argument('<id>')
+    .option('--no-wait', 'do not wait until it is RUNNING')
+    .addHelpText('after', examples('rekindle resume <id>'))
+    .action(async (id, options) => (await load()).resumeMicrovm(id, options, env));
+
+  command(program, 'rm', 'terminate microVMs')
+    .argument('[ids...]')
+    .option('-a, --all', 'all of them')
+    .option('--no-wait', 'do not wait until they are TERMINATED')
+    .addHelpText('after', examples('rekindle rm <id>', 'rekindle rm --all'))
+    .action(async (ids, options) => (await load()).removeMicrovms(ids, options, env));
+
+  command(program, 'logs', "print what a microVM's app wrote to stdout and stderr")
+    .argument('<id>')
+    .option('-f, --follow', 'go on until it ends')
+    .option('-t, --timestamps', 'with the time of each line')
+    .addHelpText('after', examples('rekindle logs <id>', 'rekindle logs -f <id>'))
+    .action(async (id, options) => (await load()).microvmLogs(id, options, env));
+}
+
+/** A command with the options that all commands have. */
+function command(parent: Command, name: string, description: string): Command {
+  return parent.command(name).description(description).option(STATE_FLAG, STATE_HELP).option('--json', JSON_HELP);
+}
+
+function examples(...lines: string[]): string {
+  return `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}`;
+}
+
+function collect(value: string, before: readonly string[] | undefined): string[] {
+  return [...(before ?? []), value];
+}
+
+function port(text: string): string {
+  if (!/^[1-9]\d{0,4}$/.test(text) || Number(text) > 65_535)
+    throw new InvalidArgumentError('a port is a number from 1 to 65535.');
+  return text;
+}
