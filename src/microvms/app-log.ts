@@ -52,9 +52,10 @@ export class AppLogs {
     this.#writers.delete(id);
   }
 
+  /** `hasEnded` is asked once a follower listens, so that it does not wait for an end that was before. */
   async *read(
     id: string,
-    options: { cursor?: number; follow?: boolean; signal?: AbortSignal },
+    options: { cursor?: number; follow?: boolean; signal?: AbortSignal; hasEnded: () => Promise<boolean> },
   ): AsyncIterable<LogLine> {
     const { signal } = options;
     const queue: (LogLine | undefined)[] = [];
@@ -69,13 +70,16 @@ export class AppLogs {
     signal?.addEventListener('abort', onAbort, { once: true });
     try {
       await writer?.flush();
+      const follow = options.follow === true && !(await options.hasEnded());
+      // `end` came before: nobody else would take away what this reader put in the map.
+      if (options.follow === true && !follow) this.#writers.delete(id);
       let next = options.cursor ?? 0;
       for (const line of await readKept(this.#folder, id)) {
         if (line.cursor < next) continue;
         next = line.cursor + 1;
         yield line;
       }
-      while (options.follow === true && signal?.aborted !== true) {
+      while (follow && signal?.aborted !== true) {
         const line = queue.shift();
         if (line !== undefined) {
           if (line.cursor < next) continue;
@@ -174,19 +178,37 @@ class Writer {
   }
 
   async #write(): Promise<void> {
-    const text = this.#pending.join('');
+    const lines = this.#pending;
     this.#pending = [];
-    const file = this.#file;
     try {
-      if (this.#bytes > 0 && this.#bytes + text.length > MAX_FILE_BYTES) {
-        await rename(file, `${file}.1`);
-        this.#bytes = 0;
+      for (let from = 0; from < lines.length; ) {
+        const [text, next] = this.#fitting(lines, from);
+        if (next === from) {
+          await rename(this.#file, `${this.#file}.1`);
+          this.#bytes = 0;
+          continue;
+        }
+        await appendFile(this.#file, text, { mode: 0o600 });
+        this.#bytes += Buffer.byteLength(text);
+        from = next;
       }
-      await appendFile(file, text, { mode: 0o600 });
-      this.#bytes += text.length;
     } catch (error) {
       this.#log.warn({ microvmId: this.#id, error: messageOf(error) }, 'lines of the app log were lost');
     }
+  }
+
+  /** The lines from `from` on that the file still has room for, and the first that has none. An empty file takes any line. */
+  #fitting(lines: readonly string[], from: number): [text: string, next: number] {
+    let text = '';
+    let bytes = this.#bytes;
+    for (let at = from; at < lines.length; at++) {
+      const line = lines[at] ?? '';
+      const length = Buffer.byteLength(line);
+      if (bytes > 0 && bytes + length > MAX_FILE_BYTES) return [text, at];
+      text += line;
+      bytes += length;
+    }
+    return [text, lines.length];
   }
 }
 

@@ -2,11 +2,12 @@
  * The room behind its door: commands write intent, the reconciler acts on it, timers end what time ends. This file wires
  * the parts and holds the rules of RunMicrovm; each part says its own invariant.
  */
+import assert from 'node:assert/strict';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
-import { ingressPolicy, resolveEgress, resolveIngress } from '../connectors/index.ts';
+import { ingressPolicy } from '../connectors/index.ts';
 import type { Engine, LogLine, Machine } from '../engine/index.ts';
-import type { Images, LaunchableVersion, PageRequest } from '../images/index.ts';
+import type { Images, PageRequest } from '../images/index.ts';
 import {
   type Clock,
   DomainError,
@@ -18,15 +19,15 @@ import {
   systemClock,
   withDeadline,
 } from '../lib/index.ts';
-import { type Claim, fingerprintOf, type Page, readPage, type Store } from '../store/index.ts';
+import { type Claim, type Page, readPage, type Store } from '../store/index.ts';
 import { AppLogs } from './app-log.ts';
 import { DueClock } from './due-clock.ts';
 import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
-import { wantsHook } from './hooks.ts';
 import { Ledger } from './ledger.ts';
-import { dueAt, type Event, type Microvm, type Pending, publicState } from './lifecycle.ts';
+import { dueAt, type Event, type Microvm, type Pending } from './lifecycle.ts';
 import { LiveMachines } from './live.ts';
 import { Reconciler } from './reconciler.ts';
+import { claimOf, draftOf } from './run-rules.ts';
 import type {
   AuthTokenInput,
   EndpointHost,
@@ -36,6 +37,7 @@ import type {
   RunMicrovmInput,
   TokenCheck,
 } from './types.ts';
+import { itemOf, viewOf } from './views.ts';
 
 export interface MicrovmsOptions {
   readonly store: Store;
@@ -61,11 +63,8 @@ export interface MicrovmsOptions {
   readonly collectLogsAfterMs?: number;
 }
 
-/** Source: model text, default and maximum. */
-const DEFAULT_MAXIMUM_DURATION_SECONDS = 28_800;
 /** How long a client token is remembered. GUESS: client-token-retention */
 const CLAIM_RETENTION_MS = 24 * 3_600_000;
-const RUN_SCOPE = 'RunMicrovm';
 const LOST_STATES = ['PENDING', 'RUNNING', 'EXITED', 'SUSPENDING', 'RESUMING'] as const;
 
 export async function createMicrovms(options: MicrovmsOptions): Promise<Microvms> {
@@ -77,6 +76,7 @@ class MicrovmsRoom implements Microvms {
   readonly #clock: Clock;
   readonly #ids: Ids;
   readonly #log: Logger;
+  readonly #stepTimeoutMs: number;
   readonly #tokens: EndpointTokens;
   readonly #ledger: Ledger;
   readonly #live: LiveMachines;
@@ -93,6 +93,7 @@ class MicrovmsRoom implements Microvms {
     this.#tokens = tokens;
     const { log } = options;
     const clock = this.#clock;
+    this.#stepTimeoutMs = options.stepTimeoutMs ?? 60_000;
     this.#live = new LiveMachines(clock);
     this.#logs = new AppLogs(path.join(options.stateDir, 'logs', 'microvms'), log);
     this.#ledger = new Ledger({
@@ -111,7 +112,7 @@ class MicrovmsRoom implements Microvms {
       snapshotDirOf: (record) => options.images.snapshotDir(record.imageArn, record.imageVersion),
       concurrentLaunches: options.concurrentLaunches ?? 2 * availableParallelism(),
       concurrentSuspends: options.concurrentSuspends ?? 2 * availableParallelism(),
-      stepTimeoutMs: options.stepTimeoutMs ?? 60_000,
+      stepTimeoutMs: this.#stepTimeoutMs,
       collectLogsAfterMs: options.collectLogsAfterMs ?? 1000,
     });
     this.#due = new DueClock({
@@ -133,20 +134,22 @@ class MicrovmsRoom implements Microvms {
   }
 
   async run(input: RunMicrovmInput): Promise<MicrovmView> {
-    const claim = this.#claimFor(input);
+    const id = `microvm-${this.#ids.uuid()}`;
+    const claim = claimOf(input, id, this.#clock.now());
     const earlier = claim && (await this.#o.store.findClaim(claim.scope, claim.token));
     if (claim && earlier) return this.#replay(claim, earlier);
     const version = await this.#o.images.resolve(input.imageIdentifier, input.imageVersion);
-    const draft = this.#draft(input, version);
-    const id = claim?.resource ?? this.#newId();
+    const draft = draftOf(this.#o.region, input, version, this.#clock.now());
     const endpointId = this.#ids.uuid();
+    await using stack = new AsyncDisposableStack();
     const endpoint = await this.#o.endpoints.open({ microvmId: id, endpointId, port: null });
+    stack.defer(() => this.#o.endpoints.close(id));
     const record: Pending = { ...draft, id, endpointId, endpoint: endpoint.address, endpointPort: endpoint.port };
     const result = await this.#ledger.insert(record, claim);
-    if (result.kind === 'written') return viewOf(record);
-    await this.#o.endpoints.close(id);
     if (result.kind === 'claimed' && claim) return this.#replay(claim, result.claim);
-    throw new Error(`the new id ${id} is taken`);
+    assert.equal(result.kind, 'written', `the new id ${id} is taken`);
+    stack.move();
+    return viewOf(record);
   }
 
   async get(microvmId: string): Promise<MicrovmView> {
@@ -232,9 +235,9 @@ class MicrovmsRoom implements Microvms {
     microvmId: string,
     options: { cursor?: number; follow?: boolean; signal?: AbortSignal },
   ): AsyncIterable<LogLine> {
-    const { state } = await this.#ledger.get(microvmId);
-    const ended = state === 'TERMINATED' || state === 'TERMINATING';
-    yield* this.#logs.read(microvmId, ended ? { ...options, follow: false } : options);
+    const hasEnded = async () => (await this.#ledger.get(microvmId)).state === 'TERMINATED';
+    await hasEnded(); // throws for an unknown one
+    yield* this.#logs.read(microvmId, { ...options, hasEnded });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -316,46 +319,6 @@ class MicrovmsRoom implements Microvms {
     }
   }
 
-  /** Business rules of RunMicrovm. */
-  #draft(
-    input: RunMicrovmInput,
-    version: LaunchableVersion,
-  ): Omit<Pending, 'id' | 'endpointId' | 'endpoint' | 'endpointPort'> {
-    const payload = input.runHookPayload;
-    if (payload !== undefined && payload !== '' && !wantsHook(version.hooks, 'run')) {
-      // That it is refused is reported, in which words is not. GUESS: payload-without-run-hook
-      throw new DomainError(
-        'INVALID',
-        'runHookPayload requires the run hook to be enabled on the MicroVM image version.',
-      );
-    }
-    return {
-      state: 'PENDING',
-      imageArn: version.imageArn,
-      imageVersion: version.imageVersion,
-      executionRoleArn: input.executionRoleArn ?? null,
-      idlePolicy: input.idlePolicy ?? null,
-      logging: input.logging ?? null,
-      hooks: version.hooks,
-      maximumDurationSeconds: input.maximumDurationInSeconds ?? DEFAULT_MAXIMUM_DURATION_SECONDS,
-      ingressNetworkConnectors: resolveIngress(this.#o.region, input.ingressNetworkConnectors),
-      egressNetworkConnectors: resolveEgress(
-        this.#o.region,
-        input.egressNetworkConnectors,
-        version.egressNetworkConnectors,
-      ),
-      startedAt: this.#clock.now(),
-      runHookPayload: payload ?? null,
-    };
-  }
-
-  #claimFor(input: RunMicrovmInput): Claim | undefined {
-    const { clientToken: token, ...parameters } = input;
-    if (token === undefined) return undefined;
-    const fingerprint = fingerprintOf(parameters);
-    return { scope: RUN_SCOPE, token, fingerprint, resource: this.#newId(), createdAt: this.#clock.now() };
-  }
-
   /** Source: same token, same parameters, same microVM; other parameters 409 (text unrecorded). GUESS: client-token-conflict-text */
   async #replay(asked: Claim, earlier: Claim): Promise<MicrovmView> {
     if (asked.fingerprint !== earlier.fingerprint) {
@@ -398,35 +361,14 @@ class MicrovmsRoom implements Microvms {
       const record = await this.#ledger.find(id);
       if (record !== undefined && record.state !== 'TERMINATED') continue;
       this.#log.warn({ microvmId: id }, 'destroying what no record owns');
-      await this.#o.engine.destroy(id);
+      try {
+        await withDeadline('destroy', this.#stepTimeoutMs, () => this.#o.engine.destroy(id));
+      } catch (error) {
+        this.#log.error(
+          { microvmId: id, error: messageOf(error) },
+          'it could not be destroyed; the next start tries again',
+        );
+      }
     }
   }
-
-  #newId(): string {
-    return `microvm-${this.#ids.uuid()}`;
-  }
-}
-
-function itemOf(record: Microvm): MicrovmItem {
-  return {
-    microvmId: record.id,
-    state: publicState(record.state),
-    imageArn: record.imageArn,
-    imageVersion: record.imageVersion,
-    startedAt: record.startedAt,
-  };
-}
-
-function viewOf(record: Microvm): MicrovmView {
-  return {
-    ...itemOf(record),
-    endpoint: record.endpoint,
-    executionRoleArn: record.executionRoleArn,
-    idlePolicy: record.idlePolicy,
-    maximumDurationInSeconds: record.maximumDurationSeconds,
-    terminatedAt: record.state === 'TERMINATED' ? record.terminatedAt : null,
-    stateReason: record.state === 'TERMINATED' ? record.reason : null,
-    ingressNetworkConnectors: record.ingressNetworkConnectors,
-    egressNetworkConnectors: record.egressNetworkConnectors,
-  };
 }

@@ -79,6 +79,7 @@ export class Reconciler implements AsyncDisposable {
       this.#jobs.set(id, job);
       try {
         await this.#step(next, job.stop.signal);
+        this.#retries.get(id)?.timer[Symbol.dispose]();
         this.#retries.delete(id);
         // A kick during the read may be about a later state than the one read.
         do {

@@ -1,0 +1,126 @@
+/** For the tests of this room: microVMs on the fake engine, a real store, a clock moved by hand. */
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { get as httpGet } from 'node:http';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import {
+  createFakeDisk,
+  createFakeEngine,
+  type FakeDisk,
+  type FakeEngine,
+  type FakeEngineOptions,
+} from '../engine/index.ts';
+import type { Hooks } from '../images/index.ts';
+import { silentLogger, TestClock } from '../lib/index.ts';
+import { openStore, type Store } from '../store/index.ts';
+import { createMicrovms, type Machine, type MicrovmState, type Microvms, type RunMicrovmInput } from './index.ts';
+
+export const IMAGE = 'arn:aws:lambda:us-east-1:000000000000:microvm-image:demo';
+export const IDLE = { maxIdleDurationSeconds: 60, suspendedDurationSeconds: 120, autoResumeEnabled: true };
+
+export interface Bench extends AsyncDisposable {
+  readonly microvms: Microvms;
+  readonly engine: FakeEngine;
+  readonly clock: TestClock;
+  readonly store: Store;
+  readonly stateDir: string;
+  readonly endpoints: string[];
+  run(input?: Partial<RunMicrovmInput>): Promise<string>;
+  until(id: string, state: MicrovmState): Promise<void>;
+  /** Closes everything and opens it again on the same folder, as after a stop of the server. */
+  restart(): Promise<Bench>;
+}
+
+interface Setup {
+  readonly engine?: FakeEngineOptions;
+  readonly hooks?: Hooks;
+  readonly concurrentLaunches?: number;
+  readonly stateDir?: string;
+  readonly disk?: FakeDisk;
+  readonly clock?: TestClock;
+}
+
+export async function bench(setup: Setup = {}): Promise<Bench> {
+  const stateDir = setup.stateDir ?? (await mkdtemp(path.join(tmpdir(), 'rk-microvms-')));
+  const clock = setup.clock ?? new TestClock();
+  const disk = setup.disk ?? createFakeDisk();
+  const engine = createFakeEngine({ ...setup.engine, disk, anySnapshot: true });
+  const store = await openStore(path.join(stateDir, 'store.sqlite'));
+  const endpoints: string[] = [];
+  let port = 40_000;
+  const microvms = await createMicrovms({
+    store,
+    engine,
+    clock,
+    stateDir,
+    region: 'us-east-1',
+    log: silentLogger,
+    images: {
+      resolve: async () => ({
+        imageArn: IMAGE,
+        imageVersion: '1.0',
+        snapshotDir: '/snapshots/demo',
+        memoryMiB: 512,
+        hooks: setup.hooks ?? null,
+        egressNetworkConnectors: [
+          'arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:INTERNET_EGRESS',
+        ],
+      }),
+      snapshotDir: () => '/snapshots/demo',
+    },
+    endpoints: {
+      open: async (endpoint) => {
+        const given = endpoint.port ?? port++;
+        endpoints.push(`open ${given}`);
+        return { address: `localhost:${given}`, port: given };
+      },
+      close: async (id) => void endpoints.push(`close ${id}`),
+    },
+    ...(setup.concurrentLaunches && { concurrentLaunches: setup.concurrentLaunches }),
+  });
+  await microvms.start();
+  const close = async () => {
+    await microvms[Symbol.asyncDispose]();
+    await engine[Symbol.asyncDispose]();
+    await store[Symbol.asyncDispose]();
+  };
+  return {
+    microvms,
+    engine,
+    clock,
+    store,
+    stateDir,
+    endpoints,
+    run: async (input = {}) => (await microvms.run({ imageIdentifier: IMAGE, ...input })).microvmId,
+    until: async (id, state) => {
+      for (let i = 0; i < 200; i++) {
+        if ((await microvms.get(id)).state === state) return;
+        await clock.advance(0);
+      }
+      assert.fail(`${id} is ${JSON.stringify(await microvms.get(id))}, not ${state}`);
+    },
+    restart: async () => {
+      await close();
+      return bench({ ...setup, stateDir, disk, clock });
+    },
+    [Symbol.asyncDispose]: async () => {
+      await close();
+      await rm(stateDir, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Asks the default app, which counts its requests in memory. */
+export async function count(machine: Machine): Promise<number> {
+  const stream = await machine.connect(8080, {});
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  httpGet({ path: '/', createConnection: () => stream }, (response) => {
+    let body = '';
+    response.setEncoding('utf8').on('data', (chunk) => {
+      body += chunk;
+    });
+    response.on('end', () => resolve(body));
+  }).on('error', reject);
+  return (JSON.parse(await promise) as { count: number }).count;
+}
