@@ -8,8 +8,8 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { lambdaCore } from '../../spec/lambda-core.ts';
 import { lambdaMicrovms } from '../../spec/lambda-microvms.ts';
 import type { Identity, Principal } from '../identity/index.ts';
-import { type Clock, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
-import { modelledError, signatureWireError, toWireError } from './errors.ts';
+import { type Clock, DomainError, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
+import { familyOf, modelledError, signatureWireError, toWireError } from './errors.ts';
 import { answerExtension, EXTENSION_PREFIX } from './extensions/index.ts';
 import { isLocalProgram } from './loopback.ts';
 import type { AnyBehaviour, Rooms } from './operation.ts';
@@ -122,8 +122,16 @@ class Api {
       match.service === lambdaMicrovms ? behaviours[match.name as keyof typeof behaviours] : undefined;
     if (behaviour === undefined) throw notImplemented(match);
     const resource = (await behaviour.resource?.(input, this.#options)) ?? '*';
-    this.#authorize(match, principal, resource);
-    return await behaviour.run(input, this.#options);
+    const decision = this.#options.identity.authorize(principal, `lambda:${match.name}`, resource);
+    if (!decision.allowed) throw accessDenied(match, principal, resource, decision.because);
+    try {
+      return await behaviour.run(input, this.#options);
+    } catch (thrown) {
+      // Foreign accounts and the slash form of ARNs: the domain refuses, the service words it as IAM does (recorded).
+      if (!(thrown instanceof DomainError) || thrown.code !== 'DENIED') throw thrown;
+      const because = `no identity-based policy allows the lambda:${match.name} action`;
+      throw accessDenied(match, principal, resource, because, thrown);
+    }
   }
 
   /** Unknown keys and stale requests are refused before their body is read. */
@@ -139,14 +147,6 @@ class Api {
     return { principal: checkSignature(request, signed, { rules: this.#rules, bodyHash: sha256(body) }), body };
   }
 
-  #authorize(match: Match, principal: Principal, resource: string): void {
-    const action = `lambda:${match.name}`;
-    const decision = this.#options.identity.authorize(principal, action, resource);
-    if (decision.allowed) return;
-    const message = `User: ${principal.arn} is not authorized to perform: ${action} on resource: ${resource} because ${decision.because}`;
-    throw modelledError(match, 'AccessDeniedException', message, {}) ?? new Error(message);
-  }
-
   #toError(thrown: unknown, match: Match | undefined, requestId: string): { error: WireError; isBug: boolean } {
     if (thrown instanceof SignatureError) return { error: signatureWireError(thrown.refusal), isBug: false };
     if (match !== undefined) return toWireError(thrown, { ...match, requestId });
@@ -155,12 +155,23 @@ class Api {
   }
 }
 
-/** GUESS: not-implemented-answer */
+function accessDenied(
+  match: Match,
+  principal: Principal,
+  resource: string,
+  because: string,
+  cause?: unknown,
+): DomainError {
+  const action = `lambda:${match.name}`;
+  const message = `User: ${principal.arn} is not authorized to perform: ${action} on resource: ${resource} because ${because}`;
+  return new DomainError('DENIED', message, { cause });
+}
+
+/** The family's server fault, with a status of its own. GUESS: not-implemented-answer */
 function notImplemented(match: Match): WireError {
-  const type = match.service === lambdaCore ? 'ServiceException' : 'InternalServerException';
-  const text = `${match.name} is not implemented by this server yet.`;
-  // 501 is no status clients retry, unlike the 500 the type usually has.
-  return new WireError(type, 501, match.service === lambdaCore ? { Message: text } : { message: text });
+  const type = familyOf(match.operation) === 'microvms' ? 'InternalServerException' : 'ServiceException';
+  const body = modelledError(match, type, `${match.name} is not implemented by this server yet.`, {})?.body ?? {};
+  return new WireError(type, 501, body);
 }
 
 /** Without signatures only this host may ask. */

@@ -320,7 +320,7 @@ function formatBasicIso(ms: number): string {
 }
 
 /** Equal without telling by time where they differ. */
-function sameText(a: string, b: string): boolean {
+export function sameText(a: string, b: string): boolean {
   return timingSafeEqual(createHash('sha256').update(a).digest(), createHash('sha256').update(b).digest());
 }
 

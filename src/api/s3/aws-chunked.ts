@@ -5,6 +5,7 @@
  * has ended. Memory use does not grow with a piece.
  */
 import { createHash, createHmac } from 'node:crypto';
+import { sameText } from '../sigv4.ts';
 import { S3Error } from './s3-error.ts';
 
 /** How the pieces of a signed stream are checked: each signature covers the one before. */
@@ -72,7 +73,7 @@ function checkTrailers(signing: ChunkSigning, previous: string, trailers: Readon
 
 function check(signing: ChunkSigning, parts: readonly string[], signature: string): string {
   const expected = createHmac('sha256', signing.key).update(parts.join('\n')).digest('hex');
-  if (expected === signature) return signature;
+  if (sameText(expected, signature)) return signature;
   throw new S3Error('SignatureDoesNotMatch', 'A chunk of the body does not match its signature.');
 }
 
