@@ -68,7 +68,9 @@ const CLAIM_RETENTION_MS = 24 * 3_600_000;
 const LOST_STATES = ['PENDING', 'RUNNING', 'EXITED', 'SUSPENDING', 'RESUMING'] as const;
 
 export async function createMicrovms(options: MicrovmsOptions): Promise<Microvms> {
-  return new MicrovmsRoom(options, await openEndpointTokens(options.store, options.clock ?? systemClock));
+  const tokens = await openEndpointTokens(options.store, options.clock ?? systemClock);
+  // Asked now: once builds run, their machines are there too.
+  return new MicrovmsRoom(options, tokens, await options.engine.residue());
 }
 
 class MicrovmsRoom implements Microvms {
@@ -77,6 +79,8 @@ class MicrovmsRoom implements Microvms {
   readonly #ids: Ids;
   readonly #log: Logger;
   readonly #stepTimeoutMs: number;
+  /** What the engine had when this server began. */
+  readonly #residue: readonly string[];
   readonly #tokens: EndpointTokens;
   readonly #ledger: Ledger;
   readonly #live: LiveMachines;
@@ -85,7 +89,8 @@ class MicrovmsRoom implements Microvms {
   readonly #due: DueClock;
   readonly #lingering = new Set<Disposable>();
 
-  constructor(options: MicrovmsOptions, tokens: EndpointTokens) {
+  constructor(options: MicrovmsOptions, tokens: EndpointTokens, residue: readonly string[]) {
+    this.#residue = residue;
     this.#o = options;
     this.#clock = options.clock ?? systemClock;
     this.#ids = options.ids ?? randomIds;
@@ -355,9 +360,9 @@ class MicrovmsRoom implements Microvms {
     this.#lingering.add(timer);
   }
 
-  /** Destroys what the engine still has of microVMs that no record owns any more. */
+  /** Destroys what an earlier server left and no record owns. */
   async #sweep(): Promise<void> {
-    for (const id of await this.#o.engine.residue()) {
+    for (const id of this.#residue) {
       const record = await this.#ledger.find(id);
       if (record !== undefined && record.state !== 'TERMINATED') continue;
       this.#log.warn({ microvmId: id }, 'destroying what no record owns');
