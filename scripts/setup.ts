@@ -22,7 +22,7 @@ import { acquireLock } from './setup/lock.ts';
 import { setUpQemu } from './setup/qemu.ts';
 import type { SetupContext } from './setup/setup-context.ts';
 import { Steps, stampOf } from './setup/steps.ts';
-import { makeToolchain } from './setup/toolchain.ts';
+import { makeToolchain, unpackedGoDir } from './setup/toolchain.ts';
 import { measureTscKhz } from './setup/tsc.ts';
 
 async function main(): Promise<void> {
@@ -105,7 +105,8 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
   const stamp = stampOf({ generation: 1, qemu: all.qemu.version, products: products.map((product) => product.dir) });
   const runtime: Runtime = { ...content, stamp };
   const kept = [...products, all.tools, all.agent, all.tsc].map((product) => product.dir);
-  await writeRuntime(context, runtime, all.qemu.dir === undefined ? kept : [...kept, all.qemu.dir]);
+  if (all.qemu.dir !== undefined) kept.push(all.qemu.dir);
+  await writeRuntime(context, runtime, [...kept, unpackedGoDir(context, debian)]);
   return runtime;
 }
 

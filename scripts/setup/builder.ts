@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { BASE_NAME, type ManagedBase } from './base.ts';
 import { type Debian, GUEST_RELEASE } from './debian.ts';
 import { makeDebianTar, makeDisk, packTar } from './disk.ts';
-import type { GoPrograms } from './go-programs.ts';
+import type { GoProgram, GoPrograms } from './go-programs.ts';
 import type { SetupContext } from './setup-context.ts';
 import { type Product, stampOf } from './steps.ts';
 
@@ -49,7 +49,7 @@ export async function setUpBuildkit(context: SetupContext, go: GoPrograms): Prom
 export async function setUpBuilder(
   context: SetupContext,
   debian: Debian,
-  parts: { base: Promise<ManagedBase>; buildkit: Promise<Product>; program: Promise<Product> },
+  parts: { base: Promise<ManagedBase>; buildkit: Promise<Product>; program: Promise<GoProgram> },
 ): Promise<{ disk: string; products: readonly Product[] }> {
   const [tree, base, buildkit, program] = await Promise.all([
     setUpTree(context, debian),
@@ -59,7 +59,7 @@ export async function setUpBuilder(
   ]);
   const inputs = {
     recipe: 1,
-    parts: [tree.stamp, base.product.stamp, base.layerDigest, buildkit.stamp, program.stamp],
+    parts: [tree.stamp, base.product.stamp, base.layerDigest, buildkit.stamp, program.digest],
   };
   const disk = await context.steps.product('builder', inputs, async (dir) => {
     const extra = join(dir, 'extra');
@@ -68,7 +68,7 @@ export async function setUpBuilder(
     await mkdir(join(extra, 'var/lib/rekindle/bases'), { recursive: true });
     for (const name of ['buildkitd', 'buildctl'])
       await copyFile(join(buildkit.dir, name), join(extra, 'usr/bin', name));
-    await copyFile(join(program.dir, 'build'), join(extra, 'usr/lib/rekindle/build'));
+    await copyFile(program.path, join(extra, 'usr/lib/rekindle/build'));
     await cp(base.layout, join(extra, 'var/lib/rekindle/bases', BASE_NAME), { recursive: true });
     const extraTar = join(dir, 'extra.tar');
     await packTar(context, extra, extraTar);

@@ -5,6 +5,7 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type CpioEntry, writeCpio } from './cpio.ts';
+import type { GoProgram } from './go-programs.ts';
 import type { GuestKernel } from './kernel.ts';
 import type { SetupContext } from './setup-context.ts';
 import type { Product } from './steps.ts';
@@ -13,15 +14,15 @@ const EMPTY_FOLDERS = ['dev', 'proc', 'sys', 'run', 'tmp', 'mnt', 'etc', 'var'];
 
 export async function setUpInitramfs(
   context: SetupContext,
-  parts: { agent: Product; kernel: GuestKernel; tools: Product },
+  parts: { agent: GoProgram; kernel: GuestKernel; tools: Product },
 ): Promise<{ path: string; product: Product }> {
-  const inputs = { recipe: 1, agent: parts.agent.stamp, kernel: parts.kernel.stamp, tools: parts.tools.stamp };
+  const inputs = { recipe: 1, agent: parts.agent.digest, kernel: parts.kernel.stamp, tools: parts.tools.stamp };
   const product = await context.steps.product('initramfs', inputs, async (dir) => {
     const entries: CpioEntry[] = EMPTY_FOLDERS.map((path) => ({ kind: 'directory', path }));
     // The kernel opens its console before /init runs.
     entries.push({ kind: 'device', path: 'dev/console', mode: 0o600, major: 5, minor: 1 });
     entries.push({ kind: 'device', path: 'dev/null', mode: 0o666, major: 1, minor: 3 });
-    entries.push(await program('init', join(parts.agent.dir, 'agent')));
+    entries.push(await program('init', parts.agent.path));
     for (const path of await filesBelow(parts.tools.dir))
       entries.push(await program(path, join(parts.tools.dir, path)));
     entries.push(...(await moduleEntries(parts.kernel)));

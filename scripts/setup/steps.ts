@@ -40,7 +40,7 @@ export class Steps {
   /** Returns the product of these inputs, making it first when it is not there. */
   async product(name: string, inputs: Inputs, make: (dir: string) => Promise<void>): Promise<Product> {
     const stamp = stampOf({ name, ...inputs });
-    const dir = join(this.#options.productsDir, `${name}-${stamp}`);
+    const dir = this.dirOf(name, inputs);
     if (existsSync(dir)) return { dir, stamp };
     await this.#take();
     try {
@@ -52,10 +52,17 @@ export class Steps {
       await make(unfinished);
       await rename(unfinished, dir);
       this.#options.say(`${name} ... ${((performance.now() - startedAt) / 1000).toFixed(1)} s`);
+    } catch (error) {
+      throw new Error(`${name}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
     } finally {
       this.#give();
     }
     return { dir, stamp };
+  }
+
+  /** The folder a product of these inputs has or would have. */
+  dirOf(name: string, inputs: Inputs): string {
+    return join(this.#options.productsDir, `${name}-${stampOf({ name, ...inputs })}`);
   }
 
   /** Removes products that are not in `keep` (folder paths). */

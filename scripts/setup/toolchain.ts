@@ -3,6 +3,7 @@
  * machine has none, Debian's is unpacked beside the system. Go's own caches live in the cache folder, so removing that
  * folder removes everything.
  */
+import { existsSync } from 'node:fs';
 import { readdir, symlink, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { unpackDebs } from './apt-root.ts';
@@ -10,6 +11,7 @@ import { retry, run } from './command.ts';
 import type { Debian } from './debian.ts';
 import { findProgram } from './host-packages.ts';
 import type { SetupContext } from './setup-context.ts';
+import type { Inputs } from './steps.ts';
 
 export interface Toolchain {
   /** Product folder, `undefined` for the machine's own Go. */
@@ -17,6 +19,8 @@ export interface Toolchain {
   /** Builds main packages into a folder, statically linked. */
   build(options: { moduleDir: string; packages: readonly string[]; into: string }): Promise<void>;
 }
+
+type Host = Pick<SetupContext, 'env' | 'cacheDir' | 'signal'>;
 
 /** Go 1.21 was the first to fetch newer toolchains by itself. */
 const OLDEST_MINOR = 21;
@@ -39,25 +43,43 @@ async function findToolchain(context: SetupContext, debian: Debian): Promise<Too
   return toolchainOf(context, join(dir, 'goroot/bin/go'), dir);
 }
 
-async function systemGo(context: SetupContext): Promise<string | undefined> {
-  for (const program of [findProgram('go', context.env), '/usr/local/go/bin/go']) {
-    if (program === undefined || context.env.REKINDLE_SYSTEM_GO === '0') continue;
+/** The Go of this machine, when it is new enough. */
+async function systemGo(host: Host): Promise<string | undefined> {
+  // Lets the other way be tried on a machine that has Go.
+  if (host.env.REKINDLE_SYSTEM_GO === '0') return undefined;
+  const env = goEnvironment(host.env, host.cacheDir);
+  for (const program of [findProgram('go', host.env), '/usr/local/go/bin/go']) {
+    if (program === undefined || !existsSync(program)) continue;
     try {
-      const version = await run([program, 'env', 'GOVERSION'], {
-        env: goEnv(context),
-        cwd: '/',
-        signal: context.signal,
-      });
+      const version = await run([program, 'env', 'GOVERSION'], { env, cwd: '/', signal: host.signal });
       if (Number(/^go1\.(\d+)/.exec(version)?.[1] ?? 0) >= OLDEST_MINOR) return program;
     } catch {
-      context.signal.throwIfAborted();
+      host.signal.throwIfAborted();
     }
   }
   return undefined;
 }
 
+/** Go as set-up left it: the machine's own or the unpacked one; `undefined` when there is none yet. */
+export async function findGo(host: Host): Promise<string | undefined> {
+  const system = await systemGo(host);
+  if (system !== undefined) return system;
+  const products = join(host.cacheDir, 'runtime');
+  const names = existsSync(products) ? await readdir(products) : [];
+  return names.map((name) => join(products, name, 'goroot/bin/go')).find((path) => existsSync(path));
+}
+
+/** Where Go is unpacked when this machine has none; kept while it is there. */
+export function unpackedGoDir(context: SetupContext, debian: Debian): string {
+  return context.steps.dirOf('go', goInputs(debian));
+}
+
+function goInputs(debian: Debian): Inputs {
+  return { recipe: 1, release: debian.hostRelease };
+}
+
 async function unpackGo(context: SetupContext, debian: Debian): Promise<string> {
-  const product = await context.steps.product('go', { recipe: 1, release: debian.hostRelease }, async (dir) => {
+  const product = await context.steps.product('go', goInputs(debian), async (dir) => {
     // The guests' release has a Go that runs anywhere (it is static), should the host's have none.
     const apt = (await debian.hostRoot()) ?? (await debian.guestRoot());
     const versions = (await apt.names('^golang-1\\.[0-9]+-go$'))
@@ -87,7 +109,7 @@ function toolchainOf(context: SetupContext, go: string, dir: string | undefined)
     dir,
     async build({ moduleDir, packages, into }) {
       const argv: string[] = [go, 'build', '-trimpath', '-ldflags', '-s -w', '-tags', 'netgo osusergo'];
-      const options = { cwd: moduleDir, env: goEnv(context), signal: context.signal };
+      const options = { cwd: moduleDir, env: goEnvironment(context.env, context.cacheDir), signal: context.signal };
       await retry('download of Go modules', () => run([go, 'mod', 'download'], options), context);
       // One path per package: with a folder and one package, -o would name a file.
       await run([...argv, '-o', `${into}/`, ...packages], { ...options, timeoutMs: 1_800_000 });
@@ -95,10 +117,11 @@ function toolchainOf(context: SetupContext, go: string, dir: string | undefined)
   };
 }
 
-function goEnv(context: SetupContext): NodeJS.ProcessEnv {
-  const root = join(context.cacheDir, 'go');
+/** Environment for Go commands. */
+export function goEnvironment(env: NodeJS.ProcessEnv, cacheDir: string): NodeJS.ProcessEnv {
+  const root = join(cacheDir, 'go');
   return {
-    ...context.env,
+    ...env,
     GOPATH: root,
     GOMODCACHE: join(root, 'pkg/mod'),
     GOCACHE: join(root, 'build'),
