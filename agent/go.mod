@@ -4,6 +4,9 @@ go 1.26.8
 
 require (
 	github.com/containerd/containerd/v2 v2.3.6
+	github.com/moby/profiles/seccomp v0.2.3
+	github.com/moby/sys/user v0.4.0
+	github.com/opencontainers/runtime-spec v1.3.0
 	golang.org/x/sys v0.49.0
 )
 
