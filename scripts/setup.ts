@@ -10,6 +10,7 @@ import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { Runtime } from '../src/engine/runtime.ts';
+import { createLogger, type Logger } from '../src/lib/index.ts';
 import { BASE_ALIASES, BASE_NAME, setUpBase } from './setup/base.ts';
 import { setUpBuilder, setUpBuildkit } from './setup/builder.ts';
 import { findDebian } from './setup/debian.ts';
@@ -55,7 +56,8 @@ async function main(): Promise<void> {
     say,
   };
   await installHostPackages(context);
-  await makeRuntime(context, (reason) => controller.abort(reason));
+  const runtime = await makeRuntime(context, (reason) => controller.abort(reason));
+  await makeBuilderSnapshot(context, runtime);
   await emptyWorkDir(workDir);
   say(`ready ... ${((performance.now() - startedAt) / 1000).toFixed(1)} s`);
 }
@@ -140,6 +142,27 @@ async function settled<T extends Record<string, Promise<unknown>>>(
     throw error;
   }
 }
+
+/** Lets the engine boot the builder machine once and keep its snapshot, so that the first build starts at once. */
+async function makeBuilderSnapshot(context: SetupContext, runtime: Runtime): Promise<void> {
+  const engine = (await import('../src/engine/index.ts')) as object as { prepareBuilder?: PrepareBuilder };
+  const onProgress = (line: string) => context.say(`builder snapshot: ${line}`);
+  await engine.prepareBuilder?.({
+    runtime,
+    cacheDir: context.cacheDir,
+    log: createLogger('warn'),
+    onProgress,
+    signal: context.signal,
+  });
+}
+
+type PrepareBuilder = (options: {
+  runtime: Runtime;
+  cacheDir: string;
+  log: Logger;
+  onProgress(line: string): void;
+  signal?: AbortSignal;
+}) => Promise<void>;
 
 async function emptyWorkDir(workDir: string): Promise<void> {
   await rm(workDir, { recursive: true, force: true });
