@@ -15,9 +15,8 @@ export async function runCommandLine(argv: readonly string[], env: Environment):
     await program.parseAsync(argv, { from: 'user' });
     return exitCode;
   } catch (error) {
-    // Help and version end with 0; whatever else commander refuses is wrong usage and has been printed.
-    if (error instanceof CommanderError)
-      return error.exitCode === 0 || error.code === 'commander.help' ? helpCode(error) : EXIT.usage;
+    // Help that was asked for ends with 0; whatever else commander refuses is wrong usage and has been printed.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
     const failure = failureOf(error);
     if (argv.includes('--json')) {
       process.stderr.write(`${JSON.stringify({ error: { code: failure.code, message: failure.message } })}\n`);
@@ -26,11 +25,6 @@ export async function runCommandLine(argv: readonly string[], env: Environment):
     }
     return failure.exitCode;
   }
-}
-
-/** Help that was asked for is a success, help printed because nothing was asked for is not. */
-function helpCode(error: CommanderError): number {
-  return error.code === 'commander.help' ? EXIT.usage : EXIT.ok;
 }
 
 function overrideExit(command: ReturnType<typeof createProgram>): void {

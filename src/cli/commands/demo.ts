@@ -28,16 +28,21 @@ export interface DemoOptions {
   readonly logLevel?: string;
 }
 
-/** How the demo gets its server; a test gives one with fake machines. */
-export type StartDemoServer = (flags: RawSettings) => Promise<Server>;
+type StartServer = (flags: RawSettings) => Promise<Server>;
+
+/** What a test replaces: the machines, and where the words go. */
+export interface DemoParts {
+  readonly start?: StartServer;
+  readonly terminal?: Terminal;
+}
 
 const EXAMPLE = join(import.meta.dirname, '../../../examples/counter');
 const IMAGE = 'counter';
 const WAIT_MS = 120_000;
 
 /** @returns the exit code: 0 when every step worked and nothing is left */
-export async function demo(options: DemoOptions, env: Environment, start?: StartDemoServer): Promise<number> {
-  const terminal = createTerminal({ json: options.json === true });
+export async function demo(options: DemoOptions, env: Environment, parts: DemoParts = {}): Promise<number> {
+  const terminal = parts.terminal ?? createTerminal({ json: options.json === true });
   const interrupted = new AbortController();
   const onSignal = () => {
     if (interrupted.signal.aborted) process.exit(EXIT.interrupted);
@@ -49,7 +54,7 @@ export async function demo(options: DemoOptions, env: Environment, start?: Start
   const run = new Run(terminal, interrupted.signal, stateDir);
   let failure: unknown;
   try {
-    await run.job(start ?? realServer(env), options);
+    await run.job(parts.start ?? realServer(env), options);
   } catch (error) {
     failure = error;
   }
@@ -63,7 +68,7 @@ export async function demo(options: DemoOptions, env: Environment, start?: Start
   return report(run, failure, terminal);
 }
 
-function realServer(env: Environment): StartDemoServer {
+function realServer(env: Environment): StartServer {
   return async (flags) => {
     const config = readSettings(flags, withoutServerSettings(env));
     const { startServer } = await import('../../main.ts');
@@ -124,7 +129,7 @@ class Run {
     this.#stateDir = stateDir;
   }
 
-  async job(start: StartDemoServer, options: DemoOptions): Promise<void> {
+  async job(start: StartServer, options: DemoOptions): Promise<void> {
     const server = await this.#step('start the server', async () => {
       this.#server = await start({
         state: this.#stateDir,

@@ -1,0 +1,147 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { LambdaMicrovms } from '@aws-sdk/client-lambda-microvms';
+import { ListBucketsCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
+import { loadConfig, type RawSettings } from './config.ts';
+import { createFakeDisk, createFakeEngine, type FakeEngine } from './engine/index.ts';
+import { provisionsOf, readAccessKey } from './home/index.ts';
+import { DomainError, silentLogger } from './lib/index.ts';
+import { type Server, startServer } from './main.ts';
+
+async function folder(): Promise<AsyncDisposable & { dir: string }> {
+  const dir = await mkdtemp(join(tmpdir(), 'rekindle-main-'));
+  return { dir, [Symbol.asyncDispose]: () => rm(dir, { recursive: true }) };
+}
+
+function start(state: string, engine: FakeEngine = createFakeEngine(), settings: RawSettings = {}): Promise<Server> {
+  const config = loadConfig({ apiPort: '0', ...settings, state }, {});
+  return startServer(config, { log: silentLogger, openEngine: async () => engine });
+}
+
+function clients(server: Server, stateDir: string): Disposable & { microvms: LambdaMicrovms; s3: S3Client } {
+  const credentials = readAccessKey(stateDir);
+  assert.ok(credentials);
+  const common = { region: server.record.region, credentials };
+  const microvms = new LambdaMicrovms({ ...common, endpoint: server.apiUrl });
+  const s3 = new S3Client({ ...common, endpoint: server.s3Url, forcePathStyle: true });
+  return {
+    microvms,
+    s3,
+    [Symbol.dispose]: () => {
+      microvms.destroy();
+      s3.destroy();
+    },
+  };
+}
+
+test('a first start makes keys, authority and artifact bucket, and both wires answer the official clients', async () => {
+  await using home = await folder();
+  await using server = await start(home.dir);
+  using sdk = clients(server, home.dir);
+  assert.deepEqual((await sdk.microvms.listMicrovms({})).items, []);
+  const { Buckets = [] } = await sdk.s3.send(new ListBucketsCommand({}));
+  assert.deepEqual(
+    Buckets.map((bucket) => bucket.Name),
+    [provisionsOf(server.record).artifactBucket],
+  );
+  for (const file of ['server.json', 'credentials.json', 'tls/server.key']) {
+    assert.equal((await stat(join(home.dir, file))).mode & 0o777, 0o600, file);
+  }
+});
+
+test('a second server on the same folder is refused with the pid of the first; on another folder it runs beside it', async () => {
+  await using home = await folder();
+  await using first = await start(home.dir);
+  await assert.rejects(start(home.dir), (error: unknown) => {
+    return error instanceof DomainError && error.message.includes(`Process ${process.pid} already serves`);
+  });
+  await using other = await folder();
+  await using second = await start(other.dir);
+  assert.notEqual(second.apiUrl, first.apiUrl);
+});
+
+test('a port in use is refused with the flag that chooses another, and the folder is free again', async () => {
+  await using home = await folder();
+  const blocker = createServer().listen(0, '127.0.0.1');
+  await new Promise((resolve) => blocker.once('listening', resolve));
+  const address = blocker.address();
+  assert.ok(typeof address === 'object' && address !== null);
+  await assert.rejects(
+    start(home.dir, createFakeEngine(), { apiPort: String(address.port) }),
+    new RegExp(`Port ${address.port} .* in use. Choose another with --api-port`),
+  );
+  await new Promise((resolve) => blocker.close(resolve));
+  await using server = await start(home.dir);
+  assert.ok(server.record.apiPort);
+});
+
+test('a stopped server suspends what runs; the next one has the same ports and wakes it with its memory', async () => {
+  await using home = await folder();
+  const disk = createFakeDisk();
+  await using first = await start(home.dir, createFakeEngine({ disk }));
+  let microvmId = '';
+  {
+    using sdk = clients(first, home.dir);
+    const { artifactBucket, baseImageArn, buildRoleArn } = provisionsOf(first.record);
+    await sdk.s3.send(new PutObjectCommand({ Bucket: artifactBucket, Key: 'a.zip', Body: await dockerfileZip() }));
+    const { imageArn } = await sdk.microvms.createMicrovmImage({
+      name: 'app',
+      baseImageArn,
+      buildRoleArn,
+      codeArtifact: { uri: `s3://${artifactBucket}/a.zip` },
+    });
+    await until(async () => (await sdk.microvms.getMicrovmImage({ imageIdentifier: imageArn })).state === 'CREATED');
+    ({ microvmId = '' } = await sdk.microvms.runMicrovm({ imageIdentifier: imageArn }));
+    await until(async () => (await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId })).state === 'RUNNING');
+  }
+  await first.stop();
+
+  const engine = createFakeEngine({ disk });
+  await using second = await start(home.dir, engine, { apiPort: String(first.record.apiPort) });
+  assert.equal(second.record.s3Port, first.record.s3Port);
+  using sdk = clients(second, home.dir);
+  assert.equal((await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId })).state, 'SUSPENDED');
+  await sdk.microvms.resumeMicrovm({ microvmIdentifier: microvmId });
+  await until(async () => (await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId })).state === 'RUNNING');
+  assert.ok(engine.calls.includes(`resume ${microvmId}`));
+});
+
+test('with onShutdown terminate nothing is left to resume', async () => {
+  await using home = await folder();
+  const server = await start(home.dir, createFakeEngine(), { onShutdown: 'terminate' });
+  await Promise.all([server.stop(), server.stop()]);
+  await assert.rejects(fetch(server.apiUrl));
+});
+
+test('a folder of another Region or account is not served under a new one', async () => {
+  await using home = await folder();
+  await (await start(home.dir)).stop();
+  await assert.rejects(start(home.dir, createFakeEngine(), { region: 'eu-west-1' }), /belongs to Region us-east-1/);
+});
+
+test('a start that fails half way holds nothing', async () => {
+  await using home = await folder();
+  const config = loadConfig({ apiPort: '0', state: home.dir }, {});
+  const openEngine = () => Promise.reject(new DomainError('CONFLICT', 'no engine today'));
+  await assert.rejects(startServer(config, { log: silentLogger, openEngine }), /no engine today/);
+  await using server = await start(home.dir);
+  assert.ok(server.apiUrl);
+});
+
+async function dockerfileZip(): Promise<Buffer> {
+  const { ZipFile } = await import('yazl');
+  const { buffer } = await import('node:stream/consumers');
+  const zip = new ZipFile();
+  zip.addBuffer(Buffer.from('FROM scratch\n'), 'Dockerfile');
+  zip.end();
+  return buffer(zip.outputStream);
+}
+
+/** Asks again each time the event loop turns; the test's own timeout bounds it. */
+async function until(isTrue: () => Promise<boolean>): Promise<void> {
+  while (!(await isTrue())) await new Promise(setImmediate);
+}
