@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { loadConfig } from './config.ts';
+import { loadConfig, SETTINGS } from './config.ts';
 
 function withFile(content: string, run: (path: string) => void): void {
   const dir = mkdtempSync(join(tmpdir(), 'rekindle-config-'));
@@ -56,4 +56,15 @@ test('a configuration file with an unknown key, a wrong type or broken JSON is r
   );
   withFile('[]', (config) => assert.throws(() => loadConfig({ config }, {}), /one JSON object/));
   withFile('{', (config) => assert.throws(() => loadConfig({ config }, {}), /cannot be read/));
+});
+
+test('docs/CLI.md lists every setting with its flag, variable and default', () => {
+  const text = readFileSync(join(import.meta.dirname, '../docs/CLI.md'), 'utf8');
+  const rows = [...text.matchAll(/^\| (\w+) \| (--[\w-]+) \| (REKINDLE_\w+) \| (.+) \|$/gm)].map((row) =>
+    row.slice(1, 5),
+  );
+  assert.deepEqual(
+    rows,
+    Object.entries(SETTINGS).map(([key, { flag, env, fallback }]) => [key, flag, env, fallback]),
+  );
 });

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { createFakeEngine, type FakeEngine } from '../engine/index.ts';
-import { startFakeServer } from './fake-server.ts';
+import { startFakeServer } from './test-server.ts';
 
 interface Ended {
   readonly exitCode: number;

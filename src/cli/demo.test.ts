@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import type { RawSettings } from '../config.ts';
 import { createFakeEngine, type FakeApp, type FakeEngineOptions } from '../engine/index.ts';
 import { demo } from './commands/demo.ts';
-import { startFakeServer } from './fake-server.ts';
+import { startFakeServer } from './test-server.ts';
 import type { Terminal } from './terminal.ts';
 
 /** What examples/counter does. */
