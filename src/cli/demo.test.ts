@@ -3,8 +3,8 @@ import { test } from 'node:test';
 import type { RawSettings } from '../config.ts';
 import { createFakeEngine, type FakeApp, type FakeEngineOptions } from '../engine/index.ts';
 import { demo } from './commands/demo.ts';
-import { startFakeServer } from './test-server.ts';
 import type { Terminal } from './terminal.ts';
+import { startFakeServer } from './test-server.ts';
 
 /** What examples/counter does. */
 const counter: FakeApp = (guest) => (request, response) => {
