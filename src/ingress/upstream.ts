@@ -90,13 +90,16 @@ export class MachineAgent extends Agent {
   override keepSocketAlive(socket: Duplex): boolean {
     const idle = idleTimers.get(socket);
     if (idle === undefined || socket.destroyed || socket.readableEnded) return false;
+    // Declared as void, but it answers whether the app's Keep-Alive hint leaves any time.
+    const isWorthKeeping: unknown = super.keepSocketAlive(socket);
+    if (isWorthKeeping === false) return false;
     idle.start();
     return true;
   }
 
   override reuseSocket(socket: Duplex, request: ClientRequest): void {
-    request.reusedSocket = true;
     idleTimers.get(socket)?.stop();
+    super.reuseSocket(socket, request);
   }
 }
 
@@ -115,9 +118,12 @@ const idleTimers = new WeakMap<Duplex, IdleTimer>();
 /** Gives a tunnel the few methods that Node's HTTP client calls on a TCP socket. */
 function asSocket(tunnel: Duplex, clock: Clock): Duplex {
   let timer: Disposable | undefined;
+  /** What the app's `Keep-Alive: timeout=…` leaves, told by Node through `setTimeout`. */
+  let hintMs = 0;
   const idle: IdleTimer = {
     start() {
-      timer = clock.after(KEEP_IDLE_MS, () => tunnel.destroy());
+      const idleMs = hintMs > 0 ? Math.min(hintMs, KEEP_IDLE_MS) : KEEP_IDLE_MS;
+      timer = clock.after(idleMs, () => tunnel.destroy());
     },
     stop() {
       timer?.[Symbol.dispose]();
@@ -131,5 +137,9 @@ function asSocket(tunnel: Duplex, clock: Clock): Duplex {
     if (timer !== undefined) tunnel.destroy();
   });
   const same = () => tunnel;
-  return Object.assign(tunnel, { setKeepAlive: same, setNoDelay: same, setTimeout: same, ref: same, unref: same });
+  const setTimeout = (ms: number) => {
+    hintMs = ms;
+    return tunnel;
+  };
+  return Object.assign(tunnel, { setKeepAlive: same, setNoDelay: same, setTimeout, ref: same, unref: same });
 }
