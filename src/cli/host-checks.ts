@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { type Config, DEFAULT_API_PORT } from '../config.ts';
 import { isLocked, readServerRecord } from '../home/index.ts';
 import { messageOf } from '../lib/index.ts';
+import { CliError, EXIT } from './exit.ts';
 
 export interface Finding {
   readonly subject: string;
@@ -15,6 +16,13 @@ export interface Finding {
   readonly status: 'ok' | 'note' | 'missing';
   readonly text: string;
   readonly remedy?: string;
+}
+
+/** @throws CliError when set-up has not run, before anything is begun */
+export function requireSetUp(config: Config): void {
+  if (readRuntime(config.cacheDir) !== undefined) return;
+  const message = `QEMU, the guest kernel and the base image are missing: run "${SET_UP}" once ("rekindle doctor" tells more).`;
+  throw new CliError(message, EXIT.hostNotReady);
 }
 
 const GIB = 1024 ** 3;

@@ -17,6 +17,7 @@ import { zipFolder } from '../artifact.ts';
 import { getExtension, microvmsClient } from '../clients.ts';
 import { endpointAgent, send, tokenHeaders } from '../endpoint.ts';
 import { CliError, EXIT, failureOf } from '../exit.ts';
+import { requireSetUp } from '../host-checks.ts';
 import { waitForState } from '../session.ts';
 import { fromStateFolder, readCa, readSettings, type Target } from '../target.ts';
 import { createTerminal, duration, megabytes, type Terminal, table } from '../terminal.ts';
@@ -71,6 +72,7 @@ export async function demo(options: DemoOptions, env: Environment, parts: DemoPa
 function realServer(env: Environment): StartServer {
   return async (flags) => {
     const config = readSettings(flags, withoutServerSettings(env));
+    requireSetUp(config);
     const { startServer } = await import('../../main.ts');
     return startServer(config, { log: createLogger(config.logLevel) });
   };

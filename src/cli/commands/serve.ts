@@ -2,11 +2,13 @@
 import type { Environment, RawSettings } from '../../config.ts';
 import { createLogger } from '../../lib/index.ts';
 import { EXIT } from '../exit.ts';
+import { requireSetUp } from '../host-checks.ts';
 import { readSettings } from '../target.ts';
 
 /** Runs until SIGTERM or SIGINT; a second signal does not wait. @returns the exit code */
 export async function serve(flags: RawSettings, options: { json: boolean }, env: Environment): Promise<number> {
   const config = readSettings(flags, env);
+  requireSetUp(config);
   const log = createLogger(config.logLevel);
   const stopAsked = untilSignal();
   const { startServer } = await import('../../main.ts');
