@@ -19,9 +19,8 @@ import {
   systemClock,
   withDeadline,
 } from '../lib/index.ts';
-import { type Claim, type Page, readPage, type Store } from '../store/index.ts';
+import { type Claim, DueClock, type Page, readPage, type Store } from '../store/index.ts';
 import { AppLogs } from './app-log.ts';
-import { DueClock } from './due-clock.ts';
 import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
 import { Ledger } from './ledger.ts';
 import { dueAt, type Event, type Microvm, type Pending } from './lifecycle.ts';
@@ -86,7 +85,7 @@ class MicrovmsRoom implements Microvms {
   readonly #live: LiveMachines;
   readonly #logs: AppLogs;
   readonly #reconciler: Reconciler;
-  readonly #due: DueClock;
+  readonly #due: DueClock<Microvm>;
   readonly #lingering = new Set<Disposable>();
 
   constructor(options: MicrovmsOptions, tokens: EndpointTokens, residue: readonly string[]) {

@@ -1,4 +1,5 @@
 /** The store room's door: durable records behind one interface. */
+export { DueClock } from './due-clock.ts';
 export { fingerprintOf } from './fingerprint.ts';
 export { type Page, type PageKey, PageTokens } from './page-token.ts';
 export { readPage } from './paging.ts';
@@ -11,8 +12,10 @@ export {
   type RecordKind,
   type Records,
   type Row,
+  releaseClaims,
   type Store,
   StoreError,
+  type Where,
   type Write,
   type WriteResult,
 } from './store.ts';

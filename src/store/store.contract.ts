@@ -1,7 +1,7 @@
 /** What every store driver promises. A driver's test calls `storeContract` with how to open one at a place that survives closing. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { Claim, NewRow, Store } from './store.ts';
+import { type Claim, type NewRow, releaseClaims, type Store } from './store.ts';
 
 interface Body {
   readonly text: string;
@@ -157,6 +157,53 @@ export function storeContract(driver: string, fixture: () => Promise<StoreFixtur
       (await rows.due(20, 1)).map((row) => row.id),
       ['soon'],
     );
+  });
+
+  check('a write may depend on a row that must not have changed', async (store) => {
+    const rows = store.records<Body>('versions');
+    await store.write([rows.insert(rowOf('v'))]);
+    const write = (id: string, revision: number) =>
+      store.write([rows.unchanged({ id: 'v', revision }), rows.insert(rowOf(id))]);
+    assert.deepEqual(await write('a', 2), { kind: 'conflict', index: 0 });
+    assert.deepEqual(await write('a', 1), { kind: 'written' });
+    assert.equal((await rows.get('v'))?.revision, 1);
+    assert.equal((await store.write([rows.unchanged({ id: 'nobody', revision: 1 })])).kind, 'conflict');
+  });
+
+  check('a write may depend on how many rows of a group, subgroup and of some states there are', async (store) => {
+    const rows = store.records<Body>('microvms');
+    await store.write([
+      rows.insert(rowOf('a', { state: 'RUNNING' })),
+      rows.insert(rowOf('b', { state: 'SUSPENDED', subgroup: '2.0' })),
+      rows.insert(rowOf('c', { state: 'TERMINATED', subgroup: '3.0' })),
+      rows.insert(rowOf('d', { state: 'RUNNING', group: 'image-b' })),
+    ]);
+    const live = ['RUNNING', 'SUSPENDED'];
+    for (const [where, count] of [
+      [{}, 4],
+      [{ states: live }, 3],
+      [{ states: [] }, 0],
+      [{ group: 'image-a' }, 3],
+      [{ group: 'image-a', states: live }, 2],
+      [{ group: 'image-a', subgroup: '2.0', states: live }, 1],
+      [{ group: 'image-a', subgroup: '3.0', states: live }, 0],
+      [{ group: 'nobody' }, 0],
+    ] as const) {
+      const said = JSON.stringify(where);
+      assert.equal((await store.write([rows.fewer(count + 1, where)])).kind, 'written', said);
+      assert.equal((await store.write([rows.fewer(count, where)])).kind, 'conflict', said);
+    }
+    const full = await store.write([rows.insert(rowOf('e')), rows.fewer(5, {})]);
+    assert.deepEqual(full, { kind: 'conflict', index: 1 });
+    assert.equal(await rows.get('e'), undefined, 'a condition sees what stands before it and undoes it');
+  });
+
+  check('a write can let go of the client tokens of a resource', async (store) => {
+    await store.write([], claimOf({ token: 'a', resource: 'gone' }));
+    await store.write([], claimOf({ token: 'b', resource: 'stays' }));
+    await store.write([releaseClaims('gone')]);
+    assert.equal(await store.findClaim('run', 'a'), undefined);
+    assert.notEqual(await store.findClaim('run', 'b'), undefined);
   });
 
   check('a secret is made once', async (store) => {

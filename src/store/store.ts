@@ -7,7 +7,7 @@
  */
 import type { PageKey, PageTokens } from './page-token.ts';
 
-export const RECORD_KINDS = ['images', 'versions', 'builds', 'microvms'] as const;
+export const RECORD_KINDS = ['images', 'versions', 'builds', 'microvms', 'connectors', 'connector_names'] as const;
 export type RecordKind = (typeof RECORD_KINDS)[number];
 
 /** What belongs to a row before it was written. */
@@ -38,11 +38,21 @@ export interface ListQuery {
   readonly limit: number;
 }
 
-/** One step of a write; made by `Records`. */
+/** Rows by their keys; a part left out fits every row. */
+export interface Where {
+  readonly group?: string;
+  readonly subgroup?: string;
+  readonly states?: readonly string[];
+}
+
+/** One step of a write, or a condition on what it may be based on; made by `Records`. */
 export type Write =
   | { readonly op: 'insert'; readonly kind: RecordKind; readonly row: NewRow<unknown> }
   | { readonly op: 'save'; readonly kind: RecordKind; readonly row: Row<unknown> }
-  | { readonly op: 'delete'; readonly kind: RecordKind; readonly id: string; readonly revision: number };
+  | { readonly op: 'delete'; readonly kind: RecordKind; readonly id: string; readonly revision: number }
+  | { readonly op: 'unchanged'; readonly kind: RecordKind; readonly id: string; readonly revision: number }
+  | { readonly op: 'fewer'; readonly kind: RecordKind; readonly than: number; readonly where: Where }
+  | { readonly op: 'release'; readonly resource: string };
 
 /** A client token: makes a repeated call return what the first one made. */
 export interface Claim {
@@ -58,7 +68,7 @@ export interface Claim {
 
 export type WriteResult =
   | { readonly kind: 'written' }
-  /** `index` of the write that met another revision, an existing id or nothing; nothing was written. */
+  /** `index` of the write that met another revision, an existing id or nothing, or of the condition that does not hold; nothing was written. */
   | { readonly kind: 'conflict'; readonly index: number }
   /** The token was used before; nothing was written. */
   | { readonly kind: 'claimed'; readonly claim: Claim };
@@ -78,6 +88,15 @@ export interface Records<Body> {
   /** Replaces the row that has the same id and revision. */
   save(row: Row<Body>): Write;
   delete(row: { readonly id: string; readonly revision: number }): Write;
+  /** Holds while the row is still the one that was seen. */
+  unchanged(row: { readonly id: string; readonly revision: number }): Write;
+  /** Holds while fewer than `than` rows fit: for quotas (`than` = the quota) and for what must not be in use (1). */
+  fewer(than: number, where: Where): Write;
+}
+
+/** Lets go of the client tokens of what `resource` names, so that they can be used again. */
+export function releaseClaims(resource: string): Write {
+  return { op: 'release', resource };
 }
 
 export interface Store extends AsyncDisposable {

@@ -3,5 +3,6 @@
  * released is never changed.
  */
 import { records } from './0001-records.ts';
+import { connectors } from './0002-connectors.ts';
 
-export const MIGRATIONS: readonly (readonly string[])[] = [records];
+export const MIGRATIONS: readonly (readonly string[])[] = [records, connectors];

@@ -72,5 +72,11 @@ test('no list, state scan or timer query reads a whole table', async () => {
     }
     assert.match(plan(`SELECT min(due_at) FROM ${kind} WHERE due_at IS NOT NULL`), /USING COVERING INDEX/);
   }
+  for (const kind of ['microvms', 'versions']) {
+    const use = plan(`SELECT 1 FROM ${kind} WHERE "group" = 'a' AND state IN ('b', 'c') AND subgroup = 'd' LIMIT 1`);
+    assert.match(use, new RegExp(`USING COVERING INDEX ${kind}_by_use`));
+    assert.match(plan(`SELECT 1 FROM ${kind} WHERE state IN ('b', 'c') LIMIT 1`), /USING (COVERING )?INDEX/);
+  }
+  assert.match(plan("DELETE FROM claims WHERE resource = 'a'"), /USING (COVERING )?INDEX/);
   db.close();
 });

@@ -5,7 +5,7 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite';
 import { type Ids, randomIds } from '../../lib/index.ts';
 import { PageTokens } from '../page-token.ts';
-import type { Claim, ListQuery, RecordKind, Records, Row, Store, Write, WriteResult } from '../store.ts';
+import type { Claim, ListQuery, RecordKind, Records, Row, Store, Where, Write, WriteResult } from '../store.ts';
 import { openDatabase } from './open.ts';
 
 /** Opens (and makes or migrates) the store in the file `path`. @throws StoreError */
@@ -123,6 +123,14 @@ class SqliteRecords<Body> implements Records<Body> {
     return { op: 'delete', kind: this.#kind, id, revision };
   }
 
+  unchanged({ id, revision }: { readonly id: string; readonly revision: number }): Write {
+    return { op: 'unchanged', kind: this.#kind, id, revision };
+  }
+
+  fewer(than: number, where: Where): Write {
+    return { op: 'fewer', kind: this.#kind, than, where };
+  }
+
   #rows(rest: string, ...values: SQLInputValue[]): Row<Body>[] {
     return this.#sql.all(`SELECT * FROM ${this.#kind} ${rest}`, ...values).map((row) => ({
       id: String(row.id),
@@ -137,11 +145,49 @@ class SqliteRecords<Body> implements Records<Body> {
   }
 }
 
-/** False when the id is taken, the revision is another one, or the row is gone. */
+/** False when the id is taken, the revision is another one, the row is gone, or a condition does not hold. */
 function applyWrite(sql: Statements, write: Write): boolean {
-  if (write.op === 'delete') {
-    return sql.run(`DELETE FROM ${write.kind} WHERE id = ? AND revision = ?`, write.id, write.revision) === 1n;
+  switch (write.op) {
+    case 'insert':
+    case 'save':
+      return applyRow(sql, write);
+    case 'delete':
+      return sql.run(`DELETE FROM ${write.kind} WHERE id = ? AND revision = ?`, write.id, write.revision) === 1n;
+    case 'unchanged':
+      return (
+        sql.get(`SELECT 1 FROM ${write.kind} WHERE id = ? AND revision = ?`, write.id, write.revision) !== undefined
+      );
+    case 'fewer':
+      return countUpTo(sql, write.kind, write.where, write.than) < write.than;
+    case 'release':
+      sql.run('DELETE FROM claims WHERE resource = ?', write.resource);
+      return true;
+    default:
+      return write satisfies never;
   }
+}
+
+function countUpTo(sql: Statements, kind: RecordKind, { group, subgroup, states }: Where, limit: number): number {
+  const where: string[] = [];
+  const values: SQLInputValue[] = [];
+  if (group !== undefined) {
+    where.push('"group" = ?');
+    values.push(group);
+  }
+  if (states !== undefined) {
+    where.push(`state IN (${states.map(() => '?').join(', ')})`);
+    values.push(...states);
+  }
+  if (subgroup !== undefined) {
+    where.push('subgroup = ?');
+    values.push(subgroup);
+  }
+  const filter = where.length > 0 ? `WHERE ${where.join(' AND ')}` : '';
+  const text = `SELECT count(*) AS n FROM (SELECT 1 FROM ${kind} ${filter} LIMIT ?)`;
+  return Number(sql.get(text, ...values, limit)?.n);
+}
+
+function applyRow(sql: Statements, write: Write & { readonly op: 'insert' | 'save' }): boolean {
   const { id, state, group, subgroup, createdAt, dueAt, body } = write.row;
   const values = [state, group, subgroup, createdAt, dueAt, JSON.stringify(body)];
   if (write.op === 'insert') {

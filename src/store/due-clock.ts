@@ -3,24 +3,20 @@
  * nothing in memory per record, no work while nothing is due.
  */
 import { type Clock, type Logger, messageOf } from '../lib/index.ts';
-import type { Row } from '../store/index.ts';
-import type { Microvm } from './lifecycle.ts';
+import type { Records, Row } from './store.ts';
 
 /** The part of the store that is asked. */
-export interface DueSource {
-  due(at: number, limit: number): Promise<readonly Row<Microvm>[]>;
-  nextDueAt(): Promise<number | undefined>;
-}
+type DueSource<Body> = Pick<Records<Body>, 'due' | 'nextDueAt'>;
 
 const BATCH = 100;
 /** Pause before due records that did not move (a failing store, say) are tried again. */
 const RETRY_MS = 1000;
 
-export class DueClock implements Disposable {
+export class DueClock<Body> implements Disposable {
   readonly #clock: Clock;
   readonly #log: Logger;
-  readonly #source: DueSource;
-  readonly #onDue: (row: Row<Microvm>) => Promise<void>;
+  readonly #source: DueSource<Body>;
+  readonly #onDue: (row: Row<Body>) => Promise<void>;
   #armedAt = Number.POSITIVE_INFINITY;
   #timer: Disposable | undefined;
   #disposed = false;
@@ -28,8 +24,8 @@ export class DueClock implements Disposable {
   constructor(options: {
     clock: Clock;
     log: Logger;
-    source: DueSource;
-    onDue: (row: Row<Microvm>) => Promise<void>;
+    source: DueSource<Body>;
+    onDue: (row: Row<Body>) => Promise<void>;
   }) {
     this.#clock = options.clock;
     this.#log = options.log;
@@ -61,7 +57,7 @@ export class DueClock implements Disposable {
       this.consider(stuck ? this.#clock.now() + RETRY_MS : next);
     } catch (error) {
       if (this.#disposed) return;
-      this.#log.error({ error: messageOf(error) }, 'due microVMs could not be handled; trying again');
+      this.#log.error({ error: messageOf(error) }, 'due records could not be handled; trying again');
       this.consider(this.#clock.now() + RETRY_MS);
     }
   }
