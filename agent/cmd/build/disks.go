@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // ext4 keeps its magic number at byte 0x38 of the superblock, which begins at 1024.
@@ -79,13 +80,30 @@ func isBlank(disk string) (bool, error) {
 	return string(magic) != ext4Magic, nil
 }
 
+// unmount writes everything back. A step's last process may hold the file system for a moment; one that does not let go
+// costs nothing but the clean flag.
 func unmount(path string) error {
+	var err error
+	for range unmountTries {
+		if err = syscall.Unmount(path, 0); err != syscall.EBUSY {
+			break
+		}
+		time.Sleep(unmountDelay)
+	}
+	if err == syscall.EBUSY {
+		err = syscall.Unmount(path, syscall.MNT_DETACH)
+	}
 	syscall.Sync()
-	if err := syscall.Unmount(path, 0); err != nil {
+	if err != nil {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}
 	return nil
 }
+
+const (
+	unmountTries = 20
+	unmountDelay = 50 * time.Millisecond
+)
 
 // command runs a program with its output in the build log.
 func command(ctx context.Context, name string, args ...string) error {

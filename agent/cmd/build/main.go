@@ -77,19 +77,15 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 	if err != nil {
 		return err
 	}
-	if err := unpackContext(ctx, contextDisk); err != nil {
-		return err
-	}
-	if err := configureNetwork(ctx); err != nil {
-		// A build that needs no network must not fail for the lack of one.
-		fmt.Fprintf(os.Stderr, "build: no network: %v\n", err)
-	}
 	if err := mountCache(ctx, cacheDisk); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unmount(cacheMount)) }()
-
-	layout, err := solve(ctx)
+	stop, err := prepare(ctx, contextDisk)
+	if err != nil {
+		return err
+	}
+	layout, err := solveAndStop(ctx, stop)
 	if err != nil {
 		return err
 	}
@@ -103,4 +99,34 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 		return err
 	}
 	return writeResult(contextDisk, result{Config: image.config, UsedBytes: usedBytes})
+}
+
+// prepare starts the daemon, which takes seconds, while the context is unpacked and the network set up.
+func prepare(ctx context.Context, contextDisk string) (stop func() error, err error) {
+	started := make(chan error, 1)
+	go func() {
+		var err error
+		stop, err = startDaemon()
+		started <- err
+	}()
+	unpacked := unpackContext(ctx, contextDisk)
+	if unpacked == nil {
+		if err := configureNetwork(ctx); err != nil {
+			// A build that needs no network must not fail for the lack of one.
+			fmt.Fprintf(os.Stderr, "build: no network: %v\n", err)
+		}
+	}
+	if err := <-started; err != nil {
+		return nil, errors.Join(unpacked, err)
+	}
+	if unpacked != nil {
+		return nil, errors.Join(unpacked, stop())
+	}
+	return stop, nil
+}
+
+// solveAndStop ends the daemon whatever came out; the root disk is made without it.
+func solveAndStop(ctx context.Context, stop func() error) (layout string, err error) {
+	defer func() { err = errors.Join(err, stop()) }()
+	return solve(ctx)
 }
