@@ -169,7 +169,9 @@ async function emptyWorkDir(workDir: string): Promise<void> {
   await mkdir(workDir, { recursive: true });
 }
 
-main().catch((error: unknown) => {
+try {
+  await main();
+} catch (error) {
   process.stderr.write(`setup: ${error instanceof Error ? error.message : String(error)}\n`);
   process.exitCode = 1;
-});
+}

@@ -76,6 +76,16 @@ describe('steps of set-up', () => {
     equal(most, 1);
   });
 
+  test('a step can make a nested product while all slots are taken', async () => {
+    await using root = await mkdtempDisposable(join(tmpdir(), 'steps-'));
+    const { steps } = await makeSteps(root.path, 1);
+    let inner: string | undefined;
+    await steps.product('outer', { recipe: 1 }, async () => {
+      inner = (await steps.product('inner', { recipe: 1 }, async () => {}, { nested: true })).dir;
+    });
+    equal(existsSync(inner ?? ''), true);
+  });
+
   test('a sweep keeps what is named and removes other products', async () => {
     await using root = await mkdtempDisposable(join(tmpdir(), 'steps-'));
     const { steps, productsDir } = await makeSteps(root.path);

@@ -37,12 +37,20 @@ export class Steps {
     this.#free = options.slots;
   }
 
-  /** Returns the product of these inputs, making it first when it is not there. */
-  async product(name: string, inputs: Inputs, make: (dir: string) => Promise<void>): Promise<Product> {
+  /**
+   * Returns the product of these inputs, making it first when it is not there. A product made while another step works
+   * and waits for it is `nested`: it uses that step's slot.
+   */
+  async product(
+    name: string,
+    inputs: Inputs,
+    make: (dir: string) => Promise<void>,
+    options: { nested?: boolean } = {},
+  ): Promise<Product> {
     const stamp = stampOf({ name, ...inputs });
     const dir = this.dirOf(name, inputs);
     if (existsSync(dir)) return { dir, stamp };
-    await this.#take();
+    if (!options.nested) await this.#take();
     try {
       const startedAt = performance.now();
       this.#options.say(`${name} ...`);
@@ -55,7 +63,7 @@ export class Steps {
     } catch (error) {
       throw new Error(`${name}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
     } finally {
-      this.#give();
+      if (!options.nested) this.#give();
     }
     return { dir, stamp };
   }

@@ -79,7 +79,7 @@ function goInputs(debian: Debian): Inputs {
 }
 
 async function unpackGo(context: SetupContext, debian: Debian): Promise<string> {
-  const product = await context.steps.product('go', goInputs(debian), async (dir) => {
+  const unpack = async (dir: string) => {
     // The guests' release has a Go that runs anywhere (it is static), should the host's have none.
     const apt = (await debian.hostRoot()) ?? (await debian.guestRoot());
     const versions = (await apt.names('^golang-1\\.[0-9]+-go$'))
@@ -100,7 +100,8 @@ async function unpackGo(context: SetupContext, debian: Debian): Promise<string> 
       await symlink(`../../share/go-1.${newest}/${entry.name}`, join(lib, entry.name));
     }
     await symlink(`usr/lib/go-1.${newest}`, join(dir, 'goroot'));
-  });
+  };
+  const product = await context.steps.product('go', goInputs(debian), unpack, { nested: true });
   return product.dir;
 }
 
