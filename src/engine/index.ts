@@ -1,5 +1,8 @@
 /** The engine room's door: live machines on this host. */
+export { createEngine, type EngineOptions } from './create-engine.ts';
 export * from './engine.ts';
+export { type HostCheck, inspectHost } from './host/inspect.ts';
+export { loadRuntime } from './load-runtime.ts';
 export type { Runtime } from './runtime.ts';
 export {
   createFakeDisk,

@@ -21,6 +21,8 @@ export interface LinkOptions {
   /** Secret of the running agent; any value is taken by an agent that has none yet (first session after a cold boot). */
   readonly secret: string;
   readonly restore?: RestoreStep;
+  /** How long the first attempt waits for the agent's answer; for a guest that is still booting. */
+  readonly patienceMs?: number;
   /** Bounds opening, reconnects included. */
   readonly timeoutMs: number;
   readonly signal?: AbortSignal;
@@ -58,6 +60,8 @@ export interface GuestLink extends AsyncDisposable {
   /** Checks (e2fsck) and mounts the root disk. @throws MachineError `failed` with the checker's words */
   mountRoot(options: { timeoutMs: number; signal?: AbortSignal }): Promise<{ usedBytes: number }>;
   startContainer(start: ContainerStart, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  /** Sets the wall clock to what `wallClockMs` says when the request leaves; resolves with how far off it was, in ms. */
+  setClock(wallClockMs: () => number, options: { timeoutMs: number; signal?: AbortSignal }): Promise<number>;
   /** Resolves when the app ends. One long stream, not polling. */
   waitApp(options: { signal?: AbortSignal }): Promise<{ exitCode: number }>;
   appStatus(options: { timeoutMs: number; signal?: AbortSignal }): Promise<AppStatus>;

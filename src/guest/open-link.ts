@@ -35,7 +35,7 @@ export async function openLink(options: LinkOptions): Promise<GuestLink> {
     secret: options.secret,
     restore: options.restore,
     deadlineAt: performance.now() + options.timeoutMs,
-    patienceMs: options.restore === undefined ? PATIENCE_MS : PATIENCE_RESTORED_MS,
+    patienceMs: options.patienceMs ?? (options.restore === undefined ? PATIENCE_MS : PATIENCE_RESTORED_MS),
     signal: options.signal,
   });
   return new AgentLink(options.socketPath, options.restore?.nextSecret ?? options.secret, session);
@@ -87,6 +87,24 @@ class AgentLink implements GuestLink {
       const stream = await this.#open(mux, { op: 'container.wait' }, signal);
       return { exitCode: exitCodeField(await readAll(stream, readAnswer, signal)) };
     });
+  }
+
+  async setClock(wallClockMs: () => number, { timeoutMs, signal }: CallOptions): Promise<number> {
+    return withDeadline(
+      'clock in the guest',
+      timeoutMs,
+      async (bounded) => {
+        const mux = await this.#session();
+        const target = Math.round(wallClockMs());
+        const answer = await readAll(
+          await this.#open(mux, { op: 'clock', wallClockMs: target }, bounded),
+          readAnswer,
+          bounded,
+        );
+        return integerField(answer, 'beforeMs', { min: -(2 ** 50), max: 2 ** 50 }) - target;
+      },
+      { signal },
+    );
   }
 
   async appStatus(options: CallOptions) {

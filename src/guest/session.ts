@@ -41,11 +41,16 @@ export interface Session {
 /** @throws MachineError `timeout`, `failed` (the agent could not restore), `unsupported`, `protocol`; the abort reason */
 export async function openSession(request: SessionRequest): Promise<Session> {
   let patienceMs = request.patienceMs;
+  const startedAt = performance.now();
   let last: Error | undefined;
   for (let attempt = 0; performance.now() < request.deadlineAt; attempt++) {
     request.signal?.throwIfAborted();
     const secret = attempt % 2 === 1 && request.restore !== undefined ? request.restore.nextSecret : request.secret;
-    const outcome = await attemptSession(request, secret, patienceMs);
+    const restore = request.restore && {
+      ...request.restore,
+      wallClockMs: request.restore.wallClockMs + performance.now() - startedAt,
+    };
+    const outcome = await attemptSession({ ...request, restore }, secret, patienceMs);
     if (!(outcome instanceof Error)) return outcome;
     last = outcome;
     if (outcome instanceof NoSocket) await pause(5);

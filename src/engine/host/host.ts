@@ -1,0 +1,34 @@
+/** Which accelerator and capabilities machines on this host get; probed once when the engine is made. */
+import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import type { HostReport } from '../engine.ts';
+import type { Runtime } from '../runtime.ts';
+import { inspectHost } from './inspect.ts';
+
+export interface HostAbilities {
+  readonly report: HostReport;
+  readonly deltaSave: boolean;
+}
+
+export async function probeHost(runtime: Runtime, stateDir: string): Promise<HostAbilities> {
+  const checks = await inspectHost({ runtime, stateDir });
+  const isFine = (id: string) => checks.find((check) => check.id === id)?.ok === 'yes';
+  const cpus = availableParallelism();
+  return {
+    report: {
+      accelerator: isFine('accelerator') ? 'kvm' : 'tcg',
+      vmmVersion: `QEMU ${runtime.qemu.version}`,
+      cpus,
+      remarks: checks.filter((check) => check.ok !== 'yes').map((check) => check.what),
+    },
+    deltaSave: isFine('ptrace'),
+  };
+}
+
+/** What `-cpu host` makes a snapshot depend on; the same everywhere under TCG. */
+export function cpuFingerprint(accelerator: 'kvm' | 'tcg'): string {
+  if (accelerator === 'tcg') return 'tcg';
+  const text = readFileSync('/proc/cpuinfo', 'latin1');
+  const field = (name: string) => new RegExp(`^${name}\\s*: (.*)$`, 'm').exec(text)?.[1] ?? '';
+  return [field('vendor_id'), field('cpu family'), field('model'), field('stepping'), field('flags')].join('/');
+}

@@ -1,0 +1,72 @@
+/** Cold boots: a root disk becomes a running guest with its link up. Happens once per image version, never per microVM. */
+import { type GuestLink, openLink } from '../../guest/index.ts';
+import { kernelLine } from '../vmm/qemu/command-line.ts';
+import type { Disk, Vmm } from '../vmm/vmm.ts';
+import { type EngineContext, newSecret } from './context.ts';
+import { fourDisks } from './disks.ts';
+import { whileAlive } from './with-vmm.ts';
+
+/** 2 to 6 s under software emulation, several times that on a busy host. */
+const BOOT_TIMEOUT_MS = 120_000;
+/** The agent opens its port late; what was written before waits in the socket. */
+const BOOT_PATIENCE_MS = 5000;
+const MOUNT_TIMEOUT_MS = 120_000;
+
+export interface BootRequest {
+  readonly id: string;
+  readonly runDir: string;
+  /** Made by the VMM; holds the guest's memory. */
+  readonly ramPath: string;
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly root: Disk['source'];
+  readonly network: 'none' | 'user';
+}
+
+export interface Booted {
+  readonly vmm: Vmm;
+  readonly link: GuestLink;
+  readonly secret: string;
+}
+
+/** Boots and mounts the root disk. The caller owns both parts of the result. @throws MachineError */
+export async function bootMachine(
+  { driver, runtime, ids }: EngineContext,
+  request: BootRequest,
+  options: { signal?: AbortSignal | undefined },
+): Promise<Booted> {
+  await using stack = new AsyncDisposableStack();
+  const vmm = stack.use(
+    await driver.start(
+      {
+        id: request.id,
+        runDir: request.runDir,
+        memoryMiB: request.memoryMiB,
+        cpus: request.cpus,
+        ram: { path: request.ramPath, sharing: 'shared' },
+        disks: fourDisks({ root: request.root }),
+        network: request.network,
+        boot: {
+          kernel: runtime.guest.kernel,
+          initramfs: runtime.guest.initramfs,
+          kernelLine: kernelLine(runtime.tscKhz),
+        },
+      },
+      options,
+    ),
+  );
+  return await whileAlive(vmm, options.signal, async (signal) => {
+    const secret = newSecret(ids);
+    const link = await openLink({
+      socketPath: vmm.linkSocketPath,
+      secret,
+      patienceMs: BOOT_PATIENCE_MS,
+      timeoutMs: BOOT_TIMEOUT_MS,
+      signal,
+    });
+    stack.use(link);
+    await link.mountRoot({ timeoutMs: MOUNT_TIMEOUT_MS, signal });
+    stack.move();
+    return { vmm, link, secret };
+  });
+}

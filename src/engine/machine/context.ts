@@ -1,0 +1,25 @@
+/** What everything in the engine works with: the host, its driver, the runtime and the clock. */
+import type { Clock, Ids, Logger } from '../../lib/index.ts';
+import type { HostReport } from '../engine.ts';
+import type { Folders } from '../folders.ts';
+import type { Runtime } from '../runtime.ts';
+import type { VmmDriver } from '../vmm/vmm.ts';
+
+export interface EngineContext {
+  readonly runtime: Runtime;
+  readonly driver: VmmDriver;
+  readonly host: HostReport;
+  readonly folders: Folders;
+  readonly cacheDir: string;
+  readonly log: Logger;
+  readonly clock: Clock;
+  readonly ids: Ids;
+}
+
+/** A new secret for a link. */
+export function newSecret(ids: Ids): string {
+  return ids.bytes(32).toString('hex');
+}
+
+/** Virtual size of unused spare disks; the guest learned it before the snapshot. */
+export const SPARE_DISK_BYTES = 16 * 1024 ** 3;

@@ -1,0 +1,102 @@
+/** Starts machines: new ones from a sealed snapshot, suspended ones from what they saved. */
+import { chmod, mkdir, unlink } from 'node:fs/promises';
+import path from 'node:path';
+import { MachineError } from '../../lib/index.ts';
+import { copySparse } from '../disk/copy.ts';
+import { createOverlay } from '../disk/overlay.ts';
+import type { LaunchRequest } from '../engine.ts';
+import { remove } from '../folders.ts';
+import { type Manifest, readManifest } from '../snapshot/manifest.ts';
+import type { VmmConfig } from '../vmm/vmm.ts';
+import type { EngineContext } from './context.ts';
+import { fourDisks } from './disks.ts';
+import { RunningMachine } from './machine.ts';
+import { restoreConfig, restoreMachine } from './restore.ts';
+import { machineFiles, readSaved } from './saved.ts';
+
+type Options = { signal?: AbortSignal | undefined };
+
+/** @throws MachineError; nothing is left then */
+export async function launchMachine(context: EngineContext, request: LaunchRequest, options: Options) {
+  const manifest = await readManifest(request.snapshotDir, context.driver);
+  const files = machineFiles(context.folders.machine(request.id));
+  await using stack = new AsyncDisposableStack();
+  stack.defer(() => remove(files.dir));
+  await mkdir(files.dir, { recursive: true, mode: 0o700 });
+  await Promise.all([
+    createOverlay(files.overlay, manifest.parts.disk.bytes),
+    context.driver.capabilities.deltaSave ? undefined : copyRam(request.snapshotDir, files.ram, options.signal),
+  ]);
+  const machine = await start(context, request, manifest, {}, options);
+  stack.move();
+  return machine;
+}
+
+/** @throws MachineError; what was saved is still there then, unless the machine had begun to run */
+export async function resumeMachine(context: EngineContext, request: LaunchRequest, options: Options) {
+  const manifest = await readManifest(request.snapshotDir, context.driver);
+  const files = machineFiles(context.folders.machine(request.id));
+  const saved = await readSaved(files, manifest);
+  if (saved.kind === 'delta' && !context.driver.capabilities.deltaSave) {
+    throw new MachineError('unsupported', 'this host forbids writing the memory of the VMM; see `rekindle doctor`');
+  }
+  const source = {
+    statePath: files.state,
+    secret: saved.secret,
+    ...(saved.kind === 'delta' ? { memoryPath: files.memory } : { ramPath: files.ram }),
+  };
+  const machine = await start(context, request, manifest, source, options);
+  // From here on the overlay moves on without the saved memory: the two must never be joined again.
+  await unlink(files.saved);
+  return machine;
+}
+
+interface Source {
+  readonly statePath?: string;
+  readonly memoryPath?: string;
+  /** The machine's own RAM file, where it has one. */
+  readonly ramPath?: string;
+  readonly secret?: string;
+}
+
+async function start(
+  context: EngineContext,
+  { id, snapshotDir }: LaunchRequest,
+  manifest: Manifest,
+  source: Source,
+  options: Options,
+): Promise<RunningMachine> {
+  const files = machineFiles(context.folders.machine(id));
+  const { deltaSave } = context.driver.capabilities;
+  const ram: VmmConfig['ram'] =
+    deltaSave && source.ramPath === undefined
+      ? { path: path.join(snapshotDir, 'ram'), sharing: 'private' }
+      : { path: files.ram, sharing: 'shared' };
+  await using stack = new AsyncDisposableStack();
+  const runDir = await context.folders.makeRun(id);
+  stack.defer(() => remove(runDir));
+  const config = restoreConfig(manifest, {
+    id,
+    runDir,
+    ram,
+    disks: fourDisks({ root: { kind: 'overlay', path: files.overlay, basePath: path.join(snapshotDir, 'disk') } }),
+  });
+  const restored = await restoreMachine(
+    context,
+    {
+      config,
+      statePath: source.statePath ?? path.join(snapshotDir, 'state'),
+      secret: source.secret ?? manifest.link.secret,
+      ...(source.memoryPath === undefined ? {} : { memoryPath: source.memoryPath }),
+    },
+    options,
+  );
+  stack.use(restored.vmm);
+  stack.use(restored.link);
+  return new RunningMachine(context, { id, manifest, files, restored, owned: stack.move() });
+}
+
+async function copyRam(snapshotDir: string, to: string, signal: AbortSignal | undefined): Promise<void> {
+  await copySparse(path.join(snapshotDir, 'ram'), to, signal);
+  await chmod(to, 0o600);
+}

@@ -1,0 +1,203 @@
+/**
+ * One live machine: its VMM, its link, its files.
+ *
+ * Invariant: `exited` speaks only of ends nobody asked for. A suspend that fails leaves the machine running with a new link.
+ */
+import { mkdir, rename, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import type { Duplex } from 'node:stream';
+import { type GuestLink, openLink } from '../../guest/index.ts';
+import { MachineError, messageOf, withDeadline } from '../../lib/index.ts';
+import type { LogLine, Machine, MachineExit, SuspendReport } from '../engine.ts';
+import { remove, syncPath } from '../folders.ts';
+import type { Manifest } from '../snapshot/manifest.ts';
+import type { Vmm } from '../vmm/vmm.ts';
+import type { EngineContext } from './context.ts';
+import type { Restored } from './restore.ts';
+import { type MachineFiles, MEMORY_NAME, SAVED_NAME, type Saved, STATE_NAME } from './saved.ts';
+
+const CONNECT_TIMEOUT_MS = 30_000;
+const SUSPEND_TIMEOUT_MS = 300_000;
+const CLOCK_TIMEOUT_MS = 10_000;
+const REOPEN_TIMEOUT_MS = 30_000;
+/** The guest's first moments belong to the request that waits for it; its end is watched a little later. */
+const WATCH_DELAY_MS = 250;
+
+export interface MachineParts {
+  readonly id: string;
+  readonly manifest: Manifest;
+  readonly files: MachineFiles;
+  readonly restored: Restored;
+  /** Disposes VMM, link and run folder. */
+  readonly owned: AsyncDisposableStack;
+}
+
+export class RunningMachine implements Machine {
+  readonly id: string;
+  readonly pid: number;
+  readonly exited: Promise<MachineExit>;
+  readonly #context: EngineContext;
+  readonly #parts: MachineParts;
+  readonly #vmm: Vmm;
+  readonly #exit = Promise.withResolvers<MachineExit>();
+  readonly #ended = Promise.withResolvers<void>();
+  readonly #watch = new AbortController();
+  readonly #watchTimer: NodeJS.Timeout;
+  #link: GuestLink;
+  #isEnding = false;
+  #isSuspending = false;
+
+  constructor(context: EngineContext, parts: MachineParts) {
+    const { vmm, link } = parts.restored;
+    this.id = parts.id;
+    this.pid = vmm.pid;
+    this.exited = this.#exit.promise;
+    this.#context = context;
+    this.#parts = parts;
+    this.#vmm = vmm;
+    this.#link = link;
+    this.#correctClock(link);
+    this.#watchTimer = setTimeout(() => this.#watchApp(link), WATCH_DELAY_MS);
+    this.#watchTimer.unref();
+    void vmm.exited.then(({ message, evidence }) => this.#vmmExited({ kind: 'vmm', message, evidence }));
+    void link.closed.then((error) => this.#linkClosed(link, error));
+  }
+
+  /** Resolves when the machine is disposed, suspended or dead. */
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  async connect(port: number, options: { signal?: AbortSignal }): Promise<Duplex> {
+    if (this.#isEnding) throw new MachineError('exited', `${this.id} is not running any more`);
+    return this.#link.tunnel(port, { timeoutMs: CONNECT_TIMEOUT_MS, ...options });
+  }
+
+  async suspend(options: { signal?: AbortSignal }): Promise<SuspendReport> {
+    if (this.#isEnding || this.#isSuspending) throw new MachineError('exited', `${this.id} is not running any more`);
+    options.signal?.throwIfAborted();
+    const startedAt = performance.now();
+    this.#isSuspending = true;
+    try {
+      const deltaBytes = await withDeadline('suspending', SUSPEND_TIMEOUT_MS, () => this.#save(options.signal));
+      await this[Symbol.asyncDispose]();
+      return { deltaBytes, tookMs: performance.now() - startedAt };
+    } finally {
+      this.#isSuspending = false;
+    }
+  }
+
+  async *logs(options: { cursor?: number; follow?: boolean; signal?: AbortSignal }): AsyncIterable<LogLine> {
+    yield* this.#link.logs(options);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isEnding = true;
+    clearTimeout(this.#watchTimer);
+    this.#watch.abort();
+    await this.#parts.owned.disposeAsync();
+    await this.#link[Symbol.asyncDispose]();
+    this.#ended.resolve();
+  }
+
+  /** Pauses and writes everything; when that fails the machine goes on. */
+  async #save(signal: AbortSignal | undefined): Promise<number> {
+    const { files } = this.#parts;
+    const draft = `${files.delta}.draft`;
+    await this.#link[Symbol.asyncDispose]();
+    try {
+      await remove(draft);
+      await mkdir(draft, { mode: 0o700 });
+      await this.#vmm.pause();
+      const [deltaBytes] = await Promise.all([
+        this.#saveMemory(draft),
+        this.#saveState(draft),
+        syncPath(files.overlay),
+      ]);
+      signal?.throwIfAborted();
+      await this.#publish(draft);
+      return deltaBytes;
+    } catch (error) {
+      await remove(draft);
+      await this.#goOn(error);
+      throw error;
+    }
+  }
+
+  async #saveMemory(draft: string): Promise<number> {
+    const { changedMemory } = this.#vmm;
+    if (changedMemory !== undefined) return changedMemory.save(path.join(draft, MEMORY_NAME));
+    await syncPath(this.#parts.files.ram);
+    return 0;
+  }
+
+  async #saveState(draft: string): Promise<void> {
+    const file = path.join(draft, STATE_NAME);
+    await this.#vmm.saveState(file);
+    await syncPath(file);
+  }
+
+  async #publish(draft: string): Promise<void> {
+    const { files, manifest, restored } = this.#parts;
+    const kind = this.#vmm.changedMemory === undefined ? 'ram' : 'delta';
+    const saved: Saved = { generation: 1, kind, base: manifest.parts.ram.sha256, secret: restored.secret };
+    const file = path.join(draft, SAVED_NAME);
+    await writeFile(file, JSON.stringify(saved), { mode: 0o600, flag: 'wx', flush: true });
+    await syncPath(draft);
+    await remove(files.delta);
+    await rename(draft, files.delta);
+    await syncPath(files.dir);
+  }
+
+  /** After a suspend that failed: the vCPUs run again and a new link is opened, or the machine is over. */
+  async #goOn(reason: unknown): Promise<void> {
+    try {
+      await this.#vmm.continue();
+      const link = await openLink({
+        socketPath: this.#vmm.linkSocketPath,
+        secret: this.#parts.restored.secret,
+        timeoutMs: REOPEN_TIMEOUT_MS,
+      });
+      this.#link = link;
+      this.#parts.owned.use(link);
+      this.#watchApp(link);
+      void link.closed.then((error) => this.#linkClosed(link, error));
+      this.#context.log.warn({ microvmId: this.id, reason: messageOf(reason) }, 'suspend failed, the machine goes on');
+    } catch (error) {
+      this.#vmmExited({ kind: 'vmm', message: messageOf(error), evidence: this.#vmm.evidence() });
+    }
+  }
+
+  /** The preamble's clock is as old as the guest took to run its first instructions. */
+  #correctClock(link: GuestLink): void {
+    link
+      .setClock(() => this.#context.clock.now(), { timeoutMs: CLOCK_TIMEOUT_MS, signal: this.#watch.signal })
+      .catch((error: unknown) => {
+        if (!this.#isEnding)
+          this.#context.log.warn({ microvmId: this.id, error: messageOf(error) }, 'clock not corrected');
+      });
+  }
+
+  #watchApp(link: GuestLink): void {
+    if (this.#isEnding) return;
+    link.waitApp({ signal: this.#watch.signal }).then(
+      ({ exitCode }) => {
+        if (!this.#isEnding && link === this.#link) this.#exit.resolve({ kind: 'app', exitCode });
+      },
+      // A link that breaks says so by `closed`.
+      () => {},
+    );
+  }
+
+  #linkClosed(link: GuestLink, error: Error): void {
+    if (this.#isEnding || this.#isSuspending || link !== this.#link) return;
+    const evidence = this.#vmm.evidence();
+    this.#exit.resolve({ kind: 'vmm', message: `the link to the guest is gone: ${error.message}`, evidence });
+  }
+
+  #vmmExited(exit: MachineExit): void {
+    if (this.#isEnding) return;
+    this.#exit.resolve(exit);
+    this[Symbol.asyncDispose]().catch(() => {});
+  }
+}

@@ -1,0 +1,63 @@
+/**
+ * From files to a running machine with its link up: what launch, resume and the builder share, and what a benchmark can call
+ * without any of them.
+ *
+ * Invariant: when it returns, clock, random numbers and the link's secret are the machine's own; when any of that failed,
+ * the VMM has been ended (fail closed).
+ */
+import { type GuestLink, openLink } from '../../guest/index.ts';
+import type { Manifest } from '../snapshot/manifest.ts';
+import type { Vmm, VmmConfig } from '../vmm/vmm.ts';
+import { type EngineContext, newSecret } from './context.ts';
+import { whileAlive } from './with-vmm.ts';
+
+/** Many launches at once share the cores: the last of twenty waits seconds for its first instruction. */
+const LINK_TIMEOUT_MS = 60_000;
+
+export interface Restored {
+  readonly vmm: Vmm;
+  readonly link: GuestLink;
+  /** Of the link from now on. */
+  readonly secret: string;
+}
+
+export interface RestoreSource {
+  readonly config: VmmConfig;
+  readonly statePath: string;
+  /** Changed memory to put back first. */
+  readonly memoryPath?: string;
+  readonly secret: string;
+}
+
+/** The config of a machine restored from a snapshot. */
+export function restoreConfig(
+  manifest: Manifest,
+  given: Pick<VmmConfig, 'id' | 'runDir' | 'ram' | 'disks'>,
+): VmmConfig {
+  return { ...given, memoryMiB: manifest.memoryMiB, cpus: manifest.cpus, network: manifest.network, boot: 'restore' };
+}
+
+/** The caller owns both parts of the result. @throws MachineError */
+export async function restoreMachine(
+  { driver, ids, clock }: EngineContext,
+  source: RestoreSource,
+  options: { signal?: AbortSignal | undefined },
+): Promise<Restored> {
+  await using stack = new AsyncDisposableStack();
+  const vmm = stack.use(await driver.start(source.config, options));
+  return await whileAlive(vmm, options.signal, async (signal) => {
+    if (source.memoryPath !== undefined) await vmm.changedMemory?.load(source.memoryPath);
+    const secret = newSecret(ids);
+    const opening = openLink({
+      socketPath: vmm.linkSocketPath,
+      secret: source.secret,
+      restore: { wallClockMs: clock.now(), seed: ids.bytes(64), nextSecret: secret },
+      timeoutMs: LINK_TIMEOUT_MS,
+      signal,
+    });
+    stack.defer(() => opening.then((link) => link[Symbol.asyncDispose]()).catch(() => {}));
+    const [link] = await Promise.all([opening, vmm.restore(source.statePath)]);
+    stack.move();
+    return { vmm, link, secret };
+  });
+}

@@ -1,0 +1,155 @@
+/** Boots a built root disk, starts its app, waits until it is ready and seals the snapshot. */
+import { stat, truncate } from 'node:fs/promises';
+import type { GuestLink } from '../../guest/index.ts';
+import { messageOf } from '../../lib/index.ts';
+import { copySparse } from '../disk/copy.ts';
+import { BuildFailure, MEMORY_SIZES_MIB, type MemoryMiB, type SealedSnapshot, type SealRequest } from '../engine.ts';
+import { remove } from '../folders.ts';
+import { allocatedBytes, createDraft, type Draft, sealDraft } from '../snapshot/seal.ts';
+import { type Booted, bootMachine } from './boot.ts';
+import type { EngineContext } from './context.ts';
+import { untilReady } from './readiness.ts';
+import { whileAlive } from './with-vmm.ts';
+
+const START_TIMEOUT_MS = 60_000;
+const QUIESCE_TIMEOUT_MS = 120_000;
+/** The guest sees four times its class, as on the service. */
+const PEAK_FACTOR = 4;
+const GIB = 1024 ** 3;
+
+/** @throws BuildFailure, MachineError; nothing is left then */
+export async function sealMachine(
+  context: EngineContext,
+  request: SealRequest,
+  options: { signal?: AbortSignal | undefined },
+): Promise<SealedSnapshot> {
+  const { config, memoryMiB } = request;
+  const argv = [...config.entrypoint, ...config.cmd];
+  if (argv.length === 0) throw new BuildFailure('no-command', 'the image has neither ENTRYPOINT nor CMD');
+  await using stack = new AsyncDisposableStack();
+  const draft = stack.use(await createDraft(request.snapshotDir));
+  await copySparse(request.disk.diskPath, draft.disk, options.signal);
+  await growTo(draft.disk, rootDiskBytes(memoryMiB));
+  const shape = { memoryMiB: memoryMiB * PEAK_FACTOR, cpus: peakCpus(memoryMiB, context.host.cpus) };
+  const booted = await runToSnapshot(
+    context,
+    draft,
+    { id: request.buildId, ...shape, network: 'none' },
+    options,
+    (b, signal) => startApp(b.link, request, argv, signal),
+  );
+  const facts = {
+    ...shape,
+    network: 'none' as const,
+    runtimeStamp: context.runtime.stamp,
+    kernelRelease: context.runtime.guest.kernelRelease,
+    link: booted,
+    container: config,
+  };
+  const sizes = { memoryBytes: await allocatedBytes(draft.ram), diskBytes: await allocatedBytes(draft.disk) };
+  await sealDraft(draft, request.snapshotDir, facts, {
+    driver: context.driver,
+    mapper: context.runtime.qemu.img,
+    signal: options.signal,
+  });
+  return { snapshotDir: request.snapshotDir, ...sizes };
+}
+
+/**
+ * Boots the draft's disk, lets `prepare` bring the guest where its snapshot shall be taken, and takes it. The VMM has ended
+ * when this returns.
+ */
+export async function runToSnapshot(
+  context: EngineContext,
+  draft: Draft,
+  shape: { id: string; memoryMiB: number; cpus: number; network: 'none' | 'user' },
+  options: { signal?: AbortSignal | undefined },
+  prepare: (booted: Booted, signal: AbortSignal) => Promise<void>,
+): Promise<{ generation: number; secret: string }> {
+  await using stack = new AsyncDisposableStack();
+  const runDir = await context.folders.makeRun(shape.id);
+  stack.defer(() => remove(runDir));
+  const booted = await bootMachine(
+    context,
+    { ...shape, runDir, ramPath: draft.ram, root: { kind: 'raw', path: draft.disk } },
+    options,
+  );
+  const { vmm, link, secret } = booted;
+  stack.use(vmm);
+  stack.use(link);
+  await whileAlive(vmm, options.signal, async (signal) => {
+    await prepare(booted, signal);
+    await link.quiesce({ dropCaches: true, timeoutMs: QUIESCE_TIMEOUT_MS, signal });
+    await link[Symbol.asyncDispose]();
+    await vmm.pause();
+    await vmm.saveState(draft.state);
+  });
+  return { generation: link.generation, secret };
+}
+
+/** Starts the app and waits until it is ready; its output goes to the log all the while. */
+async function startApp(link: GuestLink, request: SealRequest, argv: string[], outer: AbortSignal): Promise<void> {
+  const { config, capabilities, readiness } = request;
+  const over = new AbortController();
+  const signal = AbortSignal.any([outer, over.signal]);
+  await link.startContainer(
+    { argv, env: config.env, cwd: config.workingDir || '/', user: config.user, capabilities },
+    { timeoutMs: START_TIMEOUT_MS, signal },
+  );
+  const log = copyLog(link, request, signal);
+  try {
+    const ended = link.waitApp({ signal }).then(({ exitCode }) => {
+      throw new BuildFailure('app-exited', `the app ended with exit code ${exitCode} before it was ready`, exitCode);
+    });
+    ended.catch(() => {});
+    await Promise.race([untilReady(link, readiness, signal), ended]);
+  } catch (error) {
+    // The app's last words are there already; they belong in the log of the build that fails.
+    if (error instanceof BuildFailure) await drainLog(link, request, await stopCopy(over, log));
+    throw error;
+  } finally {
+    over.abort();
+  }
+}
+
+/** Follows the app's output until aborted; resolves with where it got. */
+async function copyLog(link: GuestLink, { onLog }: SealRequest, signal: AbortSignal): Promise<number> {
+  let cursor = 0;
+  try {
+    for await (const line of link.logs({ follow: true, signal })) {
+      cursor = line.cursor + 1;
+      onLog(Buffer.from(`${line.text}\n`));
+    }
+  } catch (error) {
+    if (!signal.aborted) onLog(Buffer.from(`(the app's output was lost: ${messageOf(error)})\n`));
+  }
+  return cursor;
+}
+
+function stopCopy(over: AbortController, log: Promise<number>): Promise<number> {
+  over.abort();
+  return log;
+}
+
+async function drainLog(link: GuestLink, { onLog }: SealRequest, cursor: number): Promise<void> {
+  try {
+    const signal = AbortSignal.timeout(START_TIMEOUT_MS);
+    for await (const line of link.logs({ cursor, signal })) onLog(Buffer.from(`${line.text}\n`));
+  } catch {
+    // The failure itself matters more.
+  }
+}
+
+function rootDiskBytes(memoryMiB: MemoryMiB): number {
+  return memoryMiB === 8192 ? 32 * GIB : memoryMiB === 4096 ? 16 * GIB : 8 * GIB;
+}
+
+async function growTo(disk: string, bytes: number): Promise<void> {
+  const { size } = await stat(disk);
+  if (size < bytes) await truncate(disk, bytes);
+}
+
+/** 1, 2, 4, 8, 16 vCPUs by class, but no more than the host has. */
+function peakCpus(memoryMiB: MemoryMiB, hostCpus: number): number {
+  return Math.min(2 ** MEMORY_SIZES_MIB.indexOf(memoryMiB), hostCpus);
+}

@@ -1,0 +1,36 @@
+/** Waiting for something in the guest while its VMM may die. */
+import { MachineError } from '../../lib/index.ts';
+import type { Vmm } from '../vmm/vmm.ts';
+
+/** Runs `work` with a signal that aborts when the caller's does or the VMM ends; rejects then with what it last said. */
+export async function whileAlive<T>(
+  vmm: Vmm,
+  signal: AbortSignal | undefined,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  signal?.throwIfAborted();
+  const controller = new AbortController();
+  const onAbort = () => controller.abort(signal?.reason);
+  signal?.addEventListener('abort', onAbort, { once: true });
+  let isOver = false;
+  void vmm.exited.then(({ message, evidence }) => {
+    if (!isOver) controller.abort(new MachineError('exited', message, { evidence }));
+  });
+  const aborted = Promise.withResolvers<never>();
+  aborted.promise.catch(() => {});
+  controller.signal.addEventListener('abort', () => aborted.reject(controller.signal.reason), { once: true });
+  try {
+    return await Promise.race([work(controller.signal), aborted.promise]);
+  } catch (error) {
+    throw withEvidence(error, vmm);
+  } finally {
+    isOver = true;
+    signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Adds the VMM's last lines to a failure that has none. */
+function withEvidence(error: unknown, vmm: Vmm): unknown {
+  if (!(error instanceof MachineError) || error.evidence !== '') return error;
+  return new MachineError(error.kind, error.message, { evidence: vmm.evidence(), cause: error });
+}

@@ -1,0 +1,73 @@
+/**
+ * What a sealed snapshot is made of and what a host needs to load it. A snapshot that does not fit is refused with the
+ * reason; loading it anyway would crash the VMM or, worse, the guest later.
+ */
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { MachineError } from '../../lib/index.ts';
+import type { ContainerConfig } from '../engine.ts';
+import { cpuFingerprint } from '../host/host.ts';
+import type { VmmDriver } from '../vmm/vmm.ts';
+
+export const FORMAT_GENERATION = 1;
+
+export interface Part {
+  readonly bytes: number;
+  /** Over the 64 KiB blocks that are not zero, each with its place. */
+  readonly sha256: string;
+}
+
+export interface Manifest {
+  readonly generation: number;
+  readonly vmm: { readonly name: string; readonly version: string; readonly accelerator: 'kvm' | 'tcg' };
+  readonly machine: VmmDriver['machine'];
+  readonly hostCpu: string;
+  readonly runtimeStamp: string;
+  readonly kernelRelease: string;
+  /** Guest memory: four times the size class. */
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly network: 'none' | 'user';
+  readonly link: { readonly generation: number; readonly secret: string };
+  readonly container: ContainerConfig | null;
+  readonly parts: { readonly ram: Part; readonly state: Part; readonly disk: Part };
+}
+
+export function describeMachine(driver: VmmDriver): Pick<Manifest, 'generation' | 'vmm' | 'machine' | 'hostCpu'> {
+  return {
+    generation: FORMAT_GENERATION,
+    vmm: { name: driver.name, version: driver.version, accelerator: driver.accelerator },
+    machine: driver.machine,
+    hostCpu: cpuFingerprint(driver.accelerator),
+  };
+}
+
+/** @throws MachineError `failed` when there is no sealed snapshot, `unsupported` when it does not fit this host */
+export async function readManifest(snapshotDir: string, driver: VmmDriver): Promise<Manifest> {
+  let manifest: Manifest;
+  try {
+    manifest = JSON.parse(await readFile(path.join(snapshotDir, 'manifest.json'), 'utf8')) as Manifest;
+  } catch (cause) {
+    throw new MachineError('failed', 'the snapshot is missing or was never sealed', { cause });
+  }
+  const misfit = misfitOf(manifest, driver);
+  if (misfit !== undefined) {
+    throw new MachineError('unsupported', `the snapshot cannot run on this host: ${misfit}; build the version again`);
+  }
+  return manifest;
+}
+
+/** Why the snapshot does not fit, or undefined when it does. */
+export function misfitOf(manifest: Manifest, driver: VmmDriver): string | undefined {
+  const here = describeMachine(driver);
+  if (manifest.generation !== here.generation) return `its format is of generation ${manifest.generation}`;
+  const { vmm, machine } = manifest;
+  if (vmm.name !== here.vmm.name || vmm.version !== here.vmm.version) {
+    return `it was made by ${vmm.name} ${vmm.version}, this host has ${here.vmm.name} ${here.vmm.version}`;
+  }
+  if (vmm.accelerator !== here.vmm.accelerator) return `it was made under ${vmm.accelerator}`;
+  if (machine.type !== here.machine.type || machine.devices !== here.machine.devices) return 'its devices are others';
+  if (machine.cpuModel !== here.machine.cpuModel) return `it was made for the CPU model ${machine.cpuModel}`;
+  if (manifest.hostCpu !== here.hostCpu) return 'it was made on another kind of CPU';
+  return undefined;
+}

@@ -1,0 +1,67 @@
+/**
+ * Turns a booted machine into a sealed snapshot folder: `ram`, `state`, `disk`, `manifest.json`.
+ *
+ * Invariant: a folder under its final name is complete and on disk. It is written under a temporary name beside it, synced,
+ * made read-only and then renamed.
+ */
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdir, rename, stat, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { remove, syncPath } from '../folders.ts';
+import type { VmmDriver } from '../vmm/vmm.ts';
+import { digestFile } from './digest.ts';
+import { describeMachine, type Manifest } from './manifest.ts';
+
+export interface Draft extends AsyncDisposable {
+  /** The temporary folder. */
+  readonly dir: string;
+  readonly ram: string;
+  readonly state: string;
+  readonly disk: string;
+}
+
+type Facts = Pick<Manifest, 'runtimeStamp' | 'kernelRelease' | 'memoryMiB' | 'cpus' | 'network' | 'link' | 'container'>;
+
+/** A draft beside `finalDir`; disposing it before it was sealed removes it. */
+export async function createDraft(finalDir: string): Promise<Draft> {
+  const dir = `${finalDir}.draft-${randomBytes(4).toString('hex')}`;
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  return {
+    dir,
+    ram: path.join(dir, 'ram'),
+    state: path.join(dir, 'state'),
+    disk: path.join(dir, 'disk'),
+    [Symbol.asyncDispose]: () => remove(dir),
+  };
+}
+
+/** The machine that wrote the parts has ended. */
+export async function sealDraft(
+  draft: Draft,
+  finalDir: string,
+  facts: Facts,
+  options: { driver: VmmDriver; mapper: string; signal: AbortSignal | undefined },
+): Promise<void> {
+  const files = [draft.ram, draft.state, draft.disk];
+  const synced = Promise.all(files.map((file) => syncPath(file)));
+  const parts: Manifest['parts'] = {
+    ram: await digestFile(draft.ram, options.mapper, options.signal),
+    state: await digestFile(draft.state, options.mapper, options.signal),
+    disk: await digestFile(draft.disk, options.mapper, options.signal),
+  };
+  await synced;
+  const manifest: Manifest = { ...describeMachine(options.driver), ...facts, parts };
+  const manifestPath = path.join(draft.dir, 'manifest.json');
+  // Holds the link's secret.
+  await writeFile(manifestPath, `${JSON.stringify(manifest, null, 2)}\n`, { mode: 0o600, flag: 'wx', flush: true });
+  await Promise.all([...files, manifestPath].map((file) => chmod(file, 0o400)));
+  await syncPath(draft.dir);
+  await mkdir(path.dirname(finalDir), { recursive: true });
+  await rename(draft.dir, finalDir);
+  await syncPath(path.dirname(finalDir));
+}
+
+/** Bytes a sparse file takes on disk. */
+export async function allocatedBytes(file: string): Promise<number> {
+  return (await stat(file)).blocks * 512;
+}

@@ -1,0 +1,145 @@
+/**
+ * QEMU's control channel: one JSON message a line over a connected socket.
+ *
+ * Invariant: a command's promise always settles: with the answer, QEMU's error, the deadline, or the reason the channel
+ * closed. Errors are made where the command was sent, so that their stack tells who asked.
+ */
+import type { Duplex } from 'node:stream';
+import { MachineError } from '../../../lib/index.ts';
+
+/** A command that takes longer hangs: the slowest, stopping with busy disks, takes well under a second. */
+const COMMAND_TIMEOUT_MS = 30_000;
+/** No answer we ask for is near this. */
+const MAX_LINE_BYTES = 1024 * 1024;
+
+export type QmpCommand = readonly [execute: string, args?: Readonly<Record<string, unknown>>];
+
+interface Pending {
+  readonly command: string;
+  readonly error: MachineError;
+  readonly timer: NodeJS.Timeout;
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+}
+
+export class Qmp {
+  readonly #channel: Duplex;
+  readonly #pending = new Map<number, Pending>();
+  readonly #waiters = new Set<{ event: string; resolve(): void; reject(error: Error): void }>();
+  #lastId = 0;
+  #buffer = '';
+  #closed: MachineError | undefined;
+
+  constructor(channel: Duplex) {
+    this.#channel = channel;
+    channel.setEncoding('utf8');
+    channel.on('data', (text: string) => this.#receive(text));
+    channel.on('error', () => {});
+    channel.on('close', () => this.close(new MachineError('exited', 'the VMM closed its control channel')));
+  }
+
+  execute(command: string, args?: Readonly<Record<string, unknown>>): Promise<unknown> {
+    return this.executeAll([args === undefined ? [command] : [command, args]]);
+  }
+
+  /** Sends all commands in one write; QEMU runs them in order. Resolves with the last one's answer, rejects with the first error. */
+  async executeAll(commands: readonly QmpCommand[]): Promise<unknown> {
+    const answers: Promise<unknown>[] = [];
+    let text = '';
+    for (const [execute, args] of commands) {
+      const { id, answer } = this.#expect(execute);
+      answers.push(answer);
+      text += `${JSON.stringify(args === undefined ? { execute, id } : { execute, arguments: args, id })}\n`;
+    }
+    if (this.#closed === undefined) this.#channel.write(text);
+    return (await Promise.all(answers)).at(-1);
+  }
+
+  /** The next event of this name; ask before sending what causes it. */
+  event(event: string): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    promise.catch(() => {});
+    if (this.#closed !== undefined) reject(this.#closed);
+    else this.#waiters.add({ event, resolve, reject });
+    return promise;
+  }
+
+  /** Rejects everything that waits. Idempotent. */
+  close(reason: MachineError): void {
+    if (this.#closed !== undefined) return;
+    this.#closed = reason;
+    for (const { command, error, timer, reject } of this.#pending.values()) {
+      clearTimeout(timer);
+      reject(because(error, reason.kind, `${command}: ${reason.message}`, reason.evidence));
+    }
+    this.#pending.clear();
+    for (const waiter of this.#waiters) waiter.reject(reason);
+    this.#waiters.clear();
+    this.#channel.destroy();
+  }
+
+  #expect(command: string): { id: number; answer: Promise<unknown> } {
+    const id = ++this.#lastId;
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    promise.catch(() => {});
+    const error = new MachineError('failed', command);
+    if (this.#closed !== undefined) {
+      reject(because(error, this.#closed.kind, `${command}: ${this.#closed.message}`, this.#closed.evidence));
+      return { id, answer: promise };
+    }
+    const timer = setTimeout(() => {
+      this.#pending.delete(id);
+      reject(because(error, 'timeout', `the VMM did not answer ${command} within ${COMMAND_TIMEOUT_MS} ms`));
+    }, COMMAND_TIMEOUT_MS);
+    this.#pending.set(id, { command, error, timer, resolve, reject });
+    return { id, answer: promise };
+  }
+
+  #receive(text: string): void {
+    this.#buffer += text;
+    for (let end = this.#buffer.indexOf('\n'); end >= 0; end = this.#buffer.indexOf('\n')) {
+      const line = this.#buffer.slice(0, end);
+      this.#buffer = this.#buffer.slice(end + 1);
+      this.#message(line);
+    }
+    if (this.#buffer.length > MAX_LINE_BYTES) {
+      this.close(new MachineError('protocol', 'the VMM sent an endless line on its control channel'));
+    }
+  }
+
+  #message(line: string): void {
+    let message: { id?: unknown; return?: unknown; error?: { desc?: unknown }; event?: unknown };
+    try {
+      message = JSON.parse(line) as typeof message;
+    } catch {
+      this.close(new MachineError('protocol', 'the VMM sent no JSON on its control channel'));
+      return;
+    }
+    if (typeof message.event === 'string') this.#happened(message.event);
+    else if (typeof message.id === 'number') this.#answered(message.id, message);
+  }
+
+  #answered(id: number, message: { return?: unknown; error?: { desc?: unknown } }): void {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return;
+    this.#pending.delete(id);
+    clearTimeout(pending.timer);
+    if (message.error === undefined) pending.resolve(message.return);
+    else pending.reject(because(pending.error, 'failed', `${pending.command}: ${String(message.error.desc)}`));
+  }
+
+  #happened(event: string): void {
+    for (const waiter of this.#waiters) {
+      if (waiter.event !== event) continue;
+      this.#waiters.delete(waiter);
+      waiter.resolve();
+    }
+  }
+}
+
+/** The error made at send time, told what went wrong: its stack stays that of the sender. */
+function because(error: MachineError, kind: MachineError['kind'], message: string, evidence = ''): MachineError {
+  const result = new MachineError(kind, message, { evidence });
+  result.stack = `${result.name}: ${message}\n${error.stack?.split('\n').slice(1).join('\n') ?? ''}`;
+  return result;
+}

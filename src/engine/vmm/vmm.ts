@@ -1,0 +1,85 @@
+/**
+ * The seam between the engine and what runs a VM. QEMU is the first driver, the fake one serves tests; a driver knows
+ * nothing of images, apps or the agent behind the link's socket.
+ *
+ * Invariant: a `Vmm` owns its process and the sockets in its run folder. `start` either gives one or leaves nothing.
+ */
+
+export interface VmmDriver {
+  readonly name: string;
+  readonly version: string;
+  readonly accelerator: 'kvm' | 'tcg';
+  /** What a snapshot depends on besides its files; compared by equality before one is loaded. */
+  readonly machine: { readonly type: string; readonly cpuModel: string; readonly devices: string };
+  readonly capabilities: {
+    /** Changed memory can be saved and loaded apart from the rest. Without it each machine has a RAM file of its own. */
+    readonly deltaSave: boolean;
+  };
+  /**
+   * Starts a VM: one with a kernel boots at once, one without waits for `restore`.
+   * @throws MachineError `exited` with the VMM's last words
+   */
+  start(config: VmmConfig, options: { signal?: AbortSignal | undefined }): Promise<Vmm>;
+}
+
+export interface VmmConfig {
+  /** Appears in the process's command line. */
+  readonly id: string;
+  /** Existing private folder for sockets and logs; also the process's working folder, by which it can be found. */
+  readonly runDir: string;
+  /** What the guest sees. */
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly ram: {
+    readonly path: string;
+    /** `shared`: writes go to the file. `private`: copy-on-write, the file is never changed. */
+    readonly sharing: 'shared' | 'private';
+  };
+  readonly disks: readonly Disk[];
+  /** `user`: QEMU's user network, for the builder only. */
+  readonly network: 'none' | 'user';
+  readonly boot: { readonly kernel: string; readonly initramfs: string; readonly kernelLine: string } | 'restore';
+}
+
+export type DiskSerial = 'root' | 'spare1' | 'spare2' | 'spare3';
+
+export interface Disk {
+  readonly serial: DiskSerial;
+  readonly source:
+    | { readonly kind: 'raw'; readonly path: string }
+    /** A qcow2 file over a raw one that is only read. */
+    | { readonly kind: 'overlay'; readonly path: string; readonly basePath: string }
+    | { readonly kind: 'empty'; readonly bytes: number };
+}
+
+/** The process ended. `isExpected` when the owner ended it. */
+export interface VmmExit {
+  readonly message: string;
+  readonly evidence: string;
+}
+
+/** Pages written since the start, relative to the RAM file. */
+export interface ChangedMemory {
+  /** Writes them to a new file and syncs it. The VM is paused. Returns the bytes of page data. */
+  save(path: string): Promise<number>;
+  /** Puts them back; before `restore`. */
+  load(path: string): Promise<void>;
+}
+
+export interface Vmm extends AsyncDisposable {
+  readonly pid: number;
+  /** Socket of the guest's `rekindle.link` port; short enough for any state folder. */
+  readonly linkSocketPath: string;
+  /** Resolves when the process ended, asked or not. */
+  readonly exited: Promise<VmmExit>;
+  /** Present when the driver is capable of `deltaSave` and the RAM file is mapped private. */
+  readonly changedMemory: ChangedMemory | undefined;
+  /** Loads device state and lets the vCPUs run. @throws MachineError `exited` or `failed` when it does not fit */
+  restore(statePath: string): Promise<void>;
+  pause(): Promise<void>;
+  continue(): Promise<void>;
+  /** Writes the device state of a paused VM; not synced. */
+  saveState(path: string): Promise<void>;
+  /** Last lines of the VMM's own output and the guest's console. */
+  evidence(): string;
+}
