@@ -1,5 +1,5 @@
 /** The answers of the proxy itself: plain text or empty, never JSON (behaviour.md §9.5). */
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Clock } from '../lib/index.ts';
 import { REQUEST_ID } from './headers.ts';
 
@@ -20,7 +20,8 @@ export function refuse(response: ServerResponse, refusal: Refusal, requestId: st
     return;
   }
   const body = Buffer.from(refusal.text);
-  response.writeHead(refusal.status, [
+  // The reason is given because a half-written answer of the app may have left its own.
+  response.writeHead(refusal.status, STATUS_CODES[refusal.status] ?? '', [
     ...(body.length > 0 ? ['content-type', 'text/plain'] : []),
     'content-length',
     String(body.length),

@@ -8,7 +8,7 @@ import { type ClientRequest, request as httpRequest, type IncomingMessage, type 
 import { type Clock, type Logger, messageOf, withDeadline } from '../lib/index.ts';
 import type { Machine, Microvms } from '../microvms/index.ts';
 import { BAD_GATEWAY, refuse } from './answers.ts';
-import { requestHeaders, responseHeaders, trailers } from './headers.ts';
+import { pairsOf, type RawHeaders, requestHeaders, responseHeaders, trailers } from './headers.ts';
 import { isMachineGone, type MachineAgent, type Upstreams } from './upstream.ts';
 
 export const MAX_HEADER_BYTES = 65_536;
@@ -95,7 +95,13 @@ function tryOn(machine: Machine, exchange: Exchange, around: Surroundings, gone:
   outgoing.once('response', (incoming) => {
     answered = true;
     const activity = () => around.microvms.activity(exchange.microvmId);
-    relay(incoming, exchange, activity).finally(() => resolve({ kind: 'done' }));
+    try {
+      relay(incoming, exchange, activity).finally(() => resolve({ kind: 'done' }));
+    } catch (error) {
+      // The app's answer is one that Node refuses to write (a status of 000, a control character).
+      outgoing.destroy();
+      resolve({ kind: 'failed', error: new Error(messageOf(error)) });
+    }
   });
   outgoing.on('error', (error) => {
     if (answered || gone.aborted) return resolve({ kind: 'done' });
@@ -155,15 +161,24 @@ function sendBody(exchange: Exchange, outgoing: ClientRequest, hasBody: boolean,
   });
   outgoing.on('drain', () => request.resume());
   request.once('end', () => {
-    const tail = trailers(request.rawTrailers);
-    if (tail.length > 0) outgoing.addTrailers(tail);
-    outgoing.end();
+    endWith(outgoing, request.rawTrailers);
   });
   // An app may answer and hang up before it read everything: what is left is thrown away so that the client can finish.
   outgoing.once('close', () => {
     request.removeAllListeners('data');
     request.resume();
   });
+}
+
+/** Ends a message with the trailers of the other side; ones that can't be written cut it. */
+function endWith(message: ClientRequest | ServerResponse, rawTrailers: RawHeaders): void {
+  try {
+    const tail = trailers(rawTrailers);
+    if (tail.length > 0) message.addTrailers(tail);
+    message.end();
+  } catch {
+    message.destroy();
+  }
 }
 
 function allowBody(response: ServerResponse, outgoing: ClientRequest, clock: Clock): void {
@@ -180,14 +195,10 @@ function allowBody(response: ServerResponse, outgoing: ClientRequest, clock: Clo
 
 /** Passes the app's answer on; resolves when it ended, either way. */
 function relay(incoming: IncomingMessage, exchange: Exchange, activity: () => void): Promise<void> {
-  const { response, requestId } = exchange;
+  const { response } = exchange;
   const { promise, resolve } = Promise.withResolvers<void>();
   activity();
-  response.writeHead(
-    incoming.statusCode ?? 502,
-    incoming.statusMessage ?? '',
-    responseHeaders(incoming.rawHeaders, requestId),
-  );
+  response.writeHead(incoming.statusCode ?? 502, incoming.statusMessage ?? '', writableHeaders(incoming, exchange));
   let written = false;
   incoming.on('data', (chunk: Buffer) => {
     activity();
@@ -196,9 +207,7 @@ function relay(incoming: IncomingMessage, exchange: Exchange, activity: () => vo
   });
   response.on('drain', () => incoming.resume());
   incoming.once('end', () => {
-    const tail = trailers(incoming.rawTrailers);
-    if (tail.length > 0) response.addTrailers(tail);
-    response.end();
+    endWith(response, incoming.rawTrailers);
   });
   incoming.once('close', () => {
     if (!incoming.complete) response.destroy();
@@ -210,4 +219,12 @@ function relay(incoming: IncomingMessage, exchange: Exchange, activity: () => vo
     if (!written && !response.writableEnded && !response.destroyed) response.flushHeaders();
   });
   return promise;
+}
+
+/** Announced trailers need chunks; where there will be none (known length, HTTP/1.0 client) the announcement goes too. */
+function writableHeaders(incoming: IncomingMessage, { request, requestId }: Exchange): string[] {
+  const headers = responseHeaders(incoming.rawHeaders, requestId);
+  const isChunked = incoming.headers['transfer-encoding'] !== undefined && request.httpVersionMinor > 0;
+  if (isChunked || incoming.headers.trailer === undefined) return headers;
+  return [...pairsOf(headers)].filter(([name]) => name.toLowerCase() !== 'trailer').flat();
 }

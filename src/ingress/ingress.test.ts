@@ -201,6 +201,29 @@ test('an answer that the app breaks off does not look whole', async () => {
   await assert.rejects(bench.request({}), /aborted|hang up|ECONNRESET/);
 });
 
+test('what a hostile app answers never harms the server', async () => {
+  let answer = '';
+  await using bench = await createBench(() => (_request, response) => {
+    response.socket?.end(answer, 'latin1');
+  });
+  const cases: [answer: string, status: number, body: string][] = [
+    ['HTTP/1.1 000 X\r\nContent-Length: 0\r\n\r\n', 502, ''],
+    ['HTTP/1.1 200 O\x01K\r\nContent-Length: 0\r\n\r\n', 502, ''],
+    ['HTTP/1.1 200 OK\r\nX: a\x01b\r\nContent-Length: 0\r\n\r\n', 502, ''],
+    ['HTTP/1.1 200 OK\r\nTrailer: X-A\r\nContent-Length: 2\r\n\r\nok', 200, 'ok'],
+    ['HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n', 502, ''],
+    ['HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n', 502, ''],
+    [`HTTP/1.1 200 OK\r\nX-Big: ${'a'.repeat(70_000)}\r\n\r\n`, 502, ''],
+    ['nonsense', 502, ''],
+    ['HTTP/1.0 200 OK\r\n\r\nuntil the end', 200, 'until the end'],
+  ];
+  for (const [raw, status, body] of cases) {
+    answer = raw;
+    const seen = await bench.request({});
+    assert.deepEqual([seen.status, seen.body], [status, body], raw.slice(0, 60));
+  }
+});
+
 test('a client that goes away takes its request to the app with it', async () => {
   const arrived = Promise.withResolvers<void>();
   const left = Promise.withResolvers<void>();

@@ -117,7 +117,7 @@ class PortModeIngress implements Ingress {
     const sockets = new Set<Socket>();
     const server = createNetServer({ noDelay: true }, (socket) => {
       sockets.add(socket);
-      socket.once('close', () => sockets.delete(socket));
+      socket.once('close', () => sockets.delete(socket)).on('error', () => {});
       this.#server.emit('connection', socket);
     });
     server.maxConnections = MAX_CONNECTIONS_PER_MICROVM;

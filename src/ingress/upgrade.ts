@@ -99,7 +99,12 @@ function exchange(
   });
   outgoing.once('response', (incoming) => {
     const response = plainResponse(upgrade.request, socket);
-    response.writeHead(incoming.statusCode ?? 502, responseHeaders(incoming.rawHeaders, requestId));
+    try {
+      response.writeHead(incoming.statusCode ?? 502, responseHeaders(incoming.rawHeaders, requestId));
+    } catch {
+      socket.destroy();
+      outgoing.destroy();
+    }
     incoming.pipe(response);
     incoming.once('close', () => {
       if (!incoming.complete) response.destroy();
