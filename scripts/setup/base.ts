@@ -43,7 +43,7 @@ export interface ManagedBase {
 
 export async function setUpBase(context: SetupContext, debian: Debian): Promise<ManagedBase> {
   const inputs = {
-    recipe: 2,
+    recipe: 3,
     release: GUEST_RELEASE,
     packages: PACKAGES,
     dpkg: DPKG_OPTIONS,
