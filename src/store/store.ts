@@ -7,7 +7,16 @@
  */
 import type { PageKey, PageTokens } from './page-token.ts';
 
-export const RECORD_KINDS = ['images', 'versions', 'builds', 'microvms', 'connectors', 'connector_names'] as const;
+export const RECORD_KINDS = [
+  'images',
+  'versions',
+  'builds',
+  'microvms',
+  'connectors',
+  'connector_names',
+  'principals',
+  'access_keys',
+] as const;
 export type RecordKind = (typeof RECORD_KINDS)[number];
 
 /** What belongs to a row before it was written. */

@@ -4,5 +4,6 @@
  */
 import { records } from './0001-records.ts';
 import { connectors } from './0002-connectors.ts';
+import { identities } from './0003-identities.ts';
 
-export const MIGRATIONS: readonly (readonly string[])[] = [records, connectors];
+export const MIGRATIONS: readonly (readonly string[])[] = [records, connectors, identities];
