@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -38,11 +37,12 @@ func solve(ctx context.Context) (layout string, err error) {
 	if err != nil {
 		return "", err
 	}
-	log := &fullDiskWatcher{to: os.Stdout}
+	log := &buildLog{to: os.Stdout}
 	cmd := exec.CommandContext(ctx, "/usr/bin/buildctl", args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Run(); err != nil {
-		if log.seen {
+	err = cmd.Run()
+	if err := errors.Join(err, log.flush()); err != nil {
+		if log.diskFull {
 			return "", failure{exitDiskFull, errors.New("the build's disk is full")}
 		}
 		var exit *exec.ExitError
@@ -236,18 +236,51 @@ func tail(log *bytes.Buffer) string {
 	return string(text[max(0, len(text)-4096):])
 }
 
-// fullDiskWatcher passes the log on and notices when a step or the exporter ran out of space.
-type fullDiskWatcher struct {
-	to   io.Writer
-	seen bool
+// buildLog passes whole lines on, notices when a step or the exporter ran out of space, and leaves out the client's
+// remarks about this machine, which say nothing about the build.
+type buildLog struct {
+	to       io.Writer
+	partial  []byte
+	diskFull bool
 }
 
-func (w *fullDiskWatcher) Write(p []byte) (int, error) {
-	scanner := bufio.NewScanner(bytes.NewReader(p))
-	for scanner.Scan() {
-		if strings.Contains(strings.ToLower(scanner.Text()), "no space left on device") {
-			w.seen = true
+const (
+	maxLogLine   = 64 << 10
+	clientRemark = `time="`
+)
+
+func (l *buildLog) Write(p []byte) (int, error) {
+	l.partial = append(l.partial, p...)
+	for {
+		end := bytes.IndexByte(l.partial, '\n') + 1
+		if end == 0 && len(l.partial) > maxLogLine {
+			end = len(l.partial)
 		}
+		if end == 0 {
+			return len(p), nil
+		}
+		if err := l.line(l.partial[:end]); err != nil {
+			return 0, err
+		}
+		l.partial = l.partial[end:]
 	}
-	return w.to.Write(p)
+}
+
+func (l *buildLog) line(line []byte) error {
+	if bytes.HasPrefix(line, []byte(clientRemark)) {
+		return nil
+	}
+	if bytes.Contains(bytes.ToLower(line), []byte("no space left on device")) {
+		l.diskFull = true
+	}
+	_, err := l.to.Write(line)
+	return err
+}
+
+// flush passes on a last line without an end.
+func (l *buildLog) flush() error {
+	if len(l.partial) == 0 {
+		return nil
+	}
+	return l.line(append(l.partial, '\n'))
 }

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestTheBuildLogPassesWholeLinesAndNoticesAFullDisk(t *testing.T) {
+	var out strings.Builder
+	log := &buildLog{to: &out}
+	for _, part := range []string{"#1 a\n#2 wri", "te: No space left on dev", "ice\ntime=\"2026\" level=warning\nlast"} {
+		if _, err := log.Write([]byte(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := log.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if want := "#1 a\n#2 write: No space left on device\nlast\n"; out.String() != want {
+		t.Errorf("log is %q, not %q", out.String(), want)
+	}
+	if !log.diskFull {
+		t.Error("the full disk was not noticed")
+	}
+}
+
+func TestABlobPathNeverLeavesTheLayout(t *testing.T) {
+	for _, digest := range []string{"sha256:../../../etc/passwd", "sha512:" + strings.Repeat("a", 64), "sha256:" + strings.Repeat("A", 64), ""} {
+		if path := blobPath("/layout", digest); path != "/layout/blobs/sha256/invalid" {
+			t.Errorf("%q became %s", digest, path)
+		}
+	}
+}
