@@ -11,6 +11,10 @@ const CODES = {
   'key-invalid': 'INVALID',
   'key-exists': 'CONFLICT',
   'object-too-large': 'INVALID',
+  'no-such-upload': 'NOT_FOUND',
+  /** The store that was asked does not answer, or not as an object store does. */
+  'store-unreachable': 'INVALID',
+  'store-denied': 'INVALID',
   /** Not a zip, damaged, or one that wants to write where it must not. */
   'archive-invalid': 'INVALID',
   /** Unpacks to more than this host lets an artifact take. */

@@ -11,5 +11,6 @@ export {
   type PutOptions,
 } from './object-store.ts';
 export type { UnzipOptions } from './unzip.ts';
+export type { CompleteOptions, PartInfo, UploadInfo, Uploads } from './uploads.ts';
 export { type ArtifactUri, parseArtifactUri } from './uri.ts';
 export { DEFAULT_UNZIP_LIMITS, type UnzipLimits } from './zip-plan.ts';

@@ -1,6 +1,6 @@
 /**
  * How the object store lies on disk. Per bucket: `bucket.json`, `data/<uuid>` (bytes), `keys/<sha256 of key>.json` (what a
- * key points at). Keys are hostile, so none is ever part of a path.
+ * key points at), `uploads/` (see upload-files.ts). Keys are hostile, so none is ever part of a path.
  *
  * Invariant: a key file appears and changes only by rename, after the bytes it names are on disk. What no key names is
  * garbage of a crash and goes at start.
@@ -13,14 +13,14 @@ import { join } from 'node:path';
 export interface ObjectInfo {
   readonly key: string;
   readonly size: number;
-  /** MD5 of the bytes, hexadecimal: the ETag without its quotes. */
-  readonly md5: string;
+  /** Without its quotes: the MD5 of the bytes in hexadecimal, or S3's `<MD5 of the parts' MD5s>-<parts>`. */
+  readonly etag: string;
   /** ms since the epoch. */
   readonly modifiedAt: number;
   readonly contentType: string;
   /** Headers kept for the reader: `cache-control`, `content-encoding` and the like, and `x-amz-meta-*`. */
   readonly headers: Readonly<Record<string, string>>;
-  /** Algorithm in lower case to base64 value. */
+  /** Algorithm in lower case to base64 value; `<base64>-<parts>` for one over the parts' checksums. */
   readonly checksums: Readonly<Record<string, string>>;
 }
 
@@ -38,6 +38,11 @@ export class ObjectFiles {
 
   constructor(root: string) {
     this.#root = root;
+  }
+
+  /** The folder of a bucket's uploads, which may not be there yet. */
+  uploadsDir(bucket: string): string {
+    return join(this.#root, bucket, 'uploads');
   }
 
   dataPath(bucket: string, dataFile: string): string {
@@ -127,7 +132,7 @@ export class ObjectFiles {
 }
 
 /** Atomic and durable: temporary name, fsync, rename, fsync of the folder. */
-async function writeJson(path: string, value: object): Promise<void> {
+export async function writeJson(path: string, value: object): Promise<void> {
   const temporary = `${path}.new`;
   {
     await using handle = await open(temporary, 'w');
@@ -138,7 +143,7 @@ async function writeJson(path: string, value: object): Promise<void> {
   await syncFolder(join(path, '..'));
 }
 
-async function readJson<T>(path: string): Promise<T | undefined> {
+export async function readJson<T>(path: string): Promise<T | undefined> {
   try {
     return JSON.parse(await readFile(path, 'utf8')) as T;
   } catch (error) {
@@ -147,7 +152,7 @@ async function readJson<T>(path: string): Promise<T | undefined> {
   }
 }
 
-async function syncFolder(path: string): Promise<void> {
+export async function syncFolder(path: string): Promise<void> {
   await using handle = await open(path, 'r');
   await handle.sync();
 }

@@ -4,18 +4,15 @@
  * Invariant: an object is either wholly the old or wholly the new one, also after a crash; memory use does not grow with
  * the size of an object; one process owns the folder.
  */
-import { createHash } from 'node:crypto';
 import { type FileHandle, open, rm } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { type Clock, type Ids, KeyedLock, randomIds, systemClock } from '../lib/index.ts';
 import { ArtifactError } from './errors.ts';
 import { type ListRequest, type ListResult, listKeys } from './listing.ts';
+import { checkKey, MAX_PIECE_BYTES, writeBody } from './object-body.ts';
 import { type BucketFile, isErrno, type KeyFile, ObjectFiles, type ObjectInfo } from './object-files.ts';
+import { Uploads } from './uploads.ts';
 import { BUCKET_NAME } from './uri.ts';
-
-/** S3's limit of one PutObject. */
-const MAX_OBJECT_BYTES = 5 * 1024 ** 3;
-const MAX_KEY_BYTES = 1024;
 
 export interface PutOptions {
   readonly contentType?: string | undefined;
@@ -24,6 +21,10 @@ export interface PutOptions {
   readonly checksums?: () => Readonly<Record<string, string>>;
   /** Refuse when the key is taken. */
   readonly onlyIfAbsent?: boolean;
+  /** In place of the MD5 of the bytes. */
+  readonly etag?: string;
+  /** Default: S3's limit of one PutObject. */
+  readonly maxBytes?: number;
 }
 
 export interface ObjectStoreOptions {
@@ -62,11 +63,14 @@ export class ObjectStore {
   readonly #clock: Clock;
   readonly #ids: Ids;
   readonly #lock = new KeyedLock();
+  /** Multipart uploads under way. */
+  readonly uploads: Uploads;
 
   constructor(files: ObjectFiles, clock: Clock, ids: Ids) {
     this.#files = files;
     this.#clock = clock;
     this.#ids = ids;
+    this.uploads = new Uploads({ files, clock, ids, store: this });
   }
 
   /** @throws ArtifactError `bucket-name-invalid`, `bucket-exists` */
@@ -106,11 +110,11 @@ export class ObjectStore {
     const dataFile = this.#ids.uuid();
     const path = this.#files.dataPath(bucket, dataFile);
     try {
-      const { size, md5 } = await writeBody(path, body);
+      const { size, md5 } = await writeBody(path, body, options.maxBytes ?? MAX_PIECE_BYTES);
       const file: KeyFile = {
         key,
         size,
-        md5,
+        etag: options.etag ?? md5,
         modifiedAt: this.#clock.now(),
         contentType: options.contentType ?? 'binary/octet-stream',
         headers: options.headers ?? {},
@@ -176,28 +180,7 @@ export class ObjectStore {
 export async function createObjectStore(options: ObjectStoreOptions): Promise<ObjectStore> {
   const files = new ObjectFiles(options.dir);
   await files.sweep();
-  return new ObjectStore(files, options.clock ?? systemClock, options.ids ?? randomIds);
-}
-
-function checkKey(key: string): void {
-  const bytes = Buffer.byteLength(key);
-  if (bytes === 0 || bytes > MAX_KEY_BYTES) {
-    throw new ArtifactError('key-invalid', `A key has 1 to ${MAX_KEY_BYTES} bytes; this one has ${bytes}.`);
-  }
-}
-
-async function writeBody(path: string, body: AsyncIterable<Buffer>): Promise<{ size: number; md5: string }> {
-  const md5 = createHash('md5');
-  let size = 0;
-  await using handle = await open(path, 'wx');
-  for await (const chunk of body) {
-    size += chunk.length;
-    if (size > MAX_OBJECT_BYTES) {
-      throw new ArtifactError('object-too-large', `An object has at most ${MAX_OBJECT_BYTES} bytes.`);
-    }
-    md5.update(chunk);
-    await handle.appendFile(chunk);
-  }
-  await handle.sync();
-  return { size, md5: md5.digest('hex') };
+  const store = new ObjectStore(files, options.clock ?? systemClock, options.ids ?? randomIds);
+  for (const { name } of await store.buckets()) await store.uploads.sweep(name);
+  return store;
 }

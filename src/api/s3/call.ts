@@ -14,6 +14,8 @@ export interface S3Call {
   readonly query: ReadonlyMap<string, string>;
   /** Absent when signatures are not checked. */
   readonly signed: SignedRequest | undefined;
+  /** Whether the caller may also do this: for requests that touch more than their path names. */
+  isAllowed(action: string, target: { readonly bucket: string | undefined; readonly key: string | undefined }): boolean;
   /** Ends the response. XML gets its content type; no body, none. */
   send(status: number, headers: Readonly<Record<string, string | number>>, xml?: string): void;
 }

@@ -22,6 +22,8 @@ const ALGORITHMS = {
   crc64nvme,
   sha1: () => hashSum('sha1'),
   sha256: () => hashSum('sha256'),
+  sha512: () => hashSum('sha512'),
+  md5: () => hashSum('md5'),
 } as const satisfies Record<string, () => RunningSum>;
 
 export type ChecksumAlgorithm = keyof typeof ALGORITHMS;
@@ -34,6 +36,8 @@ export interface ExpectedSums {
   readonly md5: string | undefined;
   /** Base64 from the headers; undefined where the value follows in a trailer. */
   readonly checksums: ReadonlyMap<ChecksumAlgorithm, string | undefined>;
+  /** Computed whether the request says a value or not. */
+  readonly computed?: ChecksumAlgorithm | undefined;
 }
 
 /** Computes the sums a request speaks of and compares them once the body has ended. */
@@ -46,6 +50,8 @@ export class BodySums {
   constructor(expected: ExpectedSums) {
     this.#expected = expected;
     for (const algorithm of expected.checksums.keys()) this.#sums.set(algorithm, ALGORITHMS[algorithm]());
+    const { computed } = expected;
+    if (computed !== undefined) this.#sums.set(computed, ALGORITHMS[computed]());
   }
 
   update(chunk: Buffer): void {
@@ -74,12 +80,29 @@ export class BodySums {
       }
       this.#verified[algorithm] = expected;
     }
+    const { computed } = this.#expected;
+    if (computed === undefined || checksums.has(computed)) return;
+    this.#verified[computed] = this.#sums.get(computed)?.digest().toString('base64') ?? '';
   }
 
   /** Algorithm to base64 value, once finished. */
   get verified(): Readonly<Record<string, string>> {
     return this.#verified;
   }
+}
+
+/** The checksum over the raw checksums of parts, as S3 writes it: `<base64>-<parts>`. */
+export function compositeChecksum(algorithm: ChecksumAlgorithm, parts: readonly string[]): string {
+  const sum = ALGORITHMS[algorithm]();
+  for (const part of parts) sum.update(Buffer.from(part, 'base64'));
+  return `${sum.digest().toString('base64')}-${parts.length}`;
+}
+
+/** The algorithm behind a name in any case. @throws S3Error `InvalidRequest` */
+export function readAlgorithm(name: string): ChecksumAlgorithm {
+  const found = CHECKSUM_ALGORITHMS.find((algorithm) => algorithm === name.toLowerCase());
+  if (found !== undefined) return found;
+  throw new S3Error('InvalidRequest', `Checksum algorithm provided is unsupported: ${name}`);
 }
 
 function hashSum(name: string): RunningSum {

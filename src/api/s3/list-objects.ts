@@ -1,7 +1,8 @@
-/** ListObjectsV2. */
-import type { ListPosition } from '../../artifacts/index.ts';
+/** ListObjects, both versions. */
+import type { ListPosition, ListResult } from '../../artifacts/index.ts';
 import { encodeStrict } from '../sigv4.ts';
 import type { S3Call } from './call.ts';
+import { etag } from './objects.ts';
 import { S3Error } from './s3-error.ts';
 import { element, S3_NAMESPACE, type Xml, xmlDocument } from './xml.ts';
 
@@ -30,19 +31,56 @@ export async function listObjectsV2({ store, bucket, query, send }: S3Call): Pro
   if (startAfter !== undefined) parts.push(element('StartAfter', shown(startAfter)));
   if (token !== undefined) parts.push(element('ContinuationToken', token));
   if (next !== undefined) parts.push(element('NextContinuationToken', sealToken(next)));
-  for (const { key, modifiedAt, md5, size } of objects) {
-    parts.push(
-      element('Contents', [
-        element('Key', shown(key)),
-        element('LastModified', new Date(modifiedAt).toISOString()),
-        element('ETag', `"${md5}"`),
-        element('Size', size),
-        element('StorageClass', 'STANDARD'),
-      ]),
-    );
-  }
-  for (const common of commonPrefixes) parts.push(element('CommonPrefixes', [element('Prefix', shown(common))]));
+  parts.push(...found({ objects, commonPrefixes }, shown, query.get('fetch-owner') === 'true'));
   send(200, {}, xmlDocument('ListBucketResult', parts, S3_NAMESPACE));
+}
+
+/** The first version: `marker` is a name, and a common prefix as marker stands for everything below it. */
+export async function listObjects({ store, bucket, query, send }: S3Call): Promise<void> {
+  const prefix = query.get('prefix') ?? '';
+  const delimiter = query.get('delimiter') ?? '';
+  const limit = readMaxKeys(query.get('max-keys'));
+  const marker = query.get('marker') ?? '';
+  const isEncoded = readEncoding(query.get('encoding-type'));
+  const shown = (text: string) => (isEncoded ? encodeStrict(text).replaceAll('%2F', '/') : text);
+  const after = marker === '' ? undefined : { name: marker, isPrefix: delimiter !== '' && marker.endsWith(delimiter) };
+
+  const { objects, commonPrefixes, next } = await store.list(bucket, { prefix, delimiter, after, limit });
+  const parts: Xml[] = [
+    element('Name', bucket),
+    element('Prefix', shown(prefix)),
+    element('Marker', shown(marker)),
+    element('MaxKeys', limit),
+    element('IsTruncated', next !== undefined),
+  ];
+  if (delimiter !== '') parts.push(element('Delimiter', shown(delimiter)));
+  if (isEncoded) parts.push(element('EncodingType', 'url'));
+  // Without a delimiter clients go on from the last key.
+  if (next !== undefined && delimiter !== '') parts.push(element('NextMarker', shown(next.name)));
+  parts.push(...found({ objects, commonPrefixes }, shown, true));
+  send(200, {}, xmlDocument('ListBucketResult', parts, S3_NAMESPACE));
+}
+
+function found(
+  { objects, commonPrefixes }: Pick<ListResult, 'objects' | 'commonPrefixes'>,
+  shown: (text: string) => string,
+  withOwner: boolean,
+): Xml[] {
+  const owner = element('Owner', [element('ID', 'rekindle'), element('DisplayName', 'rekindle')]);
+  const contents = objects.map((info) =>
+    element('Contents', [
+      element('Key', shown(info.key)),
+      element('LastModified', new Date(info.modifiedAt).toISOString()),
+      element('ETag', etag(info)),
+      element('Size', info.size),
+      ...(withOwner ? [owner] : []),
+      element('StorageClass', 'STANDARD'),
+    ]),
+  );
+  return [
+    ...contents,
+    ...commonPrefixes.map((common) => element('CommonPrefixes', [element('Prefix', shown(common))])),
+  ];
 }
 
 function readMaxKeys(text: string | undefined): number {

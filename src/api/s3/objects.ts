@@ -13,18 +13,24 @@ const METADATA = 'x-amz-meta-';
 const MAX_METADATA_BYTES = 2048;
 
 export async function putObject({ request, store, bucket, key, signed, send }: S3Call): Promise<void> {
-  const ifNoneMatch = headerOf(request, 'if-none-match');
-  if (headerOf(request, 'if-match') !== undefined || (ifNoneMatch !== undefined && ifNoneMatch !== '*')) {
-    throw new S3Error('NotImplemented', 'PutObject takes no other precondition than If-None-Match: *.');
-  }
+  const onlyIfAbsent = isOnlyIfAbsent(request);
   const payload = readPayload(request, signed);
   const info = await store.put(bucket, key, payload.body, {
     contentType: headerOf(request, 'content-type'),
     headers: keptHeaders(request),
     checksums: payload.checksums,
-    onlyIfAbsent: ifNoneMatch === '*',
+    onlyIfAbsent,
   });
   send(200, { ETag: etag(info), ...checksumHeaders(info) });
+}
+
+/** @throws S3Error `NotImplemented` for other preconditions of a write */
+export function isOnlyIfAbsent(request: IncomingMessage): boolean {
+  const ifNoneMatch = headerOf(request, 'if-none-match');
+  if (headerOf(request, 'if-match') === undefined && (ifNoneMatch === undefined || ifNoneMatch === '*')) {
+    return ifNoneMatch === '*';
+  }
+  throw new S3Error('NotImplemented', 'A write takes no other precondition than If-None-Match: *.');
 }
 
 export async function getObject(call: S3Call): Promise<void> {
@@ -58,7 +64,8 @@ export async function deleteObject({ store, bucket, key, send }: S3Call): Promis
   send(204, {});
 }
 
-function keptHeaders(request: IncomingMessage): Record<string, string> {
+/** @throws S3Error `InvalidArgument` */
+export function keptHeaders(request: IncomingMessage): Record<string, string> {
   const kept: Record<string, string> = {};
   let metadataBytes = 0;
   for (const [name, values = []] of Object.entries(request.headersDistinct)) {
@@ -81,13 +88,19 @@ function withoutAwsChunked(encoding: string): string {
     .join(', ');
 }
 
-function etag({ md5 }: ObjectInfo): string {
-  return `"${md5}"`;
+/** As it is written in headers and XML. */
+export function etag(info: Pick<ObjectInfo, 'etag'>): string {
+  return `"${info.etag}"`;
 }
 
-function checksumHeaders({ checksums }: ObjectInfo): Record<string, string> {
+function checksumHeaders({ checksums }: Pick<ObjectInfo, 'checksums'>): Record<string, string> {
   const entries = Object.entries(checksums).map(([algorithm, value]) => [`${CHECKSUM_HEADER}${algorithm}`, value]);
-  return entries.length === 0 ? {} : { ...Object.fromEntries(entries), 'x-amz-checksum-type': 'FULL_OBJECT' };
+  return entries.length === 0 ? {} : { ...Object.fromEntries(entries), 'x-amz-checksum-type': checksumType(checksums) };
+}
+
+/** Only a checksum over parts has a hyphen: base64 has none. */
+export function checksumType(checksums: ObjectInfo['checksums']): 'COMPOSITE' | 'FULL_OBJECT' {
+  return Object.values(checksums).some((value) => value.includes('-')) ? 'COMPOSITE' : 'FULL_OBJECT';
 }
 
 function objectHeaders(request: IncomingMessage, info: ObjectInfo, isPart: boolean): Record<string, string> {

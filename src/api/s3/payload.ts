@@ -7,9 +7,11 @@ import { createHash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { SignedRequest } from '../sigv4.ts';
 import { decodeAwsChunked } from './aws-chunked.ts';
-import { BodySums, CHECKSUM_ALGORITHMS, CHECKSUM_HEADER, type ChecksumAlgorithm } from './checksums.ts';
+import { BodySums, CHECKSUM_ALGORITHMS, CHECKSUM_HEADER, type ChecksumAlgorithm, readAlgorithm } from './checksums.ts';
 import { S3Error } from './s3-error.ts';
 
+/** Headers that begin like checksums and are none. */
+const NO_SUMS = ['algorithm', 'mode', 'type'];
 const UNSIGNED = 'UNSIGNED-PAYLOAD';
 const STREAMING_UNSIGNED = 'STREAMING-UNSIGNED-PAYLOAD-TRAILER';
 const STREAMING_SIGNED = ['STREAMING-AWS4-HMAC-SHA256-PAYLOAD', 'STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER'];
@@ -38,8 +40,14 @@ export interface Payload {
  * The decoded body. Iterating throws S3Error (`BadDigest`, `IncompleteBody`, `XAmzContentSHA256Mismatch`, …) when it is
  * not what the headers announced.
  */
-export function readPayload(request: IncomingMessage, signed: SignedRequest | undefined): Payload {
-  const sums = new BodySums({ md5: contentMd5(request), checksums: announcedChecksums(request) });
+export function readPayload(
+  request: IncomingMessage,
+  signed: SignedRequest | undefined,
+  options: { computed?: ChecksumAlgorithm | undefined; sumsAreOfBody?: boolean } = {},
+): Payload {
+  const { computed, sumsAreOfBody = true } = options;
+  const checksums = sumsAreOfBody ? announcedChecksums(request) : new Map();
+  const sums = new BodySums({ md5: contentMd5(request), checksums, computed });
   return { body: verified(request, signed, sums), checksums: () => sums.verified };
 }
 
@@ -81,6 +89,23 @@ async function* verified(
   sums.finish(trailers);
 }
 
+/** The whole of a short body; `sumsAreOfBody` false where the checksum headers speak of an object. @throws S3Error `EntityTooLarge`; what `readPayload` throws */
+export async function readShortPayload(
+  request: IncomingMessage,
+  signed: SignedRequest | undefined,
+  options: { maxBytes: number; sumsAreOfBody?: boolean },
+): Promise<string> {
+  const { maxBytes } = options;
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of readPayload(request, signed, options).body) {
+    size += chunk.length;
+    if (size > maxBytes) throw new S3Error('EntityTooLarge', `The request body has more than ${maxBytes} bytes.`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString();
+}
+
 function contentMd5(request: IncomingMessage): string | undefined {
   const md5 = headerOf(request, 'content-md5');
   if (md5 !== undefined && Buffer.from(md5, 'base64').length !== 16) {
@@ -89,13 +114,17 @@ function contentMd5(request: IncomingMessage): string | undefined {
   return md5;
 }
 
-function announcedChecksums(request: IncomingMessage): Map<ChecksumAlgorithm, string | undefined> {
+export function announcedChecksums(request: IncomingMessage): Map<ChecksumAlgorithm, string | undefined> {
   const inTrailer = (headerOf(request, 'x-amz-trailer') ?? '').split(',').map((name) => name.trim().toLowerCase());
   const found = new Map<ChecksumAlgorithm, string | undefined>();
   for (const algorithm of CHECKSUM_ALGORITHMS) {
     const header = headerOf(request, `${CHECKSUM_HEADER}${algorithm}`);
     if (header !== undefined || inTrailer.includes(`${CHECKSUM_HEADER}${algorithm}`)) found.set(algorithm, header);
   }
+  // Accepting one that cannot be verified would be worse than refusing.
+  const named = [...Object.keys(request.headers), ...inTrailer].filter((name) => name.startsWith(CHECKSUM_HEADER));
+  const unknown = named.map((name) => name.slice(CHECKSUM_HEADER.length)).filter((name) => !NO_SUMS.includes(name));
+  for (const name of unknown) readAlgorithm(name);
   return found;
 }
 

@@ -11,6 +11,7 @@ const STATUS = {
   BucketAlreadyOwnedByYou: 409,
   BucketNotEmpty: 409,
   EntityTooLarge: 400,
+  EntityTooSmall: 400,
   ExpiredToken: 400,
   IncompleteBody: 400,
   InternalError: 500,
@@ -18,15 +19,19 @@ const STATUS = {
   InvalidArgument: 400,
   InvalidBucketName: 400,
   InvalidDigest: 400,
+  InvalidPart: 400,
+  InvalidPartOrder: 400,
   InvalidRange: 416,
   InvalidRequest: 400,
   InvalidToken: 400,
   InvalidURI: 400,
   KeyTooLongError: 400,
   MalformedTrailerError: 400,
+  MalformedXML: 400,
   MethodNotAllowed: 405,
   NoSuchBucket: 404,
   NoSuchKey: 404,
+  NoSuchUpload: 404,
   NotImplemented: 501,
   NotModified: 304,
   PreconditionFailed: 412,
@@ -71,11 +76,14 @@ const ARTIFACT_CODES: Readonly<Partial<Record<ArtifactErrorKind, S3ErrorCode>>> 
   'key-invalid': 'KeyTooLongError',
   'key-exists': 'PreconditionFailed',
   'object-too-large': 'EntityTooLarge',
+  'no-such-upload': 'NoSuchUpload',
 };
 
 const ARTIFACT_MESSAGES: Readonly<Partial<Record<S3ErrorCode, string>>> = {
   NoSuchBucket: 'The specified bucket does not exist',
   NoSuchKey: 'The specified key does not exist.',
+  NoSuchUpload:
+    'The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed.',
   BucketNotEmpty: 'The bucket you tried to delete is not empty',
   PreconditionFailed: 'At least one of the pre-conditions you specified did not hold',
 };

@@ -1,9 +1,8 @@
 /**
  * The S3 wire over the embedded object store: as much of it as the official clients need to bring artifacts in.
  *
- * Path style, one region, no versions, no multipart uploads (larger files need a client with a high multipart
- * threshold). What is not implemented answers 501 instead of being ignored. Every answer carries a request id; nothing
- * thrown leaves the handler.
+ * Path style, one region, no versions. What is not implemented answers 501 instead of being ignored. Every answer carries
+ * a request id; nothing thrown leaves the handler.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { ArtifactError, type ObjectStore } from '../../artifacts/index.ts';
@@ -14,11 +13,16 @@ import { checkSignature, readSignature, SignatureError, type SignedRequest, type
 import { WireError } from '../wire-error.ts';
 import { createBucket, deleteBucket, getBucketLocation, headBucket, listBuckets } from './buckets.ts';
 import type { S3Call } from './call.ts';
-import { listObjectsV2 } from './list-objects.ts';
+import { completeMultipartUpload } from './complete-upload.ts';
+import { copyObject } from './copy.ts';
+import { deleteObjects } from './delete-objects.ts';
+import { listObjects, listObjectsV2 } from './list-objects.ts';
+import { listMultipartUploads, listParts } from './list-uploads.ts';
 import { deleteObject, getObject, headObject, putObject } from './objects.ts';
 import { signedBodyHash } from './payload.ts';
 import { artifactS3Error, S3Error, signatureS3Error } from './s3-error.ts';
 import { detectOperation, readTarget, type S3Operation, targetArn } from './target.ts';
+import { abortMultipartUpload, createMultipartUpload, uploadPart } from './uploads.ts';
 
 export interface S3Options {
   readonly store: ObjectStore;
@@ -37,19 +41,35 @@ const OPERATIONS: Readonly<Record<S3Operation, (call: S3Call) => Promise<void>>>
   HeadBucket: headBucket,
   DeleteBucket: deleteBucket,
   GetBucketLocation: getBucketLocation,
+  ListObjects: listObjects,
   ListObjectsV2: listObjectsV2,
+  ListMultipartUploads: listMultipartUploads,
+  DeleteObjects: deleteObjects,
   PutObject: putObject,
+  CopyObject: copyObject,
   GetObject: getObject,
   HeadObject: headObject,
   DeleteObject: deleteObject,
+  CreateMultipartUpload: createMultipartUpload,
+  UploadPart: uploadPart,
+  ListParts: listParts,
+  CompleteMultipartUpload: completeMultipartUpload,
+  AbortMultipartUpload: abortMultipartUpload,
 };
 
 /** IAM's names where they differ from the operation's. */
 const ACTIONS: Readonly<Partial<Record<S3Operation, string>>> = {
   ListBuckets: 'ListAllMyBuckets',
   HeadBucket: 'ListBucket',
+  ListObjects: 'ListBucket',
   ListObjectsV2: 'ListBucket',
+  ListMultipartUploads: 'ListBucketMultipartUploads',
   HeadObject: 'GetObject',
+  CopyObject: 'PutObject',
+  CreateMultipartUpload: 'PutObject',
+  UploadPart: 'PutObject',
+  CompleteMultipartUpload: 'PutObject',
+  ListParts: 'ListMultipartUploadParts',
 };
 
 /** S3 allows fifteen minutes between the clocks. */
@@ -102,9 +122,11 @@ class S3 {
     const target = readTarget(request);
     const { principal, signed } = this.#authenticate(request);
     const operation = detectOperation(request, target);
-    const action = `s3:${ACTIONS[operation] ?? operation}`;
-    const decision = identity.authorize(principal, action, targetArn(target));
-    if (!decision.allowed) throw new S3Error('AccessDenied', 'Access Denied');
+    const isAllowed: S3Call['isAllowed'] = (action, on) => identity.authorize(principal, action, targetArn(on)).allowed;
+    // DeleteObjects asks for each key.
+    if (operation !== 'DeleteObjects' && !isAllowed(`s3:${ACTIONS[operation] ?? operation}`, target)) {
+      throw new S3Error('AccessDenied', 'Access Denied');
+    }
     await OPERATIONS[operation]({
       request,
       response,
@@ -114,6 +136,7 @@ class S3 {
       key: target.key ?? '',
       query: target.query,
       signed,
+      isAllowed,
       send: (status, headers, xml) => send(response, status, headers, xml),
     });
     return operation;
