@@ -129,7 +129,7 @@ class Api {
     } catch (thrown) {
       // Foreign accounts and the slash form of ARNs: the domain refuses, the service words it as IAM does (recorded).
       if (!(thrown instanceof DomainError) || thrown.code !== 'DENIED') throw thrown;
-      const because = `no identity-based policy allows the lambda:${match.name} action`;
+      const because = `because no identity-based policy allows the lambda:${match.name} action`;
       throw accessDenied(match, principal, resource, because, thrown);
     }
   }
@@ -163,7 +163,7 @@ function accessDenied(
   cause?: unknown,
 ): DomainError {
   const action = `lambda:${match.name}`;
-  const message = `User: ${principal.arn} is not authorized to perform: ${action} on resource: ${resource} because ${because}`;
+  const message = `User: ${principal.arn} is not authorized to perform: ${action} on resource: ${resource} ${because}`;
   return new DomainError('DENIED', message, { cause });
 }
 
