@@ -1,4 +1,5 @@
 /** The engine room's door: live machines on this host. */
+export { type PrepareOptions, prepareBuilder } from './build/builder.ts';
 export { createEngine, type EngineOptions } from './create-engine.ts';
 export * from './engine.ts';
 export { type HostCheck, inspectHost } from './host/inspect.ts';

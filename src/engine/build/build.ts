@@ -1,8 +1,128 @@
-/** placeholder */
+/** Runs a Dockerfile in the builder machine and gives back the root disk with its container config. */
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
-import type { BuildRequest, BuiltDisk } from '../engine.ts';
-import type { EngineContext } from '../machine/context.ts';
+import { createOverlay } from '../disk/overlay.ts';
+import { BuildFailure, type BuildRequest, type BuiltDisk } from '../engine.ts';
+import { remove } from '../folders.ts';
+import { type EngineContext, SPARE_DISK_BYTES } from '../machine/context.ts';
+import type { Disk } from '../vmm/vmm.ts';
+import { type Builder, ensureBuilder, makeContextDisk, makeOutDisk } from './builder.ts';
+import { diskFull, freeBytes, MIN_FREE_BYTES, runBuilder } from './builder-run.ts';
+import { fileSystemBytes, readResult } from './result.ts';
 
-export async function buildImage(_c: EngineContext, _r: BuildRequest, _o: { signal: AbortSignal }): Promise<BuiltDisk> {
-  throw new MachineError('unsupported', 'builds follow');
+/** Exit codes of the build program. */
+const EXIT_DOCKERFILE = 10;
+const EXIT_NO_DOCKERFILE = 11;
+const EXIT_DISK_FULL = 12;
+
+/** @throws BuildFailure, MachineError; nothing is left in `outDir` then */
+export async function buildImage(
+  context: EngineContext,
+  request: BuildRequest,
+  options: { signal?: AbortSignal | undefined },
+): Promise<BuiltDisk> {
+  await using stack = new AsyncDisposableStack();
+  const work = context.folders.work(request.buildId);
+  stack.defer(() => remove(work));
+  await remove(work);
+  await mkdir(work, { recursive: true, mode: 0o700 });
+  await mkdir(request.outDir, { recursive: true });
+  if ((await freeBytes(work)) < MIN_FREE_BYTES) throw diskFull();
+  if (!existsSync(path.join(request.contextDir, 'Dockerfile'))) {
+    throw new BuildFailure('dockerfile-missing', 'the artifact has no Dockerfile at its root');
+  }
+  try {
+    return await build(context, request, work, options);
+  } catch (error) {
+    throw isFull(error) ? diskFull() : error;
+  }
+}
+
+async function build(
+  context: EngineContext,
+  request: BuildRequest,
+  work: string,
+  options: { signal?: AbortSignal | undefined },
+): Promise<BuiltDisk> {
+  const { signal } = options;
+  const log = (line: string) => request.onLog(Buffer.from(`${line}\n`));
+  const builder = await ensureBuilder(context, log, options);
+  const contextDisk = path.join(work, 'context.raw');
+  const out = path.join(work, 'out.raw');
+  const [cache] = await Promise.all([
+    openCache(context, builder, request.cacheOwner),
+    makeContextDisk(request.contextDir, contextDisk, signal),
+    makeOutDisk(context.runtime, out, signal),
+  ]);
+  let isCacheSound = false;
+  try {
+    const exitCode = await runBuilder(
+      context,
+      {
+        id: request.buildId,
+        snapshotDir: builder.snapshotDir,
+        workDir: work,
+        context: { kind: 'raw', path: contextDisk },
+        cache,
+        out: { kind: 'raw', path: out },
+        onLog: request.onLog,
+      },
+      options,
+    );
+    // The program put the cache away in order when it ended of its own accord, other than by an error of its own.
+    isCacheSound = exitCode === 0 || exitCode === EXIT_DOCKERFILE || exitCode === EXIT_NO_DOCKERFILE;
+    if (exitCode !== 0) throw failureOf(exitCode);
+  } finally {
+    if (!isCacheSound) await rm(cache.path, { force: true });
+  }
+  await using file = await open(contextDisk, 'r');
+  const { config, usedBytes } = await readResult(file);
+  const bytes = await fileSystemBytes(out);
+  await using disk = await open(out, 'r+');
+  await disk.truncate(bytes);
+  await disk.datasync();
+  const diskPath = path.join(request.outDir, 'disk');
+  await rename(out, diskPath);
+  return { diskPath, config, usedBytes };
+}
+
+/** The owner's cache disk: what its builds changed over the template. Caches of other builders are of no use any more. */
+async function openCache(
+  { folders }: EngineContext,
+  builder: Builder,
+  owner: string,
+): Promise<Extract<Disk['source'], { kind: 'overlay' }>> {
+  const dir = folders.builderCache(createHash('sha256').update(owner).digest('hex').slice(0, 32));
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const name = `${builder.key}.qcow2`;
+  for (const other of await readdir(dir)) if (other !== name) await rm(path.join(dir, other), { force: true });
+  const cachePath = path.join(dir, name);
+  if (!existsSync(cachePath)) await createOverlay(cachePath, SPARE_DISK_BYTES);
+  return { kind: 'overlay', path: cachePath, basePath: builder.cacheTemplate };
+}
+
+function failureOf(exitCode: number): Error {
+  if (exitCode === EXIT_DOCKERFILE) {
+    return new BuildFailure(
+      'dockerfile-failed',
+      'the Dockerfile could not be built; see the last lines of its log',
+      exitCode,
+    );
+  }
+  if (exitCode === EXIT_NO_DOCKERFILE) {
+    return new BuildFailure('dockerfile-missing', 'the artifact has no Dockerfile at its root');
+  }
+  if (exitCode === EXIT_DISK_FULL) return new BuildFailure('disk-full', "the build's disk of 16 GiB is full", exitCode);
+  return new MachineError('failed', `the builder failed with exit code ${exitCode}`);
+}
+
+/** The host's disk, not the guest's. */
+function isFull(error: unknown): boolean {
+  for (let at: unknown = error; at instanceof Error; at = at.cause) {
+    if ((at as NodeJS.ErrnoException).code === 'ENOSPC') return true;
+  }
+  return false;
 }

@@ -64,7 +64,7 @@ function disk({ serial, source }: Disk): string[] {
     '-blockdev',
     JSON.stringify(blockdev(node, source)),
     '-device',
-    `virtio-blk-device,drive=${node},serial=${serial}`,
+    `virtio-blk-device,drive=${node},serial=${serial},werror=report,rerror=report`,
   ];
 }
 

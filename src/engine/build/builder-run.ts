@@ -1,0 +1,101 @@
+/**
+ * One run of the builder machine: launched from its snapshot with the given disks, runs the build program, is ended.
+ *
+ * Once a RUN step has run the whole guest is hostile: only its exit code, its log and its disks' bytes come out.
+ */
+import { statfs } from 'node:fs/promises';
+import path from 'node:path';
+import { MachineError, messageOf } from '../../lib/index.ts';
+import { createOverlay } from '../disk/overlay.ts';
+import { BuildFailure } from '../engine.ts';
+import { remove } from '../folders.ts';
+import type { EngineContext } from '../machine/context.ts';
+import { fourDisks } from '../machine/disks.ts';
+import { restoreConfig, restoreMachine } from '../machine/restore.ts';
+import { whileAlive } from '../machine/with-vmm.ts';
+import { readManifest } from '../snapshot/manifest.ts';
+import type { Disk } from '../vmm/vmm.ts';
+
+/** The service's limit for a build is unknown; a build under emulation may take long. GUESS: build-deadline */
+const BUILD_TIMEOUT_MS = 3_600_000;
+/** Below this the host itself is in danger: a build can write as fast as it likes. */
+export const MIN_FREE_BYTES = 512 * 1024 * 1024;
+const FREE_POLL_MS = 1000;
+const PROGRAM = '/usr/lib/rekindle/build';
+const PROGRAM_ENV = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'HOME=/root'];
+
+export interface BuilderRun {
+  /** Names the machine. */
+  readonly id: string;
+  readonly snapshotDir: string;
+  /** Existing folder for the builder's own overlay, on the file system whose free space is watched. */
+  readonly workDir: string;
+  readonly context: Disk['source'];
+  readonly cache: Disk['source'];
+  readonly out: Disk['source'];
+  onLog(chunk: Buffer): void;
+}
+
+/** Resolves with the program's exit code. @throws BuildFailure `disk-full`, MachineError */
+export async function runBuilder(
+  context: EngineContext,
+  run: BuilderRun,
+  options: { signal?: AbortSignal | undefined },
+): Promise<number> {
+  const manifest = await readManifest(run.snapshotDir, context.driver);
+  await using stack = new AsyncDisposableStack();
+  const runDir = await context.folders.makeRun(run.id);
+  stack.defer(() => remove(runDir));
+  const overlay = path.join(run.workDir, 'builder.qcow2');
+  await createOverlay(overlay, manifest.parts.disk.bytes);
+  const disks = fourDisks({
+    root: { kind: 'overlay', path: overlay, basePath: path.join(run.snapshotDir, 'disk') },
+    spare1: run.context,
+    spare2: run.cache,
+    spare3: run.out,
+  });
+  const ram = { path: path.join(run.snapshotDir, 'ram'), sharing: 'private' } as const;
+  const { vmm, link } = await restoreMachine(
+    context,
+    {
+      config: restoreConfig(manifest, { id: run.id, runDir, ram, disks }),
+      statePath: path.join(run.snapshotDir, 'state'),
+      secret: manifest.link.secret,
+    },
+    options,
+  );
+  stack.use(vmm);
+  stack.use(link);
+  const full = stack.use(watchFreeSpace(run.workDir));
+  const signal = options.signal === undefined ? full.signal : AbortSignal.any([options.signal, full.signal]);
+  return await whileAlive(vmm, signal, async (bounded) => {
+    const argv = [PROGRAM, '--context', 'spare1', '--cache', 'spare2', '--out', 'spare3'];
+    const { exitCode } = await link.exec(
+      { argv: [...argv, '--base-layer', context.runtime.base.layerDigest], env: PROGRAM_ENV, cwd: '/' },
+      { onOutput: run.onLog, timeoutMs: BUILD_TIMEOUT_MS, signal: bounded },
+    );
+    return exitCode;
+  });
+}
+
+export async function freeBytes(dir: string): Promise<number> {
+  const { bavail, bsize } = await statfs(dir);
+  return bavail * bsize;
+}
+
+export function diskFull(): BuildFailure {
+  return new BuildFailure('disk-full', 'the disk of this host is full: free some space and build again');
+}
+
+/** Aborts its signal when the host's disk runs full. */
+function watchFreeSpace(dir: string): Disposable & { signal: AbortSignal } {
+  const controller = new AbortController();
+  const timer = setInterval(() => {
+    freeBytes(dir).then(
+      (bytes) => bytes < MIN_FREE_BYTES && controller.abort(diskFull()),
+      (error: unknown) => controller.abort(new MachineError('failed', `the work folder is gone: ${messageOf(error)}`)),
+    );
+  }, FREE_POLL_MS);
+  timer.unref();
+  return { signal: controller.signal, [Symbol.dispose]: () => clearInterval(timer) };
+}

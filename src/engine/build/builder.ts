@@ -1,0 +1,204 @@
+/**
+ * The builder machine's own snapshot and the cache disk every owner starts from, kept per runtime and kind of machine
+ * under `<cache>/builder/<key>/`: `snapshot/` and `cache`.
+ *
+ * No disk but the root was opened before the snapshot, so any disk can be attached at launch. Whoever finds the pair
+ * missing makes it; two at once waste work but do no harm, since both are renamed into place whole.
+ */
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { chmod, mkdir, open, rename, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import type { GuestLink } from '../../guest/index.ts';
+import { type Logger, MachineError, randomIds, systemClock } from '../../lib/index.ts';
+import { copySparse } from '../disk/copy.ts';
+import { Folders, remove, syncPath } from '../folders.ts';
+import { probeHost } from '../host/host.ts';
+import { type EngineContext, SPARE_DISK_BYTES } from '../machine/context.ts';
+import { runToSnapshot } from '../machine/seal.ts';
+import type { Runtime } from '../runtime.ts';
+import { describeMachine } from '../snapshot/manifest.ts';
+import { createDraft, sealDraft } from '../snapshot/seal.ts';
+import { qemuDriver } from '../vmm/qemu/driver.ts';
+import { runBuilder } from './builder-run.ts';
+import { writeContextTar } from './context-tar.ts';
+
+const BUILDER_MEMORY_MIB = 2048;
+const BUILDER_CPUS = 2;
+const ALIASES_TIMEOUT_MS = 60_000;
+/** Of what is done here; a change makes the snapshot anew. */
+const RECIPE = 1;
+
+export interface Builder {
+  readonly snapshotDir: string;
+  /** Raw cache disk with the base image unpacked; only read. */
+  readonly cacheTemplate: string;
+  /** Changes with anything either depends on. */
+  readonly key: string;
+}
+
+export interface PrepareOptions {
+  readonly runtime: Runtime;
+  readonly cacheDir: string;
+  readonly log: Logger;
+  onProgress(line: string): void;
+  readonly signal?: AbortSignal;
+}
+
+/** Makes the builder's snapshot and cache template unless they are there. For set-up; `Engine.build` does the same when needed. */
+export async function prepareBuilder(options: PrepareOptions): Promise<void> {
+  const { runtime, cacheDir, log, signal } = options;
+  const host = await probeHost(runtime, cacheDir);
+  const driver = qemuDriver({ qemu: runtime.qemu, accelerator: host.report.accelerator, deltaSave: host.deltaSave });
+  const folders = new Folders(path.join(cacheDir, 'builder', 'work'));
+  const context = { runtime, driver, host: host.report, folders, cacheDir, log, clock: systemClock, ids: randomIds };
+  await ensureBuilder(context, options.onProgress, { signal });
+}
+
+/** @throws MachineError */
+export async function ensureBuilder(
+  context: EngineContext,
+  onProgress: (line: string) => void,
+  options: { signal?: AbortSignal | undefined },
+): Promise<Builder> {
+  const key = builderKey(context);
+  const dir = path.join(context.cacheDir, 'builder', key);
+  const builder: Builder = { key, snapshotDir: path.join(dir, 'snapshot'), cacheTemplate: path.join(dir, 'cache') };
+  if (!existsSync(builder.snapshotDir)) {
+    onProgress('booting the builder machine once');
+    await makeSnapshot(context, builder.snapshotDir, options);
+  }
+  if (!existsSync(builder.cacheTemplate)) {
+    onProgress('unpacking the base image into the build cache once');
+    await makeTemplate(context, builder, options);
+  }
+  return builder;
+}
+
+function builderKey({ runtime, driver, host }: EngineContext): string {
+  const facts = {
+    recipe: RECIPE,
+    ...describeMachine(driver),
+    stamp: runtime.stamp,
+    cpus: builderCpus(host.cpus),
+    memory: BUILDER_MEMORY_MIB,
+  };
+  return createHash('sha256').update(JSON.stringify(facts)).digest('hex').slice(0, 16);
+}
+
+function builderCpus(hostCpus: number): number {
+  return Math.min(BUILDER_CPUS, hostCpus);
+}
+
+async function makeSnapshot(
+  context: EngineContext,
+  snapshotDir: string,
+  options: { signal?: AbortSignal | undefined },
+): Promise<void> {
+  const { runtime, driver, host } = context;
+  await using draft = await createDraft(snapshotDir);
+  await copySparse(runtime.builder.disk, draft.disk, options.signal);
+  const shape = { memoryMiB: BUILDER_MEMORY_MIB, cpus: builderCpus(host.cpus), network: 'user' as const };
+  const id = `builder-${context.ids.uuid()}`;
+  const sealed = await runToSnapshot(context, draft, { id, ...shape }, options, ({ link }, signal) =>
+    writeAliases(link, runtime.base.aliases, signal),
+  );
+  const facts = {
+    ...shape,
+    link: sealed,
+    container: null,
+    runtimeStamp: runtime.stamp,
+    kernelRelease: runtime.guest.kernelRelease,
+  };
+  await unlessThere(snapshotDir, () =>
+    sealDraft(draft, snapshotDir, facts, { driver, mapper: runtime.qemu.img, signal: options.signal }),
+  );
+}
+
+/** Tells the build program which FROM names the base answers to. */
+async function writeAliases(link: GuestLink, aliases: readonly string[], signal: AbortSignal): Promise<void> {
+  const script = 'printf "%s\\n" "$@" > /usr/lib/rekindle/aliases';
+  let said = '';
+  const { exitCode } = await link.exec(
+    { argv: ['/bin/sh', '-c', script, 'sh', ...aliases], env: [], cwd: '/' },
+    {
+      onOutput: (chunk) => {
+        said += chunk;
+      },
+      timeoutMs: ALIASES_TIMEOUT_MS,
+      signal,
+    },
+  );
+  if (exitCode !== 0) throw new MachineError('failed', `the builder cannot be told its bases: ${said.slice(0, 500)}`);
+}
+
+/** Builds an image of nothing but the base on a blank cache disk and keeps the disk. */
+async function makeTemplate(
+  context: EngineContext,
+  builder: Builder,
+  options: { signal?: AbortSignal | undefined },
+): Promise<void> {
+  const { runtime } = context;
+  await using stack = new AsyncDisposableStack();
+  const id = `builder-${context.ids.uuid()}`;
+  const work = `${builder.cacheTemplate}.draft-${id}`;
+  stack.defer(() => remove(work));
+  await mkdir(path.join(work, 'context'), { recursive: true, mode: 0o700 });
+  await writeFile(path.join(work, 'context/Dockerfile'), `FROM ${runtime.base.aliases[0]}\n`);
+  const contextDisk = path.join(work, 'context.raw');
+  await makeContextDisk(path.join(work, 'context'), contextDisk, options.signal);
+  const cache = path.join(work, 'cache');
+  await using blank = await open(cache, 'wx', 0o600);
+  await blank.truncate(SPARE_DISK_BYTES);
+  const out = path.join(work, 'out');
+  await makeOutDisk(runtime, out, options.signal);
+  let log = '';
+  const exitCode = await runBuilder(
+    context,
+    {
+      id,
+      snapshotDir: builder.snapshotDir,
+      workDir: work,
+      context: { kind: 'raw', path: contextDisk },
+      cache: { kind: 'raw', path: cache },
+      out: { kind: 'raw', path: out },
+      onLog: (chunk) => {
+        log = (log + chunk.toString('utf8')).slice(-4096);
+      },
+    },
+    options,
+  );
+  if (exitCode !== 0) {
+    throw new MachineError('failed', `the builder could not build the base image (exit code ${exitCode})`, {
+      evidence: log,
+    });
+  }
+  await syncPath(cache);
+  await chmod(cache, 0o400);
+  await rename(cache, builder.cacheTemplate);
+  await syncPath(path.dirname(builder.cacheTemplate));
+}
+
+/** The first of the builder's disks: the context's tar at its start. */
+export async function makeContextDisk(dir: string, disk: string, signal: AbortSignal | undefined): Promise<void> {
+  await using file = await open(disk, 'wx', 0o600);
+  await writeContextTar(dir, file, signal);
+  await file.truncate(SPARE_DISK_BYTES);
+}
+
+/** The last of the builder's disks: already holds the base, so that only an image's own layers have to be written. */
+export async function makeOutDisk(runtime: Runtime, disk: string, signal: AbortSignal | undefined): Promise<void> {
+  await copySparse(runtime.base.disk, disk, signal);
+  await chmod(disk, 0o600);
+  await using file = await open(disk, 'r+');
+  await file.truncate(SPARE_DISK_BYTES);
+}
+
+/** Another process may have been quicker. */
+async function unlessThere(dir: string, make: () => Promise<void>): Promise<void> {
+  try {
+    await make();
+  } catch (error) {
+    if (!existsSync(dir)) throw error;
+  }
+}
