@@ -7,7 +7,6 @@ import { Sha256 } from '@aws-crypto/sha256-js';
 import {
   CreateMicrovmAuthTokenCommand,
   CreateMicrovmImageCommand,
-  DeleteMicrovmImageCommand,
   GetMicrovmCommand,
   GetMicrovmImageBuildCommand,
   GetMicrovmImageCommand,
@@ -282,10 +281,6 @@ test('malformed JSON, oversized bodies and unknown paths are refused clearly', a
 test('operations without behaviour say so', async () => {
   await using bench = await createApiBench();
   const sentence = (name: string) => `${name} is not implemented by this server yet.`;
-  await assert.rejects(bench.sdk.send(new DeleteMicrovmImageCommand({ imageIdentifier: imageArn })), {
-    name: 'InternalServerException',
-    message: sentence('DeleteMicrovmImage'),
-  });
   await assert.rejects(bench.sdk.send(new ListTagsCommand({ Resource: imageArn })), {
     name: 'ServiceException',
     message: sentence('ListTags'),

@@ -3,7 +3,7 @@
  *
  * Invariant: what a reader got is a prefix of the file; a follower ends when the build does.
  */
-import { type FileHandle, mkdir, open } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { type Logger, messageOf } from '../lib/index.ts';
 
@@ -50,6 +50,11 @@ export class BuildLogs {
   /** The build was given up before it wrote anything. */
   end(buildId: string): void {
     this.#changed(buildId, true);
+  }
+
+  /** Its version is gone. Idempotent. */
+  async remove(buildId: string): Promise<void> {
+    await rm(this.#fileOf(buildId), { force: true });
   }
 
   async *read(buildId: string, options: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<Buffer> {

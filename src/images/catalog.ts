@@ -3,7 +3,7 @@
  *
  * Invariant: image, version and builds never disagree about a build's outcome, because they are written together.
  */
-import type { Claim, Records, Row, Store, Write, WriteResult } from '../store/index.ts';
+import type { Claim, Records, Row, Store, Write } from '../store/index.ts';
 import { imageNotFound, versionNotFound } from './image-arn.ts';
 import {
   type BuildEvent,
@@ -14,6 +14,21 @@ import {
   type VersionRecord,
   versionAfter,
 } from './lifecycle.ts';
+import type { NewVersion } from './new-records.ts';
+import type { Condition } from './quotas.ts';
+
+/** What is to be written, if its conditions hold, and what the caller gets then. */
+export interface Change<T> {
+  readonly answer: T;
+  readonly writes: readonly Write[];
+  readonly conditions?: readonly Condition[];
+  readonly claim?: Claim | undefined;
+}
+
+/** `claimed`: the client token was used before and nothing was written. */
+export type Changed<T> =
+  | { readonly kind: 'done'; readonly answer: T }
+  | { readonly kind: 'claimed'; readonly claim: Claim };
 
 /** More conflicts than this in a row on one image mean a bug, not a race. */
 const MAX_CONFLICTS = 20;
@@ -49,18 +64,47 @@ export class Catalog {
     return this.builds.list({ group: arn, subgroup: version, limit: 50 });
   }
 
-  create(
-    image: ImageRecord,
-    version: VersionRecord,
-    builds: readonly BuildRecord[],
-    claim: Claim | undefined,
-  ): Promise<WriteResult> {
-    const writes: Write[] = [
-      this.images.insert(imageRow(image)),
-      this.versions.insert(versionRow(version)),
-      ...builds.map((build) => this.builds.insert(buildRow(build))),
-    ];
-    return this.#store.write(writes, claim);
+  /** Every version of an image, newest first. */
+  async versionsOf(arn: string): Promise<readonly Row<VersionRecord>[]> {
+    return all((query) => this.versions.list({ ...query, group: arn }));
+  }
+
+  async allBuildsOf(arn: string): Promise<readonly Row<BuildRecord>[]> {
+    return all((query) => this.builds.list({ ...query, group: arn }));
+  }
+
+  newImage(image: ImageRecord): Write {
+    return this.images.insert(imageRow(image));
+  }
+
+  newVersion({ version, builds }: NewVersion): Write[] {
+    return [this.versions.insert(versionRow(version)), ...builds.map((build) => this.builds.insert(buildRow(build)))];
+  }
+
+  /** The image as it was seen, with another body. */
+  saveImage(seen: Row<ImageRecord>, body: ImageRecord): Write {
+    return this.images.save({ ...imageRow(body), revision: seen.revision });
+  }
+
+  saveVersion(seen: Row<VersionRecord>, body: VersionRecord): Write {
+    return this.versions.save({ ...versionRow(body), revision: seen.revision });
+  }
+
+  /**
+   * Reads, decides and writes as one: `decide` is asked again when what it saw has changed meanwhile. Whatever it bases
+   * its decision on must be among its writes or conditions; every change of an image or its versions writes the image.
+   * @throws DomainError of the condition that does not hold; whatever `decide` throws
+   */
+  async change<T>(decide: () => Promise<Change<T>>): Promise<Changed<T>> {
+    for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
+      const { answer, writes, conditions = [], claim } = await decide();
+      const result = await this.#store.write([...conditions.map(({ write }) => write), ...writes], claim);
+      if (result.kind === 'written') return { kind: 'done', answer };
+      if (result.kind === 'claimed') return result;
+      const failed = conditions[result.index];
+      if (failed !== undefined) throw failed.refusal();
+    }
+    throw new Error('images or versions kept changing under a command');
   }
 
   /** Applies a build's event to everything it concerns. False when it came too late for the version. */
@@ -86,20 +130,42 @@ export class Catalog {
 
   /** Versions in one of `states`, oldest first. */
   async versionsIn(states: readonly VersionRecord['state'][]): Promise<VersionRecord[]> {
-    const found: VersionRecord[] = [];
-    const limit = 200;
-    for (let afterId = ''; ; ) {
-      const page = await this.versions.inStates(states, { afterId, limit });
-      found.push(...page.map((row) => row.body));
-      const last = page.at(-1);
-      if (last === undefined || page.length < limit) break;
-      afterId = last.id;
-    }
+    const found = await allInStates(this.versions, states);
     return found.sort((a, b) => a.createdAt - b.createdAt);
+  }
+
+  async imagesIn(states: readonly ImageRecord['state'][]): Promise<ImageRecord[]> {
+    return allInStates(this.images, states);
   }
 }
 
-function versionId(arn: string, version: string): string {
+const PAGE = 200;
+
+async function allInStates<Body>(records: Records<Body>, states: readonly string[]): Promise<Body[]> {
+  const found: Body[] = [];
+  for (let afterId = ''; ; ) {
+    const page = await records.inStates(states, { afterId, limit: PAGE });
+    found.push(...page.map((row) => row.body));
+    const last = page.at(-1);
+    if (last === undefined || page.length < PAGE) return found;
+    afterId = last.id;
+  }
+}
+
+async function all<Body>(
+  list: (query: { after?: Row<Body>; limit: number }) => Promise<readonly Row<Body>[]>,
+): Promise<Row<Body>[]> {
+  const found: Row<Body>[] = [];
+  for (let after: { after?: Row<Body> } = {}; ; ) {
+    const page = await list({ ...after, limit: PAGE });
+    found.push(...page);
+    const last = page.at(-1);
+    if (last === undefined || page.length < PAGE) return found;
+    after = { after: last };
+  }
+}
+
+export function versionId(arn: string, version: string): string {
   return `${arn}#${version}`;
 }
 

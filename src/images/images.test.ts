@@ -1,110 +1,12 @@
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import type { RequestListener } from 'node:http';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { buffer } from 'node:stream/consumers';
 import { test } from 'node:test';
-import { ZipFile } from 'yazl';
-import { createArtifacts, createObjectStore } from '../artifacts/index.ts';
-import {
-  BuildFailure,
-  type BuildFailureKind,
-  createFakeEngine,
-  type FakeEngine,
-  type FakeEngineOptions,
-} from '../engine/index.ts';
-import { silentLogger, TestClock } from '../lib/index.ts';
-import { openStore } from '../store/index.ts';
+import { BuildFailure, type BuildFailureKind, type FakeEngineOptions } from '../engine/index.ts';
 import { isoDuration } from './failure-reason.ts';
-import { type CreateImageInput, createImages, type Images } from './index.ts';
-
-const BASE = 'arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1';
-const ARN = 'arn:aws:lambda:us-east-1:000000000000:microvm-image:demo';
-const INPUT: CreateImageInput = {
-  name: 'demo',
-  baseImageArn: BASE,
-  buildRoleArn: 'arn:aws:iam::000000000000:role/build',
-  codeArtifact: { uri: 's3://code/demo.zip' },
-};
-
-interface Bench extends AsyncDisposable {
-  readonly images: Images;
-  readonly engine: FakeEngine;
-  readonly clock: TestClock;
-  readonly stateDir: string;
-  put(key: string, files: Record<string, string>): Promise<void>;
-  /** Waits until the build of `name` ended and returns its log. */
-  built(name?: string): Promise<string>;
-  restart(): Promise<Bench>;
-}
-
-interface Setup {
-  readonly engine?: FakeEngineOptions;
-  readonly concurrentBuilds?: number;
-  readonly stateDir?: string;
-}
-
-async function bench(setup: Setup = {}): Promise<Bench> {
-  const stateDir = setup.stateDir ?? (await mkdtemp(path.join(tmpdir(), 'rk-images-')));
-  const engine = createFakeEngine(setup.engine);
-  const clock = new TestClock();
-  const store = await openStore(path.join(stateDir, 'store.sqlite'));
-  const objects = await createObjectStore({ dir: path.join(stateDir, 'objects') });
-  const images = createImages({
-    store,
-    engine,
-    clock,
-    stateDir,
-    artifacts: createArtifacts({ store: objects }),
-    region: 'us-east-1',
-    accountId: '000000000000',
-    log: silentLogger,
-    ...(setup.concurrentBuilds !== undefined && { concurrentBuilds: setup.concurrentBuilds }),
-  });
-  if (setup.stateDir === undefined) await objects.createBucket('code');
-  await images.start();
-  const close = async () => {
-    await images[Symbol.asyncDispose]();
-    await engine[Symbol.asyncDispose]();
-    await store[Symbol.asyncDispose]();
-  };
-  const b: Bench = {
-    images,
-    engine,
-    clock,
-    stateDir,
-    put: async (key, files) => {
-      const zip = new ZipFile();
-      for (const [name, content] of Object.entries(files)) zip.addBuffer(Buffer.from(content), name);
-      zip.end();
-      const bytes = await buffer(zip.outputStream);
-      await objects.put(
-        'code',
-        key,
-        (async function* () {
-          yield bytes;
-        })(),
-      );
-    },
-    built: async (name = 'demo') => {
-      const chunks: Buffer[] = [];
-      for await (const chunk of images.buildLog(ARN.replace('demo', name), '1.0', { follow: true })) chunks.push(chunk);
-      return Buffer.concat(chunks).toString();
-    },
-    restart: async () => {
-      await close();
-      return bench({ ...setup, stateDir });
-    },
-    [Symbol.asyncDispose]: async () => {
-      await close();
-      await rm(stateDir, { recursive: true, force: true });
-    },
-  };
-  if (setup.stateDir === undefined) await b.put('demo.zip', { Dockerfile: 'FROM base\n' });
-  return b;
-}
+import { ARN, BASE, type Bench, bench, INPUT } from './test-bench.ts';
 
 async function failureOf(b: Bench): Promise<string | null | undefined> {
   await b.built();

@@ -1,29 +1,41 @@
 /**
- * The room behind its door: reading and writing of images, and the queue of builds. A create writes the records and
- * answers; the build runs in the order of the calls, a few at a time.
+ * The room behind its door: reading and writing of images, and the queue of builds. A create or update writes the records
+ * and answers; the build runs in the order of the calls, a few at a time. Removal likewise (removal.ts).
  */
-import { rm } from 'node:fs/promises';
+import assert from 'node:assert/strict';
 import path from 'node:path';
 import type { Artifacts } from '../artifacts/index.ts';
 import type { Engine } from '../engine/index.ts';
 import {
+  addTags,
   type Clock,
   DomainError,
   type Ids,
   type Logger,
-  messageOf,
   randomIds,
-  Slots,
+  removeTags,
   systemClock,
+  type Tags,
 } from '../lib/index.ts';
 import { type Claim, fingerprintOf, type Page, type PageKey, type Row, readPage, type Store } from '../store/index.ts';
 import { BuildLogs } from './build-log.ts';
-import { runBuild } from './builder.ts';
-import { Catalog } from './catalog.ts';
-import { failureReason, INTERRUPTED } from './failure-reason.ts';
+import { BuildQueue } from './build-queue.ts';
+import { Catalog, versionId } from './catalog.ts';
 import { checkImageArn, imageArn, type Owner } from './image-arn.ts';
-import type { BuildRecord, ImageRecord, VersionRecord } from './lifecycle.ts';
+import { imageUnused, versionUnused } from './in-use.ts';
+import {
+  IMAGE_TRANSITIONS,
+  type ImageRecord,
+  imageMoved,
+  imageUpdating,
+  latestOf,
+  type VersionRecord,
+  versionMoved,
+} from './lifecycle.ts';
 import { managedImages } from './managed.ts';
+import { newImage, newVersion } from './new-records.ts';
+import { type ImageQuotas, newImageConditions, newVersionConditions } from './quotas.ts';
+import { Removals } from './removal.ts';
 import type {
   BuildSummary,
   BuildView,
@@ -34,10 +46,21 @@ import type {
   ImageView,
   LaunchableVersion,
   PageRequest,
+  UpdatedImageView,
+  UpdateImageInput,
+  VersionStatus,
   VersionView,
 } from './types.ts';
 import { configOf, memoryMiBOf } from './version-config.ts';
-import { buildSummaryOf, buildViewOf, createdViewOf, imageSummaryOf, imageViewOf, versionViewOf } from './views.ts';
+import {
+  buildSummaryOf,
+  buildViewOf,
+  createdViewOf,
+  imageSummaryOf,
+  imageViewOf,
+  updatedViewOf,
+  versionViewOf,
+} from './views.ts';
 
 export interface ImagesOptions {
   readonly store: Store;
@@ -53,11 +76,9 @@ export interface ImagesOptions {
   readonly concurrentBuilds?: number;
   /** Bounds the Dockerfile's run; default an hour. GUESS: build-time-limit */
   readonly buildTimeoutMs?: number;
+  /** Default: none. */
+  readonly quotas?: ImageQuotas;
 }
-
-/** Listed in this order. Source: recorded. */
-const GENERATIONS = ['4', '3'] as const;
-const CREATE_SCOPE = 'CreateMicrovmImage';
 
 export function createImages(options: ImagesOptions): Images {
   return new ImagesRoom(options);
@@ -71,9 +92,8 @@ class ImagesRoom implements Images {
   readonly #ids: Ids;
   readonly #catalog: Catalog;
   readonly #logs: BuildLogs;
-  readonly #slots: Slots;
-  readonly #stop = new AbortController();
-  readonly #running = new Set<Promise<void>>();
+  readonly #queue: BuildQueue;
+  readonly #removals: Removals;
 
   constructor(options: ImagesOptions) {
     this.#o = options;
@@ -82,35 +102,135 @@ class ImagesRoom implements Images {
     this.#ids = options.ids ?? randomIds;
     this.#catalog = new Catalog(options.store);
     this.#logs = new BuildLogs(path.join(options.stateDir, 'logs', 'builds'), options.log);
-    this.#slots = new Slots(options.concurrentBuilds ?? 1);
+    const common = {
+      catalog: this.#catalog,
+      engine: options.engine,
+      logs: this.#logs,
+      clock: this.#clock,
+      log: options.log,
+      snapshotDirOf: (version: VersionRecord) => this.snapshotDir(version.imageArn, version.version),
+    };
+    this.#queue = new BuildQueue({
+      ...common,
+      artifacts: options.artifacts,
+      region: options.region,
+      accountId: options.accountId,
+      workDir: path.join(options.stateDir, 'builds'),
+      buildTimeoutMs: options.buildTimeoutMs ?? 3_600_000,
+      concurrentBuilds: options.concurrentBuilds ?? 1,
+    });
+    this.#removals = new Removals({ ...common, imageDir: (arn) => this.#imageDir(arn) });
     this.managed = managedImages(options.region);
   }
 
   async start(): Promise<void> {
-    for (const version of await this.#catalog.versionsIn(['IN_PROGRESS'])) {
-      const failed = { type: 'failed', reason: INTERRUPTED, codeBytes: null } as const;
-      await this.#catalog.record(version.imageArn, version.version, failed, this.#clock.now());
-      const snapshotDir = this.#snapshotDirOf(version);
-      await this.#o.engine.deleteSnapshot(snapshotDir);
-      await rm(path.dirname(snapshotDir), { recursive: true, force: true });
-    }
-    await rm(this.#workDir, { recursive: true, force: true });
-    for (const version of await this.#catalog.versionsIn(['PENDING'])) this.#enqueue(version);
+    await this.#queue.resume();
+    await this.#removals.resume();
   }
 
   async create(input: CreateImageInput): Promise<CreatedImageView> {
-    const claim = this.#claimFor(input);
-    const earlier = claim && (await this.#o.store.findClaim(claim.scope, claim.token));
-    if (claim && earlier) return this.#replay(claim, earlier);
-    const { image, version, builds } = this.#firstVersion(input);
-    const result = await this.#catalog.create(image, version, builds, claim);
-    if (result.kind === 'claimed' && claim) return this.#replay(claim, result.claim);
-    if (result.kind === 'conflict') {
-      throw new DomainError('INVALID', `A MicroVM image with the name '${input.name}' already exists in this account`);
+    const { name, tags = {}, clientToken: token, ...rest } = input;
+    const arn = imageArn(this.#owner, name);
+    const at = this.#clock.now();
+    const claim = this.#claim('CreateMicrovmImage', token, { ...rest, name, tags }, versionId(arn, '1.0'));
+    const earlier = await this.#earlier(claim);
+    if (earlier !== undefined) return createdViewOf(earlier.image, earlier.version);
+    const config = configOf(this.#o.region, rest);
+    const image = newImage(this.#ids, { arn, name, tags: addTags({}, tags), at });
+    const next = newVersion(this.#ids, image, config, at);
+    let isTaken = false;
+    const result = await this.#catalog.change(async () => {
+      // Only after the write was refused: a client token that was used meanwhile speaks first.
+      if (isTaken && (await this.#catalog.images.get(arn)) !== undefined) {
+        throw new DomainError('INVALID', `A MicroVM image with the name '${name}' already exists in this account`);
+      }
+      isTaken = true;
+      return {
+        answer: createdViewOf(image, next.version),
+        conditions: newImageConditions(this.#o.quotas ?? {}, this.#catalog),
+        writes: [this.#catalog.newImage(image), ...this.#catalog.newVersion(next)],
+        claim,
+      };
+    });
+    if (result.kind === 'claimed') {
+      const first = await this.#claimed(claim, result.claim);
+      return createdViewOf(first.image, first.version);
     }
-    this.#o.log.info({ imageArn: image.arn, imageVersion: version.version, buildId: version.buildId }, 'image created');
-    this.#enqueue(version);
-    return createdViewOf(image, version);
+    this.#announceBuild('image created', next.version);
+    return result.answer;
+  }
+
+  async update(input: UpdateImageInput): Promise<UpdatedImageView> {
+    const { imageIdentifier, clientToken: token, ...rest } = input;
+    const arn = this.#check(imageIdentifier);
+    const claimFor = (version: string) =>
+      this.#claim('UpdateMicrovmImage', token, { ...rest, imageIdentifier }, versionId(arn, version));
+    const earlier = await this.#earlier(claimFor(''));
+    if (earlier !== undefined) return updatedViewOf(earlier.image, earlier.version);
+    const config = configOf(this.#o.region, rest);
+    const result = await this.#catalog.change(async () => {
+      const seen = await this.#catalog.image(arn);
+      const at = this.#clock.now();
+      const image = imageUpdating(seen.body, at);
+      if (image === undefined) {
+        const first = await this.#earlier(claimFor(''));
+        if (first === undefined) throw busy(seen.body);
+        return { answer: { ...first, isNew: false }, writes: [] };
+      }
+      const next = newVersion(this.#ids, image, config, at);
+      return {
+        answer: { image, version: next.version, isNew: true },
+        conditions: newVersionConditions(this.#o.quotas ?? {}, this.#catalog, arn),
+        writes: [this.#catalog.saveImage(seen, image), ...this.#catalog.newVersion(next)],
+        claim: claimFor(next.version.version),
+      };
+    });
+    if (result.kind === 'claimed') {
+      const first = await this.#claimed(claimFor(''), result.claim);
+      return updatedViewOf(first.image, first.version);
+    }
+    const { image, version, isNew } = result.answer;
+    if (isNew) this.#announceBuild('image updating', version);
+    return updatedViewOf(image, version);
+  }
+
+  /** Asked again while DELETING it answers the same, as the model calls it idempotent. GUESS: delete-again */
+  async delete(imageIdentifier: string): Promise<{ imageIdentifier: string; state: 'DELETING' }> {
+    const arn = this.#check(imageIdentifier);
+    const answer = { imageIdentifier: arn, state: 'DELETING' } as const;
+    if ((await this.#catalog.image(arn)).body.state === 'DELETING') return answer;
+    await this.#catalog.change(async () => {
+      const seen = await this.#catalog.image(arn);
+      const at = this.#clock.now();
+      const image = imageMoved(seen.body, 'delete', at);
+      if (image === undefined) {
+        throw new DomainError('INVALID', `Cannot delete MicroVM image in its current state: ${seen.body.state}`);
+      }
+      const versions = (await this.#catalog.versionsOf(arn)).flatMap((row) => {
+        const version = versionMoved(row.body, 'delete', at);
+        return version === undefined ? [] : [this.#catalog.saveVersion(row, version)];
+      });
+      return {
+        answer,
+        conditions: [imageUnused(this.#o.store, arn)],
+        writes: [this.#catalog.saveImage(seen, image), ...versions],
+      };
+    });
+    this.#o.log.info({ imageArn: arn }, 'image being deleted');
+    this.#removals.removeImage(arn);
+    return answer;
+  }
+
+  async tags(imageIdentifier: string): Promise<Tags> {
+    return (await this.#catalog.image(this.#check(imageIdentifier))).body.tags;
+  }
+
+  tag(imageIdentifier: string, tags: Tags): Promise<void> {
+    return this.#retag(imageIdentifier, (now) => addTags(now, tags));
+  }
+
+  untag(imageIdentifier: string, keys: readonly string[]): Promise<void> {
+    return this.#retag(imageIdentifier, (now) => removeTags(now, keys));
   }
 
   async get(imageIdentifier: string): Promise<ImageView> {
@@ -133,6 +253,64 @@ class ImagesRoom implements Images {
   async getVersion(imageIdentifier: string, imageVersion: string): Promise<VersionView> {
     const row = await this.#catalog.version(this.#check(imageIdentifier), imageVersion);
     return versionViewOf(row.body);
+  }
+
+  async updateVersion(imageIdentifier: string, imageVersion: string, status: VersionStatus): Promise<VersionView> {
+    const arn = this.#check(imageIdentifier);
+    const result = await this.#catalog.change<VersionRecord>(async () => {
+      const image = await this.#changeable(arn);
+      const seen = await this.#catalog.version(arn, imageVersion);
+      if (seen.body.state !== 'SUCCESSFUL') {
+        if (status === 'INACTIVE') return { answer: seen.body, writes: [] };
+        // GUESS: activate-unsuccessful
+        const text = `The version ${imageVersion} of ${arn} cannot be activated: its build was not successful.`;
+        throw new DomainError('INVALID', text);
+      }
+      if (seen.body.status === status) return { answer: seen.body, writes: [] };
+      const at = this.#clock.now();
+      const version = { ...seen.body, status, updatedAt: at };
+      const versions = (await this.#catalog.versionsOf(arn)).map((row) => (row.id === seen.id ? version : row.body));
+      const { latestActiveVersion } = latestOf(versions);
+      return {
+        answer: version,
+        writes: [
+          this.#catalog.saveImage(image, { ...image.body, latestActiveVersion, updatedAt: at }),
+          this.#catalog.saveVersion(seen, version),
+        ],
+      };
+    });
+    assert(result.kind === 'done', 'there was no client token');
+    this.#o.log.info({ imageArn: arn, imageVersion, status }, 'version status set');
+    return versionViewOf(result.answer);
+  }
+
+  async deleteVersion(
+    imageIdentifier: string,
+    imageVersion: string,
+  ): Promise<{ imageIdentifier: string; imageVersion: string; state: 'DELETING' }> {
+    const arn = this.#check(imageIdentifier);
+    const result = await this.#catalog.change(async () => {
+      const seen = await this.#changeable(arn);
+      const version = await this.#catalog.version(arn, imageVersion);
+      const at = this.#clock.now();
+      const image = imageMoved(seen.body, 'update', at);
+      const going = versionMoved(version.body, 'delete', at);
+      if (image === undefined || going === undefined) throw busy(seen.body);
+      if ((await this.#catalog.versions.list({ group: arn, limit: 2 })).length < 2) {
+        // GUESS: last-version-text
+        const text = `Cannot delete the last version ${imageVersion} of a MicroVM image. Delete the image instead.`;
+        throw new DomainError('INVALID', text);
+      }
+      return {
+        answer: going,
+        conditions: [versionUnused(this.#o.store, arn, imageVersion)],
+        writes: [this.#catalog.saveImage(seen, image), this.#catalog.saveVersion(version, going)],
+      };
+    });
+    assert(result.kind === 'done', 'there was no client token');
+    this.#o.log.info({ imageArn: arn, imageVersion }, 'version being deleted');
+    this.#removals.removeVersion(result.answer);
+    return { imageIdentifier: arn, imageVersion, state: 'DELETING' };
   }
 
   async listVersions(imageIdentifier: string, request: PageRequest): Promise<Page<VersionView>> {
@@ -184,163 +362,80 @@ class ImagesRoom implements Images {
     const arn = checkImageArn(this.#owner, imageIdentifier, 'run');
     const image = (await this.#catalog.images.get(arn))?.body;
     const wanted = imageVersion ?? image?.latestActiveVersion ?? null;
-    const version = wanted === null ? undefined : (await this.#catalog.versions.get(`${arn}#${wanted}`))?.body;
-    if (image?.state === 'DELETING' || version?.state !== 'SUCCESSFUL' || version.status !== 'ACTIVE') {
+    const row = wanted === null ? undefined : await this.#catalog.versions.get(versionId(arn, wanted));
+    const version = row?.body;
+    if (
+      row === undefined ||
+      image?.state === 'DELETING' ||
+      version?.state !== 'SUCCESSFUL' ||
+      version.status !== 'ACTIVE'
+    ) {
       const which = imageVersion === undefined ? '' : ` and version ${imageVersion}`;
       throw new DomainError('NOT_FOUND', `No active version found for MicroVM image ${arn}${which}`);
     }
     return {
       imageArn: arn,
       imageVersion: version.version,
-      snapshotDir: this.#snapshotDirOf(version),
+      snapshotDir: this.snapshotDir(arn, version.version),
       memoryMiB: memoryMiBOf(version.config),
       hooks: version.config.hooks,
       egressNetworkConnectors: version.config.egressNetworkConnectors,
+      unchanged: this.#catalog.versions.unchanged(row),
     };
   }
 
   snapshotDir(arn: string, version: string): string {
-    const name = arn.slice(arn.lastIndexOf(':') + 1);
-    return path.join(this.#o.stateDir, 'images', name, version, 'snapshot');
+    return path.join(this.#imageDir(arn), version, 'snapshot');
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#stop.abort(new Error('the server is stopping'));
-    await Promise.allSettled([...this.#running]);
+    await Promise.all([this.#queue[Symbol.asyncDispose](), this.#removals[Symbol.asyncDispose]()]);
   }
 
-  get #workDir(): string {
-    return path.join(this.#o.stateDir, 'builds');
+  #imageDir(arn: string): string {
+    return path.join(this.#o.stateDir, 'images', arn.slice(arn.lastIndexOf(':') + 1));
   }
 
-  #snapshotDirOf(version: VersionRecord): string {
-    return this.snapshotDir(version.imageArn, version.version);
+  #announceBuild(what: string, version: VersionRecord): void {
+    const { imageArn: arn, version: imageVersion, buildId } = version;
+    this.#o.log.info({ imageArn: arn, imageVersion, buildId }, what);
+    this.#queue.add(version);
   }
 
-  #enqueue(version: VersionRecord): void {
-    this.#logs.expect(version.buildId);
-    const build = this.#build(version).catch((error: unknown) => this.#giveUp(version, error));
-    this.#running.add(build);
-    void build.finally(() => this.#running.delete(build));
+  /** The image, if nothing is under way on it. @throws DomainError `NOT_FOUND`, `CONFLICT` */
+  async #changeable(arn: string): Promise<Row<ImageRecord>> {
+    const row = await this.#catalog.image(arn);
+    if (IMAGE_TRANSITIONS[row.body.state].update === null) throw busy(row.body);
+    return row;
   }
 
-  /** What should not happen (no room for the log, say) still ends the build. */
-  async #giveUp(version: VersionRecord, error: unknown): Promise<void> {
-    this.#logs.end(version.buildId);
-    if (this.#stop.signal.aborted) return;
-    const log = this.#o.log.child({ buildId: version.buildId });
-    log.error({ error: messageOf(error) }, 'a build could not be carried out');
-    const failed = { type: 'failed', reason: failureReason(error, version.config), codeBytes: null } as const;
-    try {
-      await this.#catalog.record(version.imageArn, version.version, failed, this.#clock.now());
-    } catch (again) {
-      log.error({ error: messageOf(again) }, 'nor could its failure be kept; the next start does that');
-    }
+  async #retag(imageIdentifier: string, change: (tags: Tags) => Tags): Promise<void> {
+    const arn = this.#check(imageIdentifier);
+    await this.#catalog.change(async () => {
+      const seen = await this.#catalog.image(arn);
+      const image = { ...seen.body, tags: change(seen.body.tags) };
+      return { answer: undefined, writes: [this.#catalog.saveImage(seen, image)] };
+    });
   }
 
-  async #build(version: VersionRecord): Promise<void> {
-    const { imageArn: arn, version: number } = version;
-    const { signal } = this.#stop;
-    using _slot = await this.#slots.acquire({ signal });
-    if (!(await this.#catalog.record(arn, number, { type: 'started' }, this.#clock.now()))) {
-      this.#logs.end(version.buildId);
-      return;
-    }
-    // Disposed last, so that who followed the log finds the outcome written.
-    await using buildLog = await this.#logs.writer(version.buildId);
-    const startedMs = this.#clock.monotonicMs();
-    const outcome = await runBuild(
-      {
-        engine: this.#o.engine,
-        artifacts: this.#o.artifacts,
-        clock: this.#clock,
-        log: this.#o.log,
-        region: this.#o.region,
-        accountId: this.#o.accountId,
-        workDir: this.#workDir,
-        snapshotDirOf: (record) => this.#snapshotDirOf(record),
-        buildTimeoutMs: this.#o.buildTimeoutMs ?? 3_600_000,
-      },
-      version,
-      buildLog,
-      signal,
-    );
-    const event =
-      outcome.kind === 'succeeded'
-        ? ({ type: 'succeeded', sizes: outcome.sizes } as const)
-        : ({ type: 'failed', reason: outcome.reason, codeBytes: outcome.codeBytes } as const);
-    await this.#catalog.record(arn, number, event, this.#clock.now());
-    this.#o.log.info(
-      {
-        imageArn: arn,
-        imageVersion: number,
-        outcome: outcome.kind,
-        tookMs: Math.round(this.#clock.monotonicMs() - startedMs),
-      },
-      'build ended',
-    );
-  }
-
-  #firstVersion(input: CreateImageInput): { image: ImageRecord; version: VersionRecord; builds: BuildRecord[] } {
-    const { name, tags, clientToken: _token, ...rest } = input;
-    const config = configOf(this.#o.region, rest);
-    const arn = imageArn(this.#owner, name);
-    const at = this.#clock.now();
-    const builds = GENERATIONS.map(
-      (chipsetGeneration): BuildRecord => ({
-        buildId: this.#ids.uuid(),
-        imageArn: arn,
-        version: '1.0',
-        chipsetGeneration,
-        state: 'PENDING',
-        createdAt: at,
-      }),
-    );
-    const [{ buildId } = { buildId: '' }] = builds;
-    return {
-      image: {
-        arn,
-        id: this.#ids.uuid(),
-        name,
-        state: 'CREATING',
-        latestActiveVersion: null,
-        latestFailedVersion: null,
-        lastMajor: 1,
-        tags: tags ?? {},
-        createdAt: at,
-        updatedAt: at,
-      },
-      version: {
-        imageArn: arn,
-        imageName: name,
-        version: '1.0',
-        config,
-        buildId,
-        state: 'PENDING',
-        createdAt: at,
-        updatedAt: at,
-      },
-      builds,
-    };
-  }
-
-  #claimFor(input: CreateImageInput): Claim | undefined {
-    const { clientToken: token, ...parameters } = input;
+  #claim(scope: string, token: string | undefined, parameters: object, resource: string): Claim | undefined {
     if (token === undefined) return undefined;
-    const fingerprint = fingerprintOf(parameters);
-    const resource = imageArn(this.#owner, input.name);
-    return { scope: CREATE_SCOPE, token, fingerprint, resource, createdAt: this.#clock.now() };
+    return { scope, token, fingerprint: fingerprintOf(parameters), resource, createdAt: this.#clock.now() };
   }
 
-  async #replay(asked: Claim, earlier: Claim): Promise<CreatedImageView> {
-    if (asked.fingerprint !== earlier.fingerprint) {
+  /** What an earlier call with this client token made. @throws DomainError `CONFLICT` */
+  async #earlier(claim: Claim | undefined): Promise<{ image: ImageRecord; version: VersionRecord } | undefined> {
+    const earlier = claim && (await this.#o.store.findClaim(claim.scope, claim.token));
+    return earlier && this.#claimed(claim, earlier);
+  }
+
+  async #claimed(asked: Claim | undefined, earlier: Claim): Promise<{ image: ImageRecord; version: VersionRecord }> {
+    if (asked?.fingerprint !== earlier.fingerprint) {
       throw new DomainError('CONFLICT', 'The clientToken was already used with different parameters.');
     }
-    const [image, version] = [
-      await this.#catalog.image(earlier.resource),
-      await this.#catalog.version(earlier.resource, '1.0'),
-    ];
-    return createdViewOf(image.body, version.body);
+    const [arn = '', version = '1.0'] = earlier.resource.split('#');
+    const [image, row] = [await this.#catalog.image(arn), await this.#catalog.version(arn, version)];
+    return { image: image.body, version: row.body };
   }
 
   #check(identifier: string): string {
@@ -355,4 +450,9 @@ class ImagesRoom implements Images {
   ): Promise<Page<Item>> {
     return readPage(this.#o.store.pageTokens, request, scope, list, itemOf);
   }
+}
+
+/** Recorded for UPDATING; the same words for the other states in which nothing can be changed. GUESS: busy-image */
+function busy(image: ImageRecord): DomainError {
+  return new DomainError('CONFLICT', `MicroVM Image is already in state: ${image.state}`);
 }

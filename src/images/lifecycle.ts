@@ -2,8 +2,8 @@
  * The lives of image, version and build, as three transition tables and the pure functions over them. One build moves all
  * three; the caller writes them together.
  *
- * Source of states and of who moves whom: the model and the guide's images chapter. Deleting and updating have their
- * places in the tables; the operations come with a later issue.
+ * Source of states and of who moves whom: the model and the guide's images chapter. While one of its versions is being
+ * deleted an image is UPDATING too (recorded).
  */
 import type { BuildState, ImageState, VersionConfig, VersionState, VersionStatus } from './types.ts';
 
@@ -65,7 +65,9 @@ export type BuildEvent =
   | { readonly type: 'started' }
   | { readonly type: 'succeeded'; readonly sizes: BuildSizes }
   | { readonly type: 'failed'; readonly reason: string; readonly codeBytes: number | null };
-export type ImageEventType = BuildEvent['type'] | 'update' | 'delete' | 'deleted' | 'delete-failed';
+/** `deleted` and `delete-failed` tell the outcome for an image, or for one version of an image that stays. */
+export type RemovalEvent = 'delete' | 'deleted' | 'delete-failed';
+export type ImageEventType = BuildEvent['type'] | 'update' | RemovalEvent;
 
 /** Null: cannot happen in this state. */
 export const IMAGE_TRANSITIONS = {
@@ -102,8 +104,8 @@ export const IMAGE_TRANSITIONS = {
     failed: 'UPDATE_FAILED',
     update: null,
     delete: null,
-    deleted: null,
-    'delete-failed': null,
+    deleted: 'UPDATED',
+    'delete-failed': 'UPDATE_FAILED',
   },
   UPDATED: {
     started: null,
@@ -219,13 +221,48 @@ export function imageAfter(
   return moved;
 }
 
+/** The image after an update or removal began or ended; undefined when that does not fit its state. */
+export function imageMoved(image: ImageRecord, event: 'update' | RemovalEvent, at: number): ImageRecord | undefined {
+  const state = IMAGE_TRANSITIONS[image.state][event];
+  return state === null ? undefined : { ...image, state, updatedAt: at };
+}
+
+/** The image with its next version begun. */
+export function imageUpdating(image: ImageRecord, at: number): ImageRecord | undefined {
+  const moved = imageMoved(image, 'update', at);
+  return moved && { ...moved, lastMajor: image.lastMajor + 1 };
+}
+
+/** The newest version that can be launched and the newest that failed, of those there are. GUESS: latest-versions */
+export function latestOf(
+  versions: readonly VersionRecord[],
+): Pick<ImageRecord, 'latestActiveVersion' | 'latestFailedVersion'> {
+  const newestFirst = versions.toSorted((a, b) => majorOf(b) - majorOf(a));
+  const active = newestFirst.find((version) => version.state === 'SUCCESSFUL' && version.status === 'ACTIVE');
+  const failed = newestFirst.find((version) => version.state === 'FAILED');
+  return { latestActiveVersion: active?.version ?? null, latestFailedVersion: failed?.version ?? null };
+}
+
+function majorOf(version: VersionRecord): number {
+  return Number.parseInt(version.version, 10);
+}
+
 /** A version becomes ACTIVE by succeeding (documented). */
 export function versionAfter(version: VersionRecord, event: BuildEvent, at: number): VersionRecord | undefined {
   const state = VERSION_TRANSITIONS[version.state][event.type];
   if (state === null) return undefined;
-  const { imageArn, imageName, version: number, config, buildId, createdAt } = version;
-  const identity: VersionIdentity = { imageArn, imageName, version: number, config, buildId, createdAt, updatedAt: at };
+  const identity = identityOf(version, at);
   return state === 'SUCCESSFUL' ? { ...identity, state, status: 'ACTIVE' } : { ...identity, state };
+}
+
+export function versionMoved(version: VersionRecord, event: RemovalEvent, at: number): VersionRecord | undefined {
+  const state = VERSION_TRANSITIONS[version.state][event];
+  return state === null ? undefined : { ...identityOf(version, at), state };
+}
+
+function identityOf(record: VersionRecord, updatedAt: number): VersionIdentity {
+  const { imageArn, imageName, version, config, buildId, createdAt } = record;
+  return { imageArn, imageName, version, config, buildId, createdAt, updatedAt };
 }
 
 export function buildAfter(build: BuildRecord, event: BuildEvent): BuildRecord | undefined {

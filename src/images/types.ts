@@ -3,7 +3,8 @@
  * milliseconds since the epoch (the wire layer turns them into seconds); what is null here is null on the wire.
  */
 import type { MemoryMiB } from '../engine/index.ts';
-import type { Page } from '../store/index.ts';
+import type { Tags } from '../lib/index.ts';
+import type { Page, Write } from '../store/index.ts';
 
 export type ImageState =
   | 'CREATING'
@@ -74,6 +75,11 @@ export interface CreateImageInput {
   readonly clientToken?: string;
 }
 
+/** UpdateMicrovmImage: the next version in full; what is absent falls back to its default, not to the last version's. */
+export interface UpdateImageInput extends Omit<CreateImageInput, 'name' | 'tags'> {
+  readonly imageIdentifier: string;
+}
+
 /** A version's configuration, defaults filled in. */
 export interface VersionConfig {
   readonly baseImageArn: string;
@@ -112,6 +118,12 @@ export interface CreatedImageView extends VersionConfig, ImageSummary {
   readonly imageVersion: string;
   readonly updatedAt: number | null;
   readonly tags: Readonly<Record<string, string>> | null;
+}
+
+/** Answer of UpdateMicrovmImage: as that of a create, without tags. */
+export interface UpdatedImageView extends VersionConfig, ImageSummary {
+  readonly imageVersion: string;
+  readonly updatedAt: number;
 }
 
 /** GetMicrovmImageVersion and item of ListMicrovmImageVersions. */
@@ -173,16 +185,35 @@ export interface LaunchableVersion {
   readonly memoryMiB: MemoryMiB;
   readonly hooks: Hooks | null;
   readonly egressNetworkConnectors: readonly string[];
+  /** Holds while the version is as it was resolved; goes into the write of what is launched from it. */
+  readonly unchanged: Write;
 }
 
 export interface Images extends AsyncDisposable {
-  /** Fails what a crashed server left in progress and takes up pending builds. Once, before the first call. */
+  /** Fails what a crashed server left in progress, takes up pending builds and removals. Once, before the first call. */
   start(): Promise<void>;
   /** Writes image, version 1.0 and its builds and begins building. @throws DomainError INVALID, CONFLICT, QUOTA */
   create(input: CreateImageInput): Promise<CreatedImageView>;
   /** @throws DomainError INVALID (not an ARN), DENIED (foreign account, slash form), NOT_FOUND */
   get(imageIdentifier: string): Promise<ImageView>;
   list(request: PageRequest & { readonly nameFilter?: string }): Promise<Page<ImageSummary>>;
+  /** Writes the next version and begins building it. @throws DomainError INVALID, DENIED, NOT_FOUND, CONFLICT, QUOTA */
+  update(input: UpdateImageInput): Promise<UpdatedImageView>;
+  /** Makes it DELETING, and gone with all its versions a while later. @throws DomainError INVALID, DENIED, NOT_FOUND */
+  delete(imageIdentifier: string): Promise<{ readonly imageIdentifier: string; readonly state: ImageState }>;
+  /** @throws DomainError INVALID, DENIED, NOT_FOUND, CONFLICT (the image is being built or changed) */
+  updateVersion(imageIdentifier: string, imageVersion: string, status: VersionStatus): Promise<VersionView>;
+  /** @throws DomainError INVALID (last one, in use), DENIED, NOT_FOUND, CONFLICT */
+  deleteVersion(
+    imageIdentifier: string,
+    imageVersion: string,
+  ): Promise<{ readonly imageIdentifier: string; readonly imageVersion: string; readonly state: VersionState }>;
+  /** @throws DomainError INVALID, DENIED, NOT_FOUND */
+  tags(imageIdentifier: string): Promise<Tags>;
+  /** Adds to the tags there are. @throws DomainError INVALID, DENIED, NOT_FOUND */
+  tag(imageIdentifier: string, tags: Tags): Promise<void>;
+  /** @throws DomainError INVALID, DENIED, NOT_FOUND */
+  untag(imageIdentifier: string, keys: readonly string[]): Promise<void>;
   getVersion(imageIdentifier: string, imageVersion: string): Promise<VersionView>;
   listVersions(imageIdentifier: string, request: PageRequest): Promise<Page<VersionView>>;
   getBuild(imageIdentifier: string, imageVersion: string, buildId: string): Promise<BuildView>;

@@ -1,6 +1,14 @@
 /** From records to what the wire shows; one projection per resource. Members as recorded. */
 import { type BuildRecord, type ImageRecord, statusOf, type VersionRecord } from './lifecycle.ts';
-import type { BuildSummary, BuildView, CreatedImageView, ImageSummary, ImageView, VersionView } from './types.ts';
+import type {
+  BuildSummary,
+  BuildView,
+  CreatedImageView,
+  ImageSummary,
+  ImageView,
+  UpdatedImageView,
+  VersionView,
+} from './types.ts';
 
 export function imageSummaryOf(image: ImageRecord): ImageSummary {
   return {
@@ -19,12 +27,15 @@ export function imageViewOf(image: ImageRecord): ImageView {
 }
 
 export function createdViewOf(image: ImageRecord, version: VersionRecord): CreatedImageView {
+  return { ...updatedViewOf(image, version), tags: Object.keys(image.tags).length > 0 ? image.tags : null };
+}
+
+export function updatedViewOf(image: ImageRecord, version: VersionRecord): UpdatedImageView {
   return {
     ...version.config,
     ...imageSummaryOf(image),
     imageVersion: version.version,
     updatedAt: image.updatedAt,
-    tags: Object.keys(image.tags).length > 0 ? image.tags : null,
   };
 }
 

@@ -6,3 +6,4 @@ export { KeyedLock } from './keyed-lock.ts';
 export { createLogger, type Logger, type LogLevel, silentLogger } from './log.ts';
 export { Slots } from './slots.ts';
 export { requestOverStream, type StreamRequest } from './stream-http.ts';
+export { addTags, removeTags, type Tags } from './tags.ts';

@@ -3,7 +3,7 @@
  * did meanwhile, tell who has to act on it.
  */
 import { type Clock, DomainError, type Logger } from '../lib/index.ts';
-import type { Claim, NewRow, Records, Row, Store, WriteResult } from '../store/index.ts';
+import type { Claim, NewRow, Records, Row, Store, Write, WriteResult } from '../store/index.ts';
 import { apply, dueAt, type Event, type Microvm, type Outcome, type State } from './lifecycle.ts';
 
 /** What `state` columns can hold; kept in step with the record's own. */
@@ -41,8 +41,9 @@ export class Ledger {
     return record;
   }
 
-  async insert(record: Microvm, claim?: Claim): Promise<WriteResult> {
-    const result = await this.#store.write([this.rows.insert(rowOf(record))], claim);
+  /** `condition` is write 0 of the result. */
+  async insert(record: Microvm, condition: Write, claim?: Claim): Promise<WriteResult> {
+    const result = await this.#store.write([condition, this.rows.insert(rowOf(record))], claim);
     if (result.kind === 'written') this.#announce(record, undefined);
     return result;
   }

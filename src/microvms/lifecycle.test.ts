@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { HOLDING_STATES } from '../images/index.ts';
 import {
   apply,
   dueAt,
@@ -177,4 +178,9 @@ test('changing an ended microVM is refused in the recorded words', () => {
     outcome.kind === 'refused' && outcome.error.message,
     'The MicroVM microvm-1 has been terminated and its state cannot be changed.',
   );
+});
+
+test('a microVM needs its snapshot in every state but the last', () => {
+  const states = Object.keys(TRANSITIONS).filter((state) => state !== 'TERMINATED');
+  assert.deepEqual([...HOLDING_STATES].sort(), states.sort());
 });

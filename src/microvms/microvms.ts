@@ -64,6 +64,8 @@ export interface MicrovmsOptions {
 
 /** How long a client token is remembered. GUESS: client-token-retention */
 const CLAIM_RETENTION_MS = 24 * 3_600_000;
+/** More conflicts than this in a row on one version mean a bug, not a race. */
+const MAX_CONFLICTS = 20;
 const LOST_STATES = ['PENDING', 'RUNNING', 'EXITED', 'SUSPENDING', 'RESUMING'] as const;
 
 export async function createMicrovms(options: MicrovmsOptions): Promise<Microvms> {
@@ -142,18 +144,25 @@ class MicrovmsRoom implements Microvms {
     const claim = claimOf(input, id, this.#clock.now());
     const earlier = claim && (await this.#o.store.findClaim(claim.scope, claim.token));
     if (claim && earlier) return this.#replay(claim, earlier);
-    const version = await this.#o.images.resolve(input.imageIdentifier, input.imageVersion);
-    const draft = draftOf(this.#o.region, input, version, this.#clock.now());
+    let { version, draft } = await this.#draft(input);
     const endpointId = this.#ids.uuid();
     await using stack = new AsyncDisposableStack();
     const endpoint = await this.#o.endpoints.open({ microvmId: id, endpointId, port: null });
     stack.defer(() => this.#o.endpoints.close(id));
-    const record: Pending = { ...draft, id, endpointId, endpoint: endpoint.address, endpointPort: endpoint.port };
-    const result = await this.#ledger.insert(record, claim);
-    if (result.kind === 'claimed' && claim) return this.#replay(claim, result.claim);
-    assert.equal(result.kind, 'written', `the new id ${id} is taken`);
-    stack.move();
-    return viewOf(record);
+    for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
+      const record: Pending = { ...draft, id, endpointId, endpoint: endpoint.address, endpointPort: endpoint.port };
+      const result = await this.#ledger.insert(record, version.unchanged, claim);
+      if (result.kind === 'claimed' && claim) return this.#replay(claim, result.claim);
+      if (result.kind === 'conflict' && result.index === 0) {
+        // The version was changed or is going, in the same moment.
+        ({ version, draft } = await this.#draft(input));
+        continue;
+      }
+      assert.equal(result.kind, 'written', `the new id ${id} is taken`);
+      stack.move();
+      return viewOf(record);
+    }
+    throw new Error(`the version to launch ${id} from kept changing`);
   }
 
   async get(microvmId: string): Promise<MicrovmView> {
@@ -282,6 +291,11 @@ class MicrovmsRoom implements Microvms {
     }
     this.#reconciler.kick(record);
     this.#due.consider(dueAt(record));
+  }
+
+  async #draft(input: RunMicrovmInput) {
+    const version = await this.#o.images.resolve(input.imageIdentifier, input.imageVersion);
+    return { version, draft: draftOf(this.#o.region, input, version, this.#clock.now()) };
   }
 
   #idle(id: string): void {

@@ -13,7 +13,7 @@ import {
 } from '../engine/index.ts';
 import type { Hooks } from '../images/index.ts';
 import { silentLogger, TestClock } from '../lib/index.ts';
-import { openStore, type Store } from '../store/index.ts';
+import { openStore, releaseClaims, type Store } from '../store/index.ts';
 import { createMicrovms, type Machine, type MicrovmState, type Microvms, type RunMicrovmInput } from './index.ts';
 
 export const IMAGE = 'arn:aws:lambda:us-east-1:000000000000:microvm-image:demo';
@@ -66,6 +66,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
         egressNetworkConnectors: [
           'arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:INTERNET_EGRESS',
         ],
+        unchanged: releaseClaims('nothing'),
       }),
       snapshotDir: () => '/snapshots/demo',
     },

@@ -3,6 +3,8 @@ import type { AnyBehaviour, OperationName } from '../operation.ts';
 import { createMicrovmAuthToken } from './create-microvm-auth-token.ts';
 import { createMicrovmImage } from './create-microvm-image.ts';
 import { createMicrovmShellAuthToken } from './create-microvm-shell-auth-token.ts';
+import { deleteMicrovmImage } from './delete-microvm-image.ts';
+import { deleteMicrovmImageVersion } from './delete-microvm-image-version.ts';
 import { getMicrovm } from './get-microvm.ts';
 import { getMicrovmImage } from './get-microvm-image.ts';
 import { getMicrovmImageBuild } from './get-microvm-image-build.ts';
@@ -17,13 +19,19 @@ import { resumeMicrovm } from './resume-microvm.ts';
 import { runMicrovm } from './run-microvm.ts';
 import { suspendMicrovm } from './suspend-microvm.ts';
 import { terminateMicrovm } from './terminate-microvm.ts';
+import { updateMicrovmImage } from './update-microvm-image.ts';
+import { updateMicrovmImageVersion } from './update-microvm-image-version.ts';
 
 export const behaviours: Readonly<Partial<Record<OperationName, AnyBehaviour>>> = {
   CreateMicrovmImage: createMicrovmImage,
+  UpdateMicrovmImage: updateMicrovmImage,
   GetMicrovmImage: getMicrovmImage,
   ListMicrovmImages: listMicrovmImages,
+  DeleteMicrovmImage: deleteMicrovmImage,
   GetMicrovmImageVersion: getMicrovmImageVersion,
   ListMicrovmImageVersions: listMicrovmImageVersions,
+  UpdateMicrovmImageVersion: updateMicrovmImageVersion,
+  DeleteMicrovmImageVersion: deleteMicrovmImageVersion,
   GetMicrovmImageBuild: getMicrovmImageBuild,
   ListMicrovmImageBuilds: listMicrovmImageBuilds,
   ListManagedMicrovmImages: listManagedMicrovmImages,

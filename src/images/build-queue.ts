@@ -1,0 +1,101 @@
+/**
+ * The queue of builds: in the order of the calls, a few at a time. Each ends in a record that says how, whatever happens;
+ * only a stopping server leaves that to its next start.
+ */
+import { rm } from 'node:fs/promises';
+import path from 'node:path';
+import { messageOf, Slots } from '../lib/index.ts';
+import type { BuildLogs } from './build-log.ts';
+import { type BuilderOptions, runBuild } from './builder.ts';
+import type { Catalog } from './catalog.ts';
+import { failureReason, INTERRUPTED } from './failure-reason.ts';
+import type { VersionRecord } from './lifecycle.ts';
+
+export interface BuildQueueOptions extends BuilderOptions {
+  readonly catalog: Catalog;
+  readonly logs: BuildLogs;
+  readonly concurrentBuilds: number;
+}
+
+export class BuildQueue implements AsyncDisposable {
+  readonly #o: BuildQueueOptions;
+  readonly #slots: Slots;
+  readonly #stop = new AbortController();
+  readonly #running = new Set<Promise<void>>();
+
+  constructor(options: BuildQueueOptions) {
+    this.#o = options;
+    this.#slots = new Slots(options.concurrentBuilds);
+  }
+
+  /** Fails what an earlier server left in progress and takes up what it had not begun. */
+  async resume(): Promise<void> {
+    const { catalog, clock } = this.#o;
+    for (const version of await catalog.versionsIn(['IN_PROGRESS'])) {
+      const failed = { type: 'failed', reason: INTERRUPTED, codeBytes: null } as const;
+      await catalog.record(version.imageArn, version.version, failed, clock.now());
+      const snapshotDir = this.#o.snapshotDirOf(version);
+      await this.#o.engine.deleteSnapshot(snapshotDir);
+      await rm(path.dirname(snapshotDir), { recursive: true, force: true });
+    }
+    await rm(this.#o.workDir, { recursive: true, force: true });
+    for (const version of await catalog.versionsIn(['PENDING'])) this.add(version);
+  }
+
+  /** The version was written as PENDING. */
+  add(version: VersionRecord): void {
+    this.#o.logs.expect(version.buildId);
+    const build = this.#build(version).catch((error: unknown) => this.#giveUp(version, error));
+    this.#running.add(build);
+    void build.finally(() => this.#running.delete(build));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort(new Error('the server is stopping'));
+    await Promise.allSettled([...this.#running]);
+  }
+
+  /** What should not happen (no room for the log, say) still ends the build. */
+  async #giveUp(version: VersionRecord, error: unknown): Promise<void> {
+    const { catalog, clock, logs } = this.#o;
+    logs.end(version.buildId);
+    if (this.#stop.signal.aborted) return;
+    const log = this.#o.log.child({ buildId: version.buildId });
+    log.error({ error: messageOf(error) }, 'a build could not be carried out');
+    const failed = { type: 'failed', reason: failureReason(error, version.config), codeBytes: null } as const;
+    try {
+      await catalog.record(version.imageArn, version.version, failed, clock.now());
+    } catch (again) {
+      log.error({ error: messageOf(again) }, 'nor could its failure be kept; the next start does that');
+    }
+  }
+
+  async #build(version: VersionRecord): Promise<void> {
+    const { imageArn: arn, version: number } = version;
+    const { catalog, clock, logs } = this.#o;
+    const { signal } = this.#stop;
+    using _slot = await this.#slots.acquire({ signal });
+    if (!(await catalog.record(arn, number, { type: 'started' }, clock.now()))) {
+      logs.end(version.buildId);
+      return;
+    }
+    // Disposed last, so that who followed the log finds the outcome written.
+    await using buildLog = await logs.writer(version.buildId);
+    const startedMs = clock.monotonicMs();
+    const outcome = await runBuild(this.#o, version, buildLog, signal);
+    const event =
+      outcome.kind === 'succeeded'
+        ? ({ type: 'succeeded', sizes: outcome.sizes } as const)
+        : ({ type: 'failed', reason: outcome.reason, codeBytes: outcome.codeBytes } as const);
+    await catalog.record(arn, number, event, clock.now());
+    this.#o.log.info(
+      {
+        imageArn: arn,
+        imageVersion: number,
+        outcome: outcome.kind,
+        tookMs: Math.round(clock.monotonicMs() - startedMs),
+      },
+      'build ended',
+    );
+  }
+}
