@@ -6,11 +6,11 @@
  *   node scripts/setup.ts
  */
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
-import type { Runtime } from '../src/engine/runtime.ts';
-import { createLogger, type Logger } from '../src/lib/index.ts';
+import { prepareBuilder, type Runtime } from '../src/engine/index.ts';
+import { createLogger, MachineError, messageOf } from '../src/lib/index.ts';
 import { BASE_ALIASES, BASE_NAME, setUpBase } from './setup/base.ts';
 import { setUpBuilder, setUpBuildkit } from './setup/builder.ts';
 import { findDebian } from './setup/debian.ts';
@@ -65,7 +65,7 @@ async function main(): Promise<void> {
 async function makeRuntime(context: SetupContext, abort: (reason: unknown) => void): Promise<Runtime> {
   const debian = await findDebian(context);
   const go = { toolchain: makeToolchain(context, debian).get };
-  const agentDir = context.env.REKINDLE_SETUP_AGENT_DIR ?? join(context.repoDir, 'agent');
+  const agentDir = join(context.repoDir, 'agent');
   const goProgram = (moduleDir: string, name: string, path: string) =>
     setUpGoProgram(context, go, { moduleDir, name, package: path });
 
@@ -145,33 +145,39 @@ async function settled<T extends Record<string, Promise<unknown>>>(
 
 /** Lets the engine boot the builder machine once and keep its snapshot, so that the first build starts at once. */
 async function makeBuilderSnapshot(context: SetupContext, runtime: Runtime): Promise<void> {
-  const engine = (await import('../src/engine/index.ts')) as object as { prepareBuilder?: PrepareBuilder };
-  const onProgress = (line: string) => context.say(`builder snapshot: ${line}`);
-  await engine.prepareBuilder?.({
-    runtime,
-    cacheDir: context.cacheDir,
-    log: createLogger('warn'),
-    onProgress,
-    signal: context.signal,
-  });
+  const { cacheDir, signal, say } = context;
+  const onProgress = (line: string) => say(`builder: ${line} ...`);
+  await prepareBuilder({ runtime, cacheDir, log: createLogger('warn'), onProgress, signal });
+  await sweepBuilders(join(cacheDir, 'builder'));
 }
 
-type PrepareBuilder = (options: {
-  runtime: Runtime;
-  cacheDir: string;
-  log: Logger;
-  onProgress(line: string): void;
-  signal?: AbortSignal;
-}) => Promise<void>;
+/** Keeps the newest two builders: the one in use and the one before, which a server may still run on. */
+async function sweepBuilders(dir: string): Promise<void> {
+  const builders: { path: string; madeAtMs: number }[] = [];
+  for (const entry of await readdir(dir, { withFileTypes: true })) {
+    const path = join(dir, entry.name);
+    if (entry.isDirectory() && /^[0-9a-f]{16}$/.test(entry.name)) {
+      builders.push({ path, madeAtMs: (await stat(path)).mtimeMs });
+    }
+  }
+  builders.sort((a, b) => b.madeAtMs - a.madeAtMs);
+  for (const { path } of builders.slice(2)) await rm(path, { recursive: true, force: true });
+}
 
 async function emptyWorkDir(workDir: string): Promise<void> {
   await rm(workDir, { recursive: true, force: true });
   await mkdir(workDir, { recursive: true });
 }
 
+/** The message, with what a machine's console and build log said last. */
+function explain(error: unknown): string {
+  const evidence = error instanceof MachineError ? error.evidence.trimEnd() : '';
+  return evidence === '' ? messageOf(error) : `${messageOf(error)}\n${evidence}`;
+}
+
 try {
   await main();
 } catch (error) {
-  process.stderr.write(`setup: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.stderr.write(`setup: ${explain(error)}\n`);
   process.exitCode = 1;
 }

@@ -2,9 +2,9 @@
  * The builder machine's root disk: a small Debian with BuildKit (built from its published Go module at the version pinned
  * in scripts/buildkit), crun, the program that runs a build, and the managed base for builds without a network.
  */
-import { copyFile, cp, mkdir, readFile, rm } from 'node:fs/promises';
+import { copyFile, cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { BASE_NAME, type ManagedBase } from './base.ts';
+import { BASE_ALIASES, BASE_NAME, type ManagedBase } from './base.ts';
 import { type Debian, GUEST_RELEASE } from './debian.ts';
 import { makeDebianTar, makeDisk, packTar } from './disk.ts';
 import type { GoProgram, GoPrograms } from './go-programs.ts';
@@ -58,7 +58,8 @@ export async function setUpBuilder(
     parts.program,
   ]);
   const inputs = {
-    recipe: 1,
+    recipe: 2,
+    aliases: BASE_ALIASES,
     parts: [tree.stamp, base.product.stamp, base.layerDigest, buildkit.stamp, program.digest],
   };
   const disk = await context.steps.product('builder', inputs, async (dir) => {
@@ -69,6 +70,8 @@ export async function setUpBuilder(
     for (const name of ['buildkitd', 'buildctl'])
       await copyFile(join(buildkit.dir, name), join(extra, 'usr/bin', name));
     await copyFile(program.path, join(extra, 'usr/lib/rekindle/build'));
+    // The names a FROM may call the base by; the build program reads them.
+    await writeFile(join(extra, 'usr/lib/rekindle/aliases'), BASE_ALIASES.map((name) => `${name}\n`).join(''));
     await cp(base.layout, join(extra, 'var/lib/rekindle/bases', BASE_NAME), { recursive: true });
     const extraTar = join(dir, 'extra.tar');
     await packTar(context, extra, extraTar);
