@@ -9,6 +9,8 @@ import { lambdaCore } from '../../spec/lambda-core.ts';
 import { lambdaMicrovms } from '../../spec/lambda-microvms.ts';
 import type { Identity, Principal } from '../identity/index.ts';
 import { type Clock, DomainError, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
+import { accessDenied, callerOf } from './access.ts';
+import { authorise, resourceOf } from './authorisation.ts';
 import { familyOf, modelledError, signatureWireError, toWireError } from './errors.ts';
 import { answerExtension, EXTENSION_PREFIX } from './extensions/index.ts';
 import { isLocalProgram } from './loopback.ts';
@@ -121,16 +123,15 @@ class Api {
     const behaviour: AnyBehaviour | undefined =
       match.service === lambdaMicrovms ? behaviours[match.name as keyof typeof behaviours] : undefined;
     if (behaviour === undefined) throw notImplemented(match);
-    const resource = (await behaviour.resource?.(input, this.#options)) ?? '*';
-    const decision = this.#options.identity.authorize(principal, `lambda:${match.name}`, resource);
-    if (!decision.allowed) throw accessDenied(match, principal, resource, decision.because);
+    const operation = { name: match.name, behaviour, input };
+    await authorise(operation, callerOf(request, principal, this.#options.region), this.#options);
     try {
       return await behaviour.run(input, this.#options);
     } catch (thrown) {
       // Foreign accounts and the slash form of ARNs: the domain refuses, the service words it as IAM does (recorded).
       if (!(thrown instanceof DomainError) || thrown.code !== 'DENIED') throw thrown;
-      const because = `because no identity-based policy allows the lambda:${match.name} action`;
-      throw accessDenied(match, principal, resource, because, thrown);
+      const resource = await resourceOf(operation, this.#options);
+      throw accessDenied(principal, `lambda:${match.name}`, resource, undefined, { cause: thrown });
     }
   }
 
@@ -153,18 +154,6 @@ class Api {
     if (thrown instanceof WireError) return { error: thrown, isBug: false };
     return { error: new WireError('InternalServerException', 500, { message: messageOf(thrown) }), isBug: true };
   }
-}
-
-function accessDenied(
-  match: Match,
-  principal: Principal,
-  resource: string,
-  because: string,
-  cause?: unknown,
-): DomainError {
-  const action = `lambda:${match.name}`;
-  const message = `User: ${principal.arn} is not authorized to perform: ${action} on resource: ${resource} ${because}`;
-  return new DomainError('DENIED', message, { cause });
 }
 
 /** The family's server fault, with a status of its own. GUESS: not-implemented-answer */
