@@ -9,7 +9,7 @@ import { lambdaCore } from '../../spec/lambda-core.ts';
 import { lambdaMicrovms } from '../../spec/lambda-microvms.ts';
 import type { Identity, Principal } from '../identity/index.ts';
 import { type Clock, DomainError, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
-import { accessDenied, callerOf } from './access.ts';
+import { accessDenied, callerOf, demand } from './access.ts';
 import { authorise, resourceOf } from './authorisation.ts';
 import { familyOf, modelledError, signatureWireError, toWireError } from './errors.ts';
 import { answerExtension, EXTENSION_PREFIX } from './extensions/index.ts';
@@ -19,6 +19,7 @@ import { behaviours } from './operations/index.ts';
 import { readBody } from './read-body.ts';
 import { readInput } from './read-input.ts';
 import { type Match, Router } from './router.ts';
+import { SigningKeys } from './signing-keys.ts';
 import {
   checkSignature,
   queryPairs,
@@ -70,8 +71,9 @@ class Api {
       service: lambdaMicrovms.signingName,
       region: options.region,
       encodesPathTwice: true,
-      acceptsQueryForm: false,
+      needsExpires: false,
       maxSkewMs: MAX_SKEW_MS,
+      keys: new SigningKeys(),
     };
     if (options.auth === 'off') {
       options.logger.warn({}, 'SIGNATURES ARE NOT CHECKED: whoever reaches this host may do everything (auth is off)');
@@ -101,10 +103,13 @@ class Api {
     }
   }
 
-  /** Rekindle's own resources: authenticated like the rest, root's as long as there is nobody else. */
+  /** Rekindle's own resources: authenticated and authorised like the rest. */
   async #answerExtension(request: IncomingMessage, response: ServerResponse, logger: Logger): Promise<void> {
-    await this.#authenticate(request);
-    await answerExtension(request, response, { ...this.#options, host: this.#options.host ?? (() => ({})) }, logger);
+    const { identity, region, host = () => ({}) } = this.#options;
+    const { principal, body } = await this.#authenticate(request);
+    const caller = callerOf(request, principal, region);
+    const ask = (action: string, resource: string | undefined) => demand(identity, caller, { action, resource });
+    await answerExtension(request, response, { ...this.#options, host }, { body, demand: ask }, logger);
   }
 
   #route(request: IncomingMessage): Match {

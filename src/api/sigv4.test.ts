@@ -7,6 +7,7 @@ import { Sha256 } from '@aws-crypto/sha256-js';
 import { HttpRequest } from '@smithy/protocol-http';
 import { SignatureV4 } from '@smithy/signature-v4';
 import { createIdentity } from '../identity/index.ts';
+import { SigningKeys } from './signing-keys.ts';
 import { checkSignature, readSignature, SignatureError, type SigningRules, sha256 } from './sigv4.ts';
 
 const now = Date.parse('2026-11-21T10:00:00Z');
@@ -18,10 +19,11 @@ const lambda: SigningRules = {
   service: 'lambda',
   region: 'us-east-1',
   encodesPathTwice: true,
-  acceptsQueryForm: false,
+  needsExpires: false,
   maxSkewMs: 300_000,
+  keys: new SigningKeys(),
 };
-const s3: SigningRules = { ...lambda, service: 's3', encodesPathTwice: false, acceptsQueryForm: true };
+const s3: SigningRules = { ...lambda, service: 's3', encodesPathTwice: false, needsExpires: true };
 
 interface Sent {
   readonly method: string;
@@ -32,13 +34,13 @@ interface Sent {
 }
 
 /** What the server makes of a request: 'ok', or the kind of refusal and its detail. */
-async function judge(sent: Sent, rules = lambda): Promise<string> {
+async function judge(sent: Sent, rules = lambda, presigned: 'unsigned' | 'body' = 'unsigned'): Promise<string> {
   const verdict = Promise.withResolvers<string>();
   const server = createServer((request, response) => {
     const chunks: Buffer[] = [];
     request.on('data', (chunk: Buffer) => chunks.push(chunk));
     request.on('end', () => {
-      verdict.resolve(verify(request, Buffer.concat(chunks), rules));
+      verdict.resolve(verify(request, Buffer.concat(chunks), rules, presigned));
       response.end();
     });
   });
@@ -51,10 +53,11 @@ async function judge(sent: Sent, rules = lambda): Promise<string> {
   return result;
 }
 
-function verify(request: IncomingMessage, body: Buffer, rules: SigningRules): string {
+function verify(request: IncomingMessage, body: Buffer, rules: SigningRules, presigned: 'unsigned' | 'body'): string {
   try {
     const signed = readSignature(request, { rules, identity, now });
-    checkSignature(request, signed, { rules, bodyHash: signed.form === 'query' ? 'UNSIGNED-PAYLOAD' : sha256(body) });
+    const isUnsigned = signed.form === 'query' && presigned === 'unsigned';
+    checkSignature(request, signed, { rules, bodyHash: isUnsigned ? 'UNSIGNED-PAYLOAD' : sha256(body) });
     return 'ok';
   } catch (error) {
     if (!(error instanceof SignatureError)) throw error;
@@ -160,8 +163,8 @@ const mutilated: readonly (readonly [what: string, change: (header: string) => s
   ['no signature', (header) => header.replace(/Signature=\w+/, ''), /requires 'Signature'/],
   ['no credential', (header) => header.replace(/Credential=[^,]+/, ''), /requires 'Credential'/],
   ['a short credential', (header) => header.replace('/aws4_request', ''), /5 slash-delimited/],
-  ['an unsigned host', (header) => header.replace('host;', ''), /'Host' must be a signed header/],
-  ['an unsigned x-amz-date', (header) => header.replace(';x-amz-date', ''), /'x-amz-date' must be a signed header/],
+  ['an unsigned host', (header) => header.replace('host;', ''), /'Host' must be a 'SignedHeader'/],
+  ['an unsigned x-amz-date', (header) => header.replace(';x-amz-date', ''), /'x-amz-date' must be a 'SignedHeader'/],
   ['another day in the scope', (header) => header.replace('/20261121/', '/20261120/'), /20261120/],
 ];
 for (const [what, change, refusal] of mutilated) {
@@ -176,7 +179,7 @@ test('a request without a signature is told so', async () => {
   assert.equal(await judge({ method: 'GET', target: '/', headers: {}, body: '' }), 'missing');
 });
 
-test('a presigned URL works until its time is over, where the service takes them', async () => {
+test('a presigned URL works until its time is over', async () => {
   const signer = new SignatureV4({
     credentials: keys,
     region: 'us-east-1',
@@ -197,5 +200,47 @@ test('a presigned URL works until its time is over, where the service takes them
   assert.equal(await judge(sent, s3), 'ok');
   assert.equal(await judge({ ...sent, target: sent.target.replace('a%20b', 'other') }, s3), 'mismatch');
   assert.equal(await judge(await presign(now - 61_000), s3), 'expired-url');
-  assert.equal(await judge(sent, { ...s3, acceptsQueryForm: false }), 'missing');
+});
+
+test('an operation can be presigned too, over the hash of its body, and then lasts as long as a header without X-Amz-Expires', async () => {
+  const presigned = async (at: number, expires: boolean) => {
+    const signer = new SignatureV4({ credentials: keys, region: 'us-east-1', service: 'lambda', sha256: Sha256 });
+    const path = `/2025-09-09/microvm-images/${encodeURIComponent('arn:aws:lambda:us-east-1:000000000000:microvm-image:x')}`;
+    const plain = new HttpRequest({ method: 'GET', path, headers: { host: 'lambda.test' } });
+    const { query = {} } = await signer.presign(plain, { signingDate: new Date(at), expiresIn: 60 });
+    const pairs = Object.entries(query).filter(([name]) => expires || name !== 'X-Amz-Expires');
+    const text = pairs.map(([name, value]) => `${name}=${encodeURIComponent(String(value))}`).join('&');
+    return { method: 'GET', target: `${path}?${text}`, headers: { host: 'lambda.test' }, body: '' };
+  };
+  const overBody: SigningRules = { ...lambda };
+  assert.equal(await judge(await presigned(now - 59_000, true), overBody, 'body'), 'ok');
+  assert.equal(await judge(await presigned(now - 61_000, true), overBody, 'body'), 'expired-url');
+  // Taking a parameter away is a change of what was signed.
+  assert.equal(await judge(await presigned(now - 1000, false), overBody, 'body'), 'mismatch');
+  assert.match(await judge(await presigned(now - 301_000, false), overBody, 'body'), /^skewed: Signature expired/);
+  assert.match(await judge(await presigned(now, false), s3), /X-Amz-Expires is missing/);
+});
+
+test('a signature in two places is refused', async () => {
+  const sent = await sign();
+  assert.match(await judge({ ...sent, target: `${sent.target}?X-Amz-Signature=x` }), /^malformed: only one signature/);
+});
+
+test('the host is signed with its port', async () => {
+  const sent = await sign();
+  assert.equal(await judge({ ...sent, headers: { ...sent.headers, host: 'lambda.test:443' } }), 'mismatch');
+});
+
+test('a signed header that did not come does not count as empty', async () => {
+  const sent = await sign();
+  const { 'content-type': _, ...without } = sent.headers;
+  assert.equal(await judge({ ...sent, headers: without }), 'mismatch');
+});
+
+test('a query that cannot be decoded is refused as such', async () => {
+  const sent = await sign();
+  assert.equal(
+    await judge({ ...sent, target: `${sent.target}?a=%zz` }),
+    'malformed: the query is not properly percent-encoded',
+  );
 });

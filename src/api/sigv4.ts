@@ -4,9 +4,13 @@
  * Invariant: nothing of a request counts as its signer's unless the signature covers it; a refusal says which check
  * failed, never what the right signature would have been. Each wire gives the refusals its own names.
  */
-import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
+import { createHmac, hash, timingSafeEqual } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Credentials, Identity, Principal } from '../identity/index.ts';
+import { canonicalRequest, queryPairs, splitTarget } from './canonical-request.ts';
+import type { SigningKeys } from './signing-keys.ts';
+
+export { encodeStrict, queryPairs, splitTarget } from './canonical-request.ts';
 
 export type SignatureRefusal =
   | { readonly kind: 'missing' }
@@ -39,9 +43,10 @@ export interface SigningRules {
   readonly region: string;
   /** The sent path is encoded once more in what is signed: every service but S3. */
   readonly encodesPathTwice: boolean;
-  /** Whether the query form (presigned URLs) is accepted. */
-  readonly acceptsQueryForm: boolean;
+  /** Query form (presigned URLs): whether it must say how long it lasts. Without, it lasts as long as a header does. */
+  readonly needsExpires: boolean;
   readonly maxSkewMs: number;
+  readonly keys: SigningKeys;
 }
 
 /** A request whose signature parts were read and whose key is known; the signature itself is not yet checked. */
@@ -106,17 +111,18 @@ export function readSignature(
   if (credentials.expiresAt !== undefined && credentials.expiresAt <= now) throw refuse({ kind: 'expired-token' });
 
   const signedHeaders = parts.signedHeaders.split(';');
-  if (!signedHeaders.includes('host')) throw malformed("'Host' must be a signed header");
+  if (!signedHeaders.includes('host')) throw malformed("'Host' must be a 'SignedHeader' in the AWS Authorization");
   for (const name of Object.keys(request.headers)) {
-    if (name.startsWith('x-amz-') && !signedHeaders.includes(name))
-      throw malformed(`'${name}' must be a signed header`);
+    if (name.startsWith('x-amz-') && !signedHeaders.includes(name)) {
+      throw malformed(`'${name}' must be a 'SignedHeader' in the AWS Authorization`);
+    }
   }
   return {
     credentials,
     signature: parts.signature,
     scope: `${date}/${region}/${service}/${terminator}`,
     timestamp: parts.timestamp,
-    signingKey: signingKey(credentials.secretAccessKey, date, region, service),
+    signingKey: rules.keys.get(credentials.secretAccessKey, date, region, service),
     form: parts.form,
     signedHeaders,
   };
@@ -131,7 +137,10 @@ export function checkSignature(
   signed: SignedRequest,
   options: { rules: SigningRules; bodyHash: string },
 ): Principal {
-  const canonical = canonicalRequest(request, signed, options.rules, options.bodyHash);
+  const { encodesPathTwice } = options.rules;
+  const canonical = decoded(() =>
+    canonicalRequest(request, { ...signed, encodesPathTwice, bodyHash: options.bodyHash }),
+  );
   const toSign = [ALGORITHM, signed.timestamp, signed.scope, sha256(canonical)].join('\n');
   const expected = createHmac('sha256', signed.signingKey).update(toSign).digest('hex');
   if (!sameText(expected, signed.signature)) throw refuse({ kind: 'mismatch' });
@@ -139,37 +148,18 @@ export function checkSignature(
 }
 
 export function sha256(content: string | Buffer): string {
-  return createHash('sha256').update(content).digest('hex');
-}
-
-/** Splits a request target into its path and its query, both as sent. */
-export function splitTarget(target: string): { path: string; query: string } {
-  const at = target.indexOf('?');
-  return at < 0 ? { path: target, query: '' } : { path: target.slice(0, at), query: target.slice(at + 1) };
-}
-
-/** The pairs of a query, decoded. @throws URIError on bad percent encoding */
-export function queryPairs(query: string): [name: string, value: string][] {
-  return query
-    .split('&')
-    .filter((pair) => pair !== '')
-    .map((pair) => {
-      const at = pair.indexOf('=');
-      const [name, value] = at < 0 ? [pair, ''] : [pair.slice(0, at), pair.slice(at + 1)];
-      return [decodeURIComponent(name.replaceAll('+', ' ')), decodeURIComponent(value.replaceAll('+', ' '))];
-    });
-}
-
-/** Percent encoding as signatures want it: everything but letters, digits and `-._~`. */
-export function encodeStrict(text: string): string {
-  return encodeURIComponent(text).replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+  return hash('sha256', content, 'hex');
 }
 
 function readParts(request: IncomingMessage, rules: SigningRules): Parts {
-  const authorization = request.headers.authorization;
-  if (authorization !== undefined) return readHeaderForm(request, authorization);
+  const [authorization, second] = request.headersDistinct.authorization ?? [];
   const { query } = splitTarget(request.url ?? '/');
-  if (rules.acceptsQueryForm && query.includes('X-Amz-Signature=')) return readQueryForm(query);
+  const isPresigned = query.includes('X-Amz-Signature=') || query.includes('X-Amz-Algorithm=');
+  if (second !== undefined || (authorization !== undefined && isPresigned)) {
+    throw malformed('only one signature, in one place, is allowed');
+  }
+  if (authorization !== undefined) return readHeaderForm(request, authorization);
+  if (isPresigned) return readQueryForm(query, rules);
   throw refuse({ kind: 'missing' });
 }
 
@@ -205,7 +195,7 @@ function readHeaderForm(request: IncomingMessage, authorization: string): Parts 
   };
 }
 
-function readQueryForm(query: string): Parts {
+function readQueryForm(query: string, rules: SigningRules): Parts {
   const fields = new Map(decoded(() => queryPairs(query)));
   const field = (name: string) => {
     const value = fields.get(name);
@@ -213,10 +203,8 @@ function readQueryForm(query: string): Parts {
     return value;
   };
   if (field('X-Amz-Algorithm') !== ALGORITHM) throw malformed(`X-Amz-Algorithm must be ${ALGORITHM}`);
-  const expiresSeconds = Number(field('X-Amz-Expires'));
-  if (!Number.isInteger(expiresSeconds) || expiresSeconds < 0 || expiresSeconds > MAX_EXPIRES_SECONDS) {
-    throw malformed(`X-Amz-Expires must be a number of seconds up to ${MAX_EXPIRES_SECONDS}`);
-  }
+  const expires = rules.needsExpires ? field('X-Amz-Expires') : fields.get('X-Amz-Expires');
+  const expiresSeconds = expires === undefined ? undefined : readExpires(expires);
   return {
     form: 'query',
     credential: field('X-Amz-Credential'),
@@ -226,6 +214,12 @@ function readQueryForm(query: string): Parts {
     sessionToken: fields.get('X-Amz-Security-Token'),
     expiresSeconds,
   };
+}
+
+function readExpires(text: string): number {
+  const seconds = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+  if (seconds <= MAX_EXPIRES_SECONDS) return seconds;
+  throw malformed(`X-Amz-Expires must be a number of seconds up to ${MAX_EXPIRES_SECONDS}`);
 }
 
 function checkTime(parts: Parts, scopeDate: string, now: number, maxSkewMs: number): void {
@@ -248,52 +242,6 @@ function checkTime(parts: Parts, scopeDate: string, now: number, maxSkewMs: numb
       `Signature not yet current: ${parts.timestamp} is still later than ${limit} (${nowText} + ${minutes} min.)`,
     );
   }
-}
-
-function canonicalRequest(
-  request: IncomingMessage,
-  signed: SignedRequest,
-  rules: SigningRules,
-  bodyHash: string,
-): string {
-  const { path, query } = splitTarget(request.url ?? '/');
-  const headers = signed.signedHeaders.map((name) => {
-    const values = request.headersDistinct[name] ?? [];
-    return `${name}:${values.map((value) => value.trim().replace(/ +/g, ' ')).join(',')}\n`;
-  });
-  return [
-    request.method,
-    rules.encodesPathTwice ? encodeStrict(normalPath(path)).replaceAll('%2F', '/') : path,
-    canonicalQuery(query, signed.form),
-    headers.join(''),
-    signed.signedHeaders.join(';'),
-    bodyHash,
-  ].join('\n');
-}
-
-function canonicalQuery(query: string, form: 'header' | 'query'): string {
-  return decoded(() => queryPairs(query))
-    .filter(([name]) => form === 'header' || name !== 'X-Amz-Signature')
-    .map(([name, value]) => [encodeStrict(name), encodeStrict(value)] as const)
-    .sort(([a, av], [b, bv]) => (a < b ? -1 : a > b ? 1 : av < bv ? -1 : av > bv ? 1 : 0))
-    .map(([name, value]) => `${name}=${value}`)
-    .join('&');
-}
-
-/** Dot segments and doubled slashes resolved, as signers do for every service but S3. */
-function normalPath(path: string): string {
-  const segments: string[] = [];
-  for (const segment of path.split('/')) {
-    if (segment === '..') segments.pop();
-    else if (segment !== '' && segment !== '.') segments.push(segment);
-  }
-  const trailing = path.endsWith('/') && segments.length > 0 ? '/' : '';
-  return `/${segments.join('/')}${trailing}`;
-}
-
-function signingKey(secret: string, date: string, region: string, service: string): Buffer {
-  const step = (key: string | Buffer, text: string) => createHmac('sha256', key).update(text).digest();
-  return step(step(step(step(`AWS4${secret}`, date), region), service), 'aws4_request');
 }
 
 function headerText(request: IncomingMessage, name: string): string | undefined {
@@ -321,14 +269,17 @@ function formatBasicIso(ms: number): string {
 
 /** Equal without telling by time where they differ. */
 export function sameText(a: string, b: string): boolean {
-  return timingSafeEqual(createHash('sha256').update(a).digest(), createHash('sha256').update(b).digest());
+  const [left, right] = [Buffer.from(a), Buffer.from(b)];
+  return left.length === right.length && timingSafeEqual(left, right);
 }
 
+/** The work's result; a query that cannot be decoded is a refusal. */
 function decoded<T>(work: () => T): T {
   try {
     return work();
-  } catch {
-    throw malformed('the query is not properly percent-encoded');
+  } catch (error) {
+    if (error instanceof URIError) throw malformed('the query is not properly percent-encoded');
+    throw error;
   }
 }
 

@@ -9,6 +9,7 @@ import { ArtifactError, type ObjectStore } from '../../artifacts/index.ts';
 import type { Identity, Principal } from '../../identity/index.ts';
 import { type Clock, type Ids, type Logger, randomIds, systemClock } from '../../lib/index.ts';
 import { isLocalProgram } from '../loopback.ts';
+import { SigningKeys } from '../signing-keys.ts';
 import { checkSignature, readSignature, SignatureError, type SignedRequest, type SigningRules } from '../sigv4.ts';
 import { WireError } from '../wire-error.ts';
 import { createBucket, deleteBucket, getBucketLocation, headBucket, listBuckets } from './buckets.ts';
@@ -94,8 +95,9 @@ class S3 {
       service: 's3',
       region: options.region,
       encodesPathTwice: false,
-      acceptsQueryForm: true,
+      needsExpires: true,
       maxSkewMs: MAX_SKEW_MS,
+      keys: new SigningKeys(),
     };
   }
 
