@@ -9,7 +9,15 @@ import { join } from 'node:path';
 import { createApi, createS3, type RequestHandler } from './api/index.ts';
 import { ArtifactError, createArtifacts, createObjectStore, type ObjectStore } from './artifacts/index.ts';
 import { type Config, DEFAULT_API_PORT } from './config.ts';
-import type { Engine, HostReport } from './engine/index.ts';
+import {
+  createEngine,
+  type Engine,
+  type HostCheck,
+  type HostReport,
+  inspectHost,
+  loadRuntime,
+  type Runtime,
+} from './engine/index.ts';
 import {
   ensureAccessKey,
   lockHome,
@@ -225,8 +233,21 @@ async function* allOf(microvms: Microvms): AsyncIterable<{ microvmId: string; st
   } while (nextToken !== null);
 }
 
-async function openEngine(_config: Config, _log: Logger): Promise<Engine> {
-  throw new DomainError('INVALID', 'no engine yet');
+function openEngine({ stateDir, cacheDir }: Config, log: Logger): Promise<Engine> {
+  const runtime = loadRuntime(cacheDir);
+  const [clock, ids] = [systemClock, randomIds];
+  return createEngine({ runtime, stateDir, cacheDir, log: log.child({ room: 'engine' }), clock, ids });
+}
+
+/** What the engine says about this host; changes nothing. A set-up that has not run is one of the findings. */
+export function checkHost(config: Config): Promise<readonly HostCheck[]> {
+  let runtime: Runtime | undefined;
+  try {
+    runtime = loadRuntime(config.cacheDir);
+  } catch (error) {
+    if (!(error instanceof DomainError)) throw error;
+  }
+  return inspectHost({ runtime, stateDir: config.stateDir });
 }
 
 /** Records carry ARNs of their account and Region; serving them under other ones would orphan every image. */

@@ -1,10 +1,10 @@
-/** What a server needs of its host, each check on its own: a failing one becomes a finding, never an exception. */
-import { execFile } from 'node:child_process';
-import { accessSync, constants, existsSync, readFileSync, statfsSync } from 'node:fs';
+/**
+ * What a server needs of its host: the engine's own checks, and those of folders, ports and programs around it. A check
+ * that fails itself becomes a finding, never an exception.
+ */
+import { accessSync, constants, existsSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { availableParallelism, freemem, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
-import { promisify } from 'node:util';
 import { type Config, DEFAULT_API_PORT } from '../config.ts';
 import { isLocked, readServerRecord } from '../home/index.ts';
 import { messageOf } from '../lib/index.ts';
@@ -18,178 +18,56 @@ export interface Finding {
   readonly remedy?: string;
 }
 
+const SET_UP = 'npm run setup';
+
 /** @throws CliError when set-up has not run, before anything is begun */
 export function requireSetUp(config: Config): void {
-  if (readRuntime(config.cacheDir) !== undefined) return;
+  if (existsSync(join(config.cacheDir, 'runtime', 'runtime.json'))) return;
   const message = `QEMU, the guest kernel and the base image are missing: run "${SET_UP}" once ("rekindle doctor" tells more).`;
   throw new CliError(message, EXIT.hostNotReady);
 }
 
-const GIB = 1024 ** 3;
-const SET_UP = 'npm run setup';
-/** A build's work and a few images. */
-const WANTED_DISK_BYTES = 10 * GIB;
-/** One small microVM beside a builder machine. */
-const WANTED_MEMORY_BYTES = 3 * GIB;
-
-export async function inspectHost(config: Config): Promise<Finding[]> {
-  const runtime = readRuntime(config.cacheDir);
-  const checks: (() => Finding | Promise<Finding>)[] = [
+export async function inspectAll(config: Config): Promise<Finding[]> {
+  const checks: (() => Finding | Finding[] | Promise<Finding | Finding[]>)[] = [
     node,
-    cpus,
-    memory,
-    () => disk('disk for state', config.stateDir),
-    () => disk('disk for the cache', config.cacheDir),
-    () => writable(config.stateDir),
-    () => setUp(runtime),
-    () => qemu(runtime),
-    () => accelerator(config),
-    ptrace,
-    cgroups,
+    () => engine(config),
+    () => stateFolder(config.stateDir),
     () => apiPort(config),
   ];
-  return Promise.all(
-    checks.map(async (check) => {
-      try {
-        return await check();
-      } catch (error) {
-        return { subject: check.name || 'check', status: 'note', text: `could not be checked: ${messageOf(error)}` };
-      }
-    }),
-  );
+  const found = checks.map(async (check) => {
+    try {
+      return await check();
+    } catch (error) {
+      return { subject: 'check', status: 'note', text: `one could not be made: ${messageOf(error)}` } as const;
+    }
+  });
+  return (await Promise.all(found)).flat();
 }
 
 function node(): Finding {
-  return { subject: 'Node.js', status: 'ok', text: `${process.version} on ${process.platform} ${process.arch}` };
+  return { subject: 'node', status: 'ok', text: `${process.version} on ${process.platform} ${process.arch}` };
 }
 
-function cpus(): Finding {
-  const count = availableParallelism();
-  const text = `${count}; microVMs get up to four times their baseline, never more than this`;
-  return { subject: 'CPUs', status: count < 2 ? 'note' : 'ok', text };
+async function engine(config: Config): Promise<Finding[]> {
+  const { checkHost } = await import('../main.ts');
+  const statuses = { yes: 'ok', degraded: 'note', no: 'missing' } as const;
+  return (await checkHost(config)).map(({ id, ok, what, remedy }) => ({
+    subject: id,
+    status: statuses[ok],
+    text: what,
+    ...(remedy === '' ? {} : { remedy }),
+  }));
 }
 
-function memory(): Finding {
-  const available = memoryAvailable();
-  const text = `${gib(totalmem())} in all, ${gib(available)} available`;
-  if (available >= WANTED_MEMORY_BYTES) return { subject: 'memory', status: 'ok', text };
-  return {
-    subject: 'memory',
-    status: 'note',
-    text,
-    remedy: `builds want about ${gib(WANTED_MEMORY_BYTES)}: close something or add memory`,
-  };
-}
-
-function memoryAvailable(): number {
-  const match = /^MemAvailable:\s+(\d+) kB/m.exec(readFileSync('/proc/meminfo', 'utf8'));
-  return match?.[1] === undefined ? freemem() : Number(match[1]) * 1024;
-}
-
-function disk(subject: string, folder: string): Finding {
-  const { bavail, bsize } = statfsSync(existingAncestor(folder));
-  const free = bavail * bsize;
-  const text = `${gib(free)} free at ${folder}`;
-  if (free >= WANTED_DISK_BYTES) return { subject, status: 'ok', text };
-  return {
-    subject,
-    status: 'note',
-    text,
-    remedy: `${gib(WANTED_DISK_BYTES)} are comfortable: make room, or choose another folder (--state, --cache)`,
-  };
-}
-
-function writable(folder: string): Finding {
+function stateFolder(folder: string): Finding {
   const subject = 'state folder';
+  let existing = folder;
+  while (!existsSync(existing) && dirname(existing) !== existing) existing = dirname(existing);
   try {
-    accessSync(existingAncestor(folder), constants.W_OK);
+    accessSync(existing, constants.W_OK);
     return { subject, status: 'ok', text: folder };
   } catch {
     return { subject, status: 'missing', text: `${folder} can not be written`, remedy: 'choose another with --state' };
-  }
-}
-
-interface RuntimeFiles {
-  readonly qemuBinary: string;
-  readonly qemuVersion: string;
-  readonly files: readonly string[];
-}
-
-/** What set-up recorded; undefined before the first set-up. */
-function readRuntime(cacheDir: string): RuntimeFiles | undefined {
-  try {
-    const { qemu, guest, base, builder } = JSON.parse(readFileSync(join(cacheDir, 'runtime', 'runtime.json'), 'utf8'));
-    const files = [qemu.binary, qemu.img, guest.kernel, guest.initramfs, base.disk, builder.disk].map(String);
-    return { qemuBinary: qemu.binary, qemuVersion: qemu.version, files };
-  } catch {
-    return undefined;
-  }
-}
-
-function setUp(runtime: RuntimeFiles | undefined): Finding {
-  const subject = 'set-up';
-  if (runtime === undefined) {
-    return {
-      subject,
-      status: 'missing',
-      text: 'was not run yet, or not to its end',
-      remedy: `${SET_UP} (goes on where it stopped)`,
-    };
-  }
-  const lost = runtime.files.filter((file) => !existsSync(file));
-  if (lost.length === 0)
-    return { subject, status: 'ok', text: 'QEMU, guest kernel, agent, base image and builder are there' };
-  return { subject, status: 'missing', text: `files are gone: ${lost.join(', ')}`, remedy: SET_UP };
-}
-
-async function qemu(runtime: RuntimeFiles | undefined): Promise<Finding> {
-  const subject = 'QEMU';
-  if (runtime === undefined) return { subject, status: 'missing', text: 'comes with set-up', remedy: SET_UP };
-  try {
-    const { stdout } = await promisify(execFile)(runtime.qemuBinary, ['--version'], { timeout: 10_000 });
-    return { subject, status: 'ok', text: stdout.split('\n')[0] ?? runtime.qemuVersion };
-  } catch (error) {
-    return { subject, status: 'missing', text: `does not start: ${messageOf(error).split('\n')[0]}`, remedy: SET_UP };
-  }
-}
-
-async function accelerator(_config: Config): Promise<Finding> {
-  return { subject: 'accelerator', status: 'note', text: 'not probed' };
-}
-
-/** Suspending saves only what changed, which is read from the VMM's memory. */
-function ptrace(): Finding {
-  const subject = 'reading a child process (ptrace)';
-  const path = '/proc/sys/kernel/yama/ptrace_scope';
-  const scope = existsSync(path) ? Number(readFileSync(path, 'utf8')) : 0;
-  const isRoot = process.getuid?.() === 0;
-  if (scope < 2 || (scope === 2 && isRoot)) return { subject, status: 'ok', text: `allowed (scope ${scope})` };
-  return {
-    subject,
-    status: 'note',
-    text: `forbidden (scope ${scope}): suspending saves all of a microVM's memory instead of what changed`,
-    remedy: 'sysctl kernel.yama.ptrace_scope=1',
-  };
-}
-
-/** CPU is capped through them. */
-function cgroups(): Finding {
-  const subject = 'cgroups';
-  const version = existsSync('/sys/fs/cgroup/cgroup.controllers')
-    ? 'v2'
-    : existsSync('/sys/fs/cgroup/cpu')
-      ? 'v1'
-      : undefined;
-  if (version === undefined) return { subject, status: 'note', text: 'none: the CPU of microVMs is not capped' };
-  try {
-    accessSync(version === 'v2' ? '/sys/fs/cgroup' : '/sys/fs/cgroup/cpu', constants.W_OK);
-    return { subject, status: 'ok', text: `${version}, writable` };
-  } catch {
-    return {
-      subject,
-      status: 'note',
-      text: `${version}, not writable for this user: the CPU of microVMs is not capped`,
-    };
   }
 }
 
@@ -206,20 +84,6 @@ async function apiPort(config: Config): Promise<Finding> {
     probe.listen({ host: '127.0.0.1', port }, () => probe.close(() => resolve(true)));
   });
   if (isFree) return { subject, status: 'ok', text: `${port} is free` };
-  return {
-    subject,
-    status: 'note',
-    text: `${port} is in use by another program`,
-    remedy: 'start the server with --api-port <n>',
-  };
-}
-
-function existingAncestor(folder: string): string {
-  let path = folder;
-  while (!existsSync(path) && dirname(path) !== path) path = dirname(path);
-  return path;
-}
-
-function gib(bytes: number): string {
-  return `${(bytes / GIB).toFixed(1)} GiB`;
+  const remedy = 'start the server with --api-port <n>';
+  return { subject, status: 'note', text: `${port} is in use by another program`, remedy };
 }

@@ -223,7 +223,7 @@ class Run {
         let counter = await get('/count');
         for (let i = 0; i < 2; i++) counter = await get('/count');
         expect(counter.count === 3, `the counter should be 3, it is ${counter.count}`);
-        return [counter, `count=${counter.count}, process ${counter.pid}`];
+        return [counter, `count=${counter.count}, app started at ${timeOfDay(counter)}`];
       });
       await this.#step('suspend it (SuspendMicrovm)', async () => {
         await client.suspendMicrovm({ microvmIdentifier: id });
@@ -235,7 +235,7 @@ class Run {
         const after = await get('/count');
         expect(after.count === 4, `the counter should be 4, it is ${after.count}`);
         expect(after.pid === before.pid && after.started === before.started, 'the app was started anew');
-        return [undefined, `count=${after.count}, still process ${after.pid}`];
+        return [undefined, `count=${after.count}, still the app of ${timeOfDay(after)}`];
       });
       await this.#step('terminate it (TerminateMicrovm)', async () => {
         await client.terminateMicrovm({ microvmIdentifier: id });
@@ -267,6 +267,10 @@ async function getCounter(url: string, options: Omit<Parameters<typeof send>[0],
   const body = await text(response);
   if (response.statusCode !== 200) throw new CliError(`${url} answered ${response.statusCode} ${body}`.trim());
   return JSON.parse(body);
+}
+
+function timeOfDay({ started }: Counter): string {
+  return new Date(started * 1000).toISOString().slice(11, 23);
 }
 
 function expect(isTrue: boolean, otherwise: string): void {

@@ -1,7 +1,7 @@
 /** `rekindle doctor`: what this host has, what it lacks, and the line that mends it. Changes nothing. */
 import type { Environment } from '../../config.ts';
 import { EXIT } from '../exit.ts';
-import { inspectHost } from '../host-checks.ts';
+import { inspectAll } from '../host-checks.ts';
 import { readSettings } from '../target.ts';
 import { createTerminal } from '../terminal.ts';
 
@@ -19,7 +19,7 @@ export async function doctor(options: DoctorOptions, env: Environment): Promise<
   const { json, ...flags } = options;
   const config = readSettings(flags, env);
   const terminal = createTerminal({ json: json === true });
-  const findings = await inspectHost(config);
+  const findings = await inspectAll(config);
   const isReady = findings.every((finding) => finding.status !== 'missing');
   terminal.json({ ready: isReady, findings });
   for (const { status, subject, text, remedy } of findings) {
