@@ -3,22 +3,26 @@ import { once } from 'node:events';
 import { createServer, get, type IncomingMessage } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
+import { createIdentity } from '../../identity/index.ts';
 import { DomainError, silentLogger } from '../../lib/index.ts';
-import { answerExtension, type ExtensionRooms } from './extensions.ts';
+import { answerExtension, type ExtensionRequest, type ExtensionRooms } from './extensions.ts';
 
 interface Listening extends AsyncDisposable {
   ask(path: string, method?: string): Promise<{ status: number; body: string }>;
   url(path: string): string;
 }
 
-async function serve(rooms: Partial<ExtensionRooms>): Promise<Listening> {
+const everything: ExtensionRequest = { body: Buffer.alloc(0), demand: () => {} };
+
+async function serve(rooms: Partial<ExtensionRooms>, asked = everything): Promise<Listening> {
   const all: ExtensionRooms = {
     images: { buildLog: () => refuse() },
-    microvms: { logs: () => refuse() },
+    microvms: { get: noMicrovm, logs: () => refuse() },
+    identity: createIdentity({ account: '000000000000', rootKeys: [] }),
     host: () => ({ accelerator: 'tcg' }),
     ...rooms,
   };
-  const server = createServer((request, response) => void answerExtension(request, response, all, silentLogger));
+  const server = createServer((request, response) => void answerExtension(request, response, all, asked, silentLogger));
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const address = server.address();
@@ -35,6 +39,10 @@ async function serve(rooms: Partial<ExtensionRooms>): Promise<Listening> {
       await new Promise((resolve) => server.close(resolve));
     },
   };
+}
+
+async function noMicrovm(): Promise<never> {
+  throw new DomainError('NOT_FOUND', 'There is no such thing.');
 }
 
 // biome-ignore lint/correctness/useYield: a stream that fails before its first piece
@@ -61,6 +69,7 @@ test('a build log is passed on as bytes, for the image and version in the path',
 test("an app's output is one JSON document a line, from a cursor on", async () => {
   await using server = await serve({
     microvms: {
+      get: noMicrovm,
       async *logs(_id, { cursor = 0 }) {
         yield { cursor, at: 5, stream: 'stdout', text: 'hello' };
       },
@@ -100,6 +109,7 @@ test('a stream that fails half way is cut, and one whose client goes is ended', 
       },
     },
     microvms: {
+      get: noMicrovm,
       async *logs(_id, { signal }) {
         yield { cursor: 0, at: 0, stream: 'stdout', text: 'first' };
         await new Promise((resolve) => signal?.addEventListener('abort', resolve, { once: true }));
@@ -118,4 +128,22 @@ test('a stream that fails half way is cut, and one whose client goes is ended', 
   following?.on('error', () => {});
   follower.destroy();
   await ended.promise;
+});
+
+test('nothing is answered to who may not see it, and reading logs is a right on the image', async () => {
+  const asked: unknown[] = [];
+  const demand = (action: string, resource: string | undefined) => {
+    asked.push([action, resource]);
+    throw new DomainError('DENIED', 'No.');
+  };
+  await using server = await serve({}, { body: Buffer.alloc(0), demand });
+  const paths = ['images/arn%3Ax/versions/1.0/build-log', 'microvms/m-1/logs', 'host'];
+  for (const path of paths) {
+    assert.deepEqual(await server.ask(`/rekindle/v1/${path}`), { status: 403, body: '{"message":"No."}' }, path);
+  }
+  assert.deepEqual(asked, [
+    ['rekindle:GetBuildLog', 'arn:x'],
+    ['rekindle:GetMicrovmLogs', undefined],
+    ['rekindle:GetHost', '*'],
+  ]);
 });

@@ -5,26 +5,39 @@
  *   GET /rekindle/v1/images/{arn}/versions/{version}/build-log[?follow=true]   the build log as it was printed, text
  *   GET /rekindle/v1/microvms/{id}/logs[?follow=true&cursor=N]                 the app's output, one JSON document a line
  *   GET /rekindle/v1/host                                                      what this server runs on, JSON
+ *   …   /rekindle/v1/identity/…                                                users, roles, keys, policies (identity.ts)
  *
  * Invariant: a stream ends when the client goes, and one that fails half way is cut, so that it can't pass for whole.
  */
 
 import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Identity } from '../../identity/index.ts';
 import type { Images } from '../../images/index.ts';
 import { DomainError, type DomainErrorCode, type Logger, messageOf } from '../../lib/index.ts';
 import type { Microvms } from '../../microvms/index.ts';
+import { answerIdentity, IDENTITY_PATH } from './identity.ts';
 
 export const EXTENSION_PREFIX = '/rekindle/';
 
 export interface ExtensionRooms {
   readonly images: Pick<Images, 'buildLog'>;
-  readonly microvms: Pick<Microvms, 'logs'>;
+  readonly microvms: Pick<Microvms, 'get' | 'logs'>;
+  readonly identity: Identity;
   /** What `/host` answers; made anew for each request. */
   readonly host: () => Readonly<Record<string, unknown>>;
 }
 
+/** Who asks, and with what. */
+export interface ExtensionRequest {
+  readonly body: Buffer;
+  /** Whether policies let the caller; `undefined` for a resource that does not exist. @throws DomainError DENIED */
+  demand(action: string, resource: string | undefined): void;
+}
+
 interface Call {
+  readonly asked: ExtensionRequest;
+  readonly method: string;
   readonly response: ServerResponse;
   readonly rooms: ExtensionRooms;
   readonly labels: readonly string[];
@@ -33,10 +46,11 @@ interface Call {
   readonly signal: AbortSignal;
 }
 
-const routes: readonly { readonly path: RegExp; run(call: Call): Promise<void> }[] = [
+const routes: readonly { readonly path: RegExp; readonly anyMethod?: true; run(call: Call): Promise<void> }[] = [
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/build-log$/, run: buildLog },
   { path: /^\/rekindle\/v1\/microvms\/([^/]+)\/logs$/, run: microvmLogs },
   { path: /^\/rekindle\/v1\/host$/, run: host },
+  { path: IDENTITY_PATH, anyMethod: true, run: identity },
 ];
 
 const statuses: Readonly<Record<DomainErrorCode, number>> = {
@@ -54,6 +68,7 @@ export async function answerExtension(
   request: IncomingMessage,
   response: ServerResponse,
   rooms: ExtensionRooms,
+  asked: ExtensionRequest,
   log: Logger,
 ): Promise<void> {
   const gone = new AbortController();
@@ -62,9 +77,11 @@ export async function answerExtension(
     const url = new URL(request.url ?? '/', 'http://server');
     const route = routes.find(({ path }) => path.test(url.pathname));
     if (route === undefined) throw new DomainError('NOT_FOUND', `Nothing is at ${url.pathname.slice(0, 200)}.`);
-    if (request.method !== 'GET') return answer(response, 405, { message: 'Only GET is allowed here.' });
-    const labels = (route.path.exec(url.pathname) ?? []).slice(1).map(decoded);
-    await route.run({ response, rooms, labels, query: url.searchParams, signal: gone.signal });
+    const { method = '' } = request;
+    if (method !== 'GET' && route.anyMethod === undefined)
+      return answer(response, 405, { message: 'Only GET is allowed here.' });
+    const labels = (route.path.exec(url.pathname) ?? []).slice(1).map((label) => decoded(label ?? ''));
+    await route.run({ asked, method, response, rooms, labels, query: url.searchParams, signal: gone.signal });
   } catch (error) {
     if (gone.signal.aborted) return;
     if (response.headersSent) return void response.destroy();
@@ -76,12 +93,14 @@ export async function answerExtension(
 
 async function buildLog(call: Call): Promise<void> {
   const [arn = '', version = ''] = call.labels;
+  call.asked.demand('rekindle:GetBuildLog', arn);
   const chunks = call.rooms.images.buildLog(arn, version, { follow: wantsFollow(call), signal: call.signal });
   await stream(call, 'text/plain; charset=utf-8', chunks);
 }
 
 async function microvmLogs(call: Call): Promise<void> {
   const [id = ''] = call.labels;
+  call.asked.demand('rekindle:GetMicrovmLogs', await imageOf(call, id));
   const cursor = call.query.get('cursor');
   if (cursor !== null && !/^\d{1,15}$/.test(cursor)) throw new DomainError('INVALID', 'cursor must be a whole number.');
   const lines = call.rooms.microvms.logs(id, {
@@ -92,7 +111,24 @@ async function microvmLogs(call: Call): Promise<void> {
   await stream(call, 'application/x-ndjson', documents(lines));
 }
 
+/** Like the service's operations on microVMs: authorised on the image. */
+async function imageOf({ rooms }: Call, microvmId: string): Promise<string | undefined> {
+  try {
+    return (await rooms.microvms.get(microvmId)).imageArn;
+  } catch (error) {
+    if (error instanceof DomainError && error.code === 'NOT_FOUND') return undefined;
+    throw error;
+  }
+}
+
+async function identity({ asked, method, rooms, labels, response }: Call): Promise<void> {
+  const segments = labels.filter((label) => label !== '');
+  const { status, body } = await answerIdentity({ ...asked, method, segments, identity: rooms.identity });
+  answer(response, status, body);
+}
+
 async function host(call: Call): Promise<void> {
+  call.asked.demand('rekindle:GetHost', '*');
   answer(call.response, 200, call.rooms.host());
 }
 
