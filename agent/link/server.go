@@ -6,6 +6,7 @@
 package link
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log"
@@ -29,6 +30,7 @@ type Server struct {
 	secret      string
 	lastNonce   string
 	lastFailure error
+	lastStep    Restore
 
 	current atomic.Pointer[session]
 	changed chan struct{}
@@ -163,8 +165,12 @@ func (s *Server) prepare(p *preamble) error {
 	if err != nil {
 		return err
 	}
-	if err := s.restore(step); err != nil {
-		return err
+	// A step that comes again, because its answer got lost, would turn the clock back.
+	if step.WallClockMs != s.lastStep.WallClockMs || !bytes.Equal(step.Seed, s.lastStep.Seed) {
+		if err := s.restore(step); err != nil {
+			return err
+		}
+		s.lastStep = step
 	}
 	s.secret = p.Restore.NextSecret
 	return nil

@@ -1,0 +1,67 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"time"
+)
+
+func TestALoopbackServerOfEitherFamilyIsReached(t *testing.T) {
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Skipf("this machine has no %s", address)
+		}
+		defer listener.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		conn, err := dial(ctx, listener.Addr().(*net.TCPAddr).Port)
+		if err != nil {
+			t.Errorf("%s: %v", address, err)
+			continue
+		}
+		conn.Close()
+	}
+}
+
+func TestReadingGivesBytesThenTheEnd(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		server, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = server.Write([]byte("hello"))
+		server.Close()
+	}()
+	conn, err := dial(context.Background(), listener.Addr().(*net.TCPAddr).Port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	for buffer := make([]byte, 3); ; {
+		n, err := readQuick(raw, buffer)
+		if err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			break
+		}
+		got = append(got, buffer[:n]...)
+	}
+	if string(got) != "hello" {
+		t.Errorf("got %q", got)
+	}
+}
