@@ -9,6 +9,15 @@ import { S3Error } from './s3-error.ts';
 
 /** Kept with the object and given back as they came. */
 const KEPT_HEADERS = ['cache-control', 'content-disposition', 'content-encoding', 'content-language', 'expires'];
+/** Spelt so that they replace what `objectHeaders` wrote. */
+const WISHED: Readonly<Record<string, string>> = {
+  'content-type': 'Content-Type',
+  'content-language': 'content-language',
+  'content-encoding': 'content-encoding',
+  'content-disposition': 'content-disposition',
+  'cache-control': 'cache-control',
+  expires: 'expires',
+};
 const METADATA = 'x-amz-meta-';
 const MAX_METADATA_BYTES = 2048;
 
@@ -39,7 +48,7 @@ export async function getObject(call: S3Call): Promise<void> {
   checkPreconditions(request, object.info);
   const { size } = object.info;
   const range = readRange(headerOf(request, 'range'), size);
-  const headers = objectHeaders(request, object.info, range !== undefined);
+  const headers = { ...objectHeaders(request, object.info, range !== undefined), ...wishedHeaders(call.query) };
   if (range === undefined) response.writeHead(200, { ...headers, 'Content-Length': size });
   else {
     const contentRange = `bytes ${range.start}-${range.end}/${size}`;
@@ -101,6 +110,18 @@ function checksumHeaders({ checksums }: Pick<ObjectInfo, 'checksums'>): Record<s
 /** Only a checksum over parts has a hyphen: base64 has none. */
 export function checksumType(checksums: ObjectInfo['checksums']): 'COMPOSITE' | 'FULL_OBJECT' {
   return Object.values(checksums).some((value) => value.includes('-')) ? 'COMPOSITE' : 'FULL_OBJECT';
+}
+
+/** `response-content-type` and the like: what the reader wants to be told instead. */
+function wishedHeaders(query: S3Call['query']): Record<string, string> {
+  const wishes = [...query].filter(([name, value]) => name.startsWith('response-') && isHeaderText(value));
+  const named = wishes.map(([name, value]) => [WISHED[name.slice('response-'.length)], value]);
+  return Object.fromEntries(named.filter(([name]) => name !== undefined));
+}
+
+/** What would end the header or is no text is no wish. */
+function isHeaderText(value: string): boolean {
+  return /^[\x20-\x7e]+$/.test(value);
 }
 
 function objectHeaders(request: IncomingMessage, info: ObjectInfo, isPart: boolean): Record<string, string> {

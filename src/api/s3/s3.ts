@@ -22,6 +22,7 @@ import { listMultipartUploads, listParts } from './list-uploads.ts';
 import { deleteObject, getObject, headObject, putObject } from './objects.ts';
 import { signedBodyHash } from './payload.ts';
 import { artifactS3Error, S3Error, signatureS3Error } from './s3-error.ts';
+import { checkSigV2, isSigV2 } from './sigv2.ts';
 import { detectOperation, readTarget, type S3Operation, targetArn } from './target.ts';
 import { abortMultipartUpload, createMultipartUpload, uploadPart } from './uploads.ts';
 
@@ -151,7 +152,11 @@ class S3 {
       if (isLocalProgram(request)) return { principal: identity.root, signed: undefined };
       throw new S3Error('AccessDenied', 'This server checks no signatures and therefore answers local programs only.');
     }
-    const signed = readSignature(request, { rules: this.#rules, identity, now: this.#clock.now() });
+    const now = this.#clock.now();
+    if (request.headers.authorization === undefined && isSigV2(request)) {
+      return { principal: checkSigV2(request, { identity, now }), signed: undefined };
+    }
+    const signed = readSignature(request, { rules: this.#rules, identity, now });
     const bodyHash = signedBodyHash(request, signed.form);
     return { principal: checkSignature(request, signed, { rules: this.#rules, bodyHash }), signed };
   }

@@ -52,7 +52,7 @@ export function readTarget(request: IncomingMessage): S3Target {
 
 /** Query parameters that do not make another operation of the request. */
 const HARMLESS =
-  /^(x-id|X-Amz-.*|list-type|prefix|delimiter|max-keys|marker|continuation-token|start-after|encoding-type|fetch-owner|max-buckets|bucket-region)$/i;
+  /^(x-id|X-Amz-.*|list-type|prefix|delimiter|max-keys|marker|continuation-token|start-after|encoding-type|fetch-owner|max-buckets|bucket-region|response-.*|AWSAccessKeyId|Signature|Expires)$/i;
 
 /** Operations told by a query parameter of their own, with the further parameters each takes. */
 const BY_QUERY: readonly {
