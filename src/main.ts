@@ -28,7 +28,7 @@ import {
   tlsDirOf,
   writeServerRecord,
 } from './home/index.ts';
-import { createIdentity } from './identity/index.ts';
+import { openIdentity } from './identity/index.ts';
 import { createImages } from './images/index.ts';
 import { createIngress } from './ingress/index.ts';
 import { DomainError, type Logger, messageOf, randomIds, sleep, systemClock, withDeadline } from './lib/index.ts';
@@ -72,7 +72,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   const store = stack.use(await openStore(join(stateDir, 'store.sqlite')));
   const objects = await createObjectStore({ dir: join(stateDir, 'objects') });
   await ensureBucket(objects, provisionsOf(config).artifactBucket);
-  const identity = createIdentity({ account, rootKeys: [rootKey] });
+  const identity = await openIdentity({ account, rootKeys: [rootKey], store, clock, ids });
   const engine = stack.use(await (options.openEngine ?? openEngine)(config, log));
   for (const remark of engine.host.remarks) log.warn({}, remark);
 

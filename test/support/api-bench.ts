@@ -8,7 +8,7 @@ import { LambdaMicrovmsClient, type LambdaMicrovmsClientConfig } from '@aws-sdk/
 import { type AuthMode, createApi, createS3, type RequestHandler } from '../../src/api/index.ts';
 import { createArtifacts, createObjectStore, type ObjectStore } from '../../src/artifacts/index.ts';
 import { createFakeEngine, type FakeEngine } from '../../src/engine/index.ts';
-import { createIdentity } from '../../src/identity/index.ts';
+import { type OpenIdentity, openIdentity } from '../../src/identity/index.ts';
 import { createImages, type Images } from '../../src/images/index.ts';
 import { createIngress } from '../../src/ingress/index.ts';
 import { randomIds, silentLogger, systemClock } from '../../src/lib/index.ts';
@@ -30,6 +30,7 @@ export interface ApiBench extends AsyncDisposable {
   readonly images: Images;
   readonly microvms: Microvms;
   readonly objects: ObjectStore;
+  readonly identity: OpenIdentity;
   /** Signs with the root's key, does not retry. */
   readonly sdk: LambdaMicrovmsClient;
   client(config?: LambdaMicrovmsClientConfig): LambdaMicrovmsClient;
@@ -45,7 +46,7 @@ export async function createApiBench(options: { auth?: AuthMode } = {}): Promise
   const store = stack.use(await openStore(join(stateDir, 'store.sqlite')));
   const objects = await createObjectStore({ dir: join(stateDir, 'objects') });
   const artifacts = createArtifacts({ store: objects });
-  const identity = createIdentity({ account, rootKeys: [credentials] });
+  const identity = await openIdentity({ account, rootKeys: [credentials], store });
   const engine = stack.use(createFakeEngine());
   const ingress = stack.use(await createIngress({ tlsDir: join(stateDir, 'tls'), clock, ids, log }));
   const images = stack.use(createImages({ store, engine, artifacts, stateDir, region, accountId: account, log }));
@@ -76,6 +77,7 @@ export async function createApiBench(options: { auth?: AuthMode } = {}): Promise
     images,
     microvms,
     objects,
+    identity,
     sdk: client(),
     client,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
