@@ -1,7 +1,7 @@
 /** Runs a Dockerfile in the builder machine and gives back the root disk with its container config. */
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, rmdir } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
 import { createOverlay } from '../disk/overlay.ts';
@@ -26,7 +26,11 @@ export async function buildImage(
 ): Promise<BuiltDisk> {
   await using stack = new AsyncDisposableStack();
   const work = context.folders.work(request.buildId);
-  stack.defer(() => remove(work));
+  stack.defer(async () => {
+    await remove(work);
+    // The build's folder is the images room's; gone with us when it holds nothing else.
+    await rmdir(path.dirname(work)).catch(() => {});
+  });
   await remove(work);
   await mkdir(work, { recursive: true, mode: 0o700 });
   await mkdir(request.outDir, { recursive: true });

@@ -74,6 +74,8 @@ export async function runBuilder(
       { argv: [...argv, '--base-layer', context.runtime.base.layerDigest], env: PROGRAM_ENV, cwd: '/' },
       { onOutput: run.onLog, timeoutMs: BUILD_TIMEOUT_MS, signal: bounded },
     );
+    // Stopping the vCPUs also hands everything written to the disks over to the host.
+    await vmm.pause();
     return exitCode;
   });
 }

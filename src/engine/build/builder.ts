@@ -27,7 +27,7 @@ const BUILDER_MEMORY_MIB = 2048;
 const BUILDER_CPUS = 2;
 const ALIASES_TIMEOUT_MS = 60_000;
 /** Of what is done here; a change makes the snapshot anew. */
-const RECIPE = 1;
+const RECIPE = 2;
 
 export interface Builder {
   readonly snapshotDir: string;
@@ -132,7 +132,7 @@ async function writeAliases(link: GuestLink, aliases: readonly string[], signal:
   if (exitCode !== 0) throw new MachineError('failed', `the builder cannot be told its bases: ${said.slice(0, 500)}`);
 }
 
-/** Builds an image of nothing but the base on a blank cache disk and keeps the disk. */
+/** Runs one step on the base on a blank cache disk and keeps the disk: only a step makes BuildKit unpack the base. */
 async function makeTemplate(
   context: EngineContext,
   builder: Builder,
@@ -144,7 +144,7 @@ async function makeTemplate(
   const work = `${builder.cacheTemplate}.draft-${id}`;
   stack.defer(() => remove(work));
   await mkdir(path.join(work, 'context'), { recursive: true, mode: 0o700 });
-  await writeFile(path.join(work, 'context/Dockerfile'), `FROM ${runtime.base.aliases[0]}\n`);
+  await writeFile(path.join(work, 'context/Dockerfile'), `FROM ${runtime.base.aliases[0]}\nRUN true\n`);
   const contextDisk = path.join(work, 'context.raw');
   await makeContextDisk(path.join(work, 'context'), contextDisk, options.signal);
   const cache = path.join(work, 'cache');
