@@ -59,6 +59,10 @@ test('one microVM from folder to end: build, run, ls, url, curl, suspend, wake, 
   assert.match((await run('ls')).stdout, /No microVMs/);
   const late = await run('curl', id, '/');
   assert.equal(late.exitCode, 1);
+
+  await run('images', 'build', example, '--quiet');
+  assert.match((await run('images', 'ls')).stdout, /^counter +UPDATED +2\.0 /m);
+  assert.match((await run('images', 'rm', 'counter')).stdout, /microvm-image:counter is DELETING/);
 });
 
 test('env prints export lines that a shell reads, and clients take them from there', async () => {

@@ -60,7 +60,11 @@ function addServer(program: Command, env: Environment, done: (exitCode: number) 
 
 function addImages(program: Command, env: Environment): void {
   const images = program.command('images').description('build images and look at them');
-  command(images, 'build', 'build an image from a folder with a Dockerfile, and wait until it can be run')
+  command(
+    images,
+    'build',
+    'build an image, or the next version of one, from a folder with a Dockerfile, and wait for it',
+  )
     .argument('<dir>', 'the folder; all of it but .git is sent')
     .option('--name <name>', "the image's name (default: the folder's)")
     .addOption(
@@ -77,6 +81,11 @@ function addImages(program: Command, env: Environment): void {
   command(images, 'ls', 'list images')
     .addHelpText('after', examples('rekindle images ls'))
     .action(async (options) => (await import('./commands/images.ts')).listImages(options, env));
+
+  command(images, 'rm', 'delete an image with its versions; none of its microVMs may be left')
+    .argument('<image>', 'name or ARN')
+    .addHelpText('after', examples('rekindle images rm counter'))
+    .action(async (image, options) => (await import('./commands/images.ts')).removeImage(image, options, env));
 
   command(images, 'log', "print a version's build log")
     .argument('<image>', 'name or ARN')

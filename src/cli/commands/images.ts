@@ -29,16 +29,17 @@ export async function buildImage(folder: string, options: BuildOptions, env: Env
   terminal.note(`zipped ${files} files, ${megabytes(bytes.length)}`);
   const uri = await upload(target, `${name}.zip`, bytes);
   terminal.note(`uploaded to ${uri}`);
-  const created = await client.createMicrovmImage({
-    name,
+  const imageArn = imageArnOf(target, name);
+  const configuration = {
     baseImageArn: target.baseImageArn,
     buildRoleArn: target.buildRoleArn,
     codeArtifact: { uri },
     ...(memoryMiB === undefined ? {} : { resources: [{ minimumMemoryInMiB: memoryMiB }] }),
     ...(environmentVariables === undefined ? {} : { environmentVariables }),
-  });
-  const imageArn = created.imageArn ?? imageArnOf(target, name);
-  const version = created.imageVersion ?? '1.0';
+  };
+  const { imageVersion: version = '1.0' } = (await exists(client, imageArn))
+    ? await client.updateMicrovmImage({ imageIdentifier: imageArn, ...configuration })
+    : await client.createMicrovmImage({ name, ...configuration });
   terminal.note(`building ${name} ${version}`);
   if (options.quiet !== true) await followBuild(session, imageArn, version);
   const settled = await waitForImage(client, imageArn, version);
@@ -51,6 +52,16 @@ export async function buildImage(folder: string, options: BuildOptions, env: Env
     `${name} ${version} is ${settled.state} after ${duration(tookMs)}; start one with: rekindle run ${name}`,
   );
   terminal.say(imageArn);
+}
+
+async function exists(client: LambdaMicrovms, imageArn: string): Promise<boolean> {
+  try {
+    await client.getMicrovmImage({ imageIdentifier: imageArn });
+    return true;
+  } catch (error) {
+    if (error instanceof Error && error.name === 'ResourceNotFoundException') return false;
+    throw error;
+  }
 }
 
 /** Puts bytes into the artifact bucket. @returns their s3:// URI */
@@ -131,6 +142,14 @@ export async function listImages(options: CommonOptions, env: Environment): Prom
       ? 'No images. Build one: rekindle images build <folder>'
       : table(['NAME', 'STATE', 'ACTIVE', 'CREATED'], rows),
   );
+}
+
+export async function removeImage(image: string, options: CommonOptions, env: Environment): Promise<void> {
+  const { client, target, terminal } = await openSession(options, env);
+  const imageArn = imageArnOf(target, image);
+  const { state } = await client.deleteMicrovmImage({ imageIdentifier: imageArn });
+  terminal.json({ imageArn, state });
+  terminal.say(`${imageArn} is ${state}`);
 }
 
 export async function imageLog(
