@@ -47,7 +47,6 @@ test('members of errors are written as each service does: with nulls, or left ou
     resourceType: null,
   });
   assert.deepEqual(wire(lambdaCore, lambdaCore.operations.GetNetworkConnector, missing).error.body, {
-    Type: 'User',
     Message: 'gone',
   });
   const quota = wire(lambdaMicrovms, RunMicrovm, new DomainError('QUOTA', 'full')).error;
@@ -66,4 +65,12 @@ test('a wait travels in the Retry-After header, not in the body', () => {
   const error = modelledError(context, 'ThrottlingException', 'slow down', { retryAfterSeconds: 3 });
   assert.deepEqual(error?.headers, { 'Retry-After': '3' });
   assert.deepEqual(Object.keys(error?.body ?? {}), ['message', 'serviceCode', 'quotaCode']);
+});
+
+test('every throttle says when to come again, tags too', () => {
+  const slow = new DomainError('THROTTLED', 'slow down');
+  const { RunMicrovm, ListTags } = lambdaMicrovms.operations;
+  const waits = [wire(lambdaMicrovms, RunMicrovm, slow), wire(lambdaMicrovms, ListTags, slow)];
+  waits.push(wire(lambdaCore, lambdaCore.operations.ListNetworkConnectors, slow));
+  for (const { error } of waits) assert.deepEqual([error.status, error.headers], [429, { 'Retry-After': '1' }]);
 });

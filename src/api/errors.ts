@@ -67,7 +67,8 @@ export function toWireError(
   const names = NAMES[familyOf(context.operation)];
   if (thrown instanceof WireError) return { error: thrown, isBug: false };
   if (thrown instanceof DomainError) {
-    const error = modelledError(context, names[thrown.code], thrown.message, thrown.details);
+    const details = thrown.code === 'THROTTLED' ? { retryAfterSeconds: 1, ...thrown.details } : thrown.details;
+    const error = modelledError(context, names[thrown.code], thrown.message, details);
     if (error !== undefined) return { error, isBug: false };
   }
   const message = `Internal server error; the server's log tells more under request id ${context.requestId}.`;
@@ -88,7 +89,9 @@ export function modelledError(
   const values = { ...details, message, Message: message, Type: shape.status < 500 ? 'User' : 'Service' };
   const inBody = Object.fromEntries(Object.entries(shape.members).filter(([, member]) => member.in === 'body'));
   const retryAfter = details.retryAfterSeconds;
-  const takesRetryAfter = Object.hasOwn(shape.members, 'retryAfterSeconds') && retryAfter != null;
+  // Tags' throttle has no such member; the header is HTTP's own and tells every client.
+  const takesRetryAfter =
+    (Object.hasOwn(shape.members, 'retryAfterSeconds') || shape.status === 429) && retryAfter != null;
   return new WireError(type, shape.status, writeOutput(inBody, values, context.service), {
     headers: takesRetryAfter ? { 'Retry-After': String(retryAfter) } : {},
   });
