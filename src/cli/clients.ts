@@ -28,7 +28,7 @@ export async function s3Client(target: Target): Promise<S3Client> {
 }
 
 /** GETs one of Rekindle's own resources (`/rekindle/v1/…`), signed like an AWS call. @throws CliError with the server's words */
-export async function getExtension(
+export function getExtension(
   target: Target,
   path: string,
   query: Readonly<Record<string, string>>,
@@ -36,13 +36,34 @@ export async function getExtension(
 ): Promise<IncomingMessage> {
   const url = new URL(path, target.apiUrl);
   for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
-  const headers = sign(url, target, options.now ?? new Date());
+  return askExtension(target, { method: 'GET', url, body: '' }, options);
+}
+
+/** Changes or asks one of Rekindle's own resources. @returns the JSON it answered @throws CliError with the server's words */
+export async function callExtension(target: Target, method: string, path: string, body = ''): Promise<unknown> {
+  const response = await askExtension(target, { method, url: new URL(path, target.apiUrl), body }, {});
+  return JSON.parse(await text(response));
+}
+
+interface ExtensionRequest {
+  readonly method: string;
+  readonly url: URL;
+  readonly body: string;
+}
+
+async function askExtension(
+  target: Target,
+  request: ExtensionRequest,
+  options: { signal?: AbortSignal | undefined; now?: Date },
+): Promise<IncomingMessage> {
+  const { method, url, body } = request;
+  const headers = sign(request, target, options.now ?? new Date());
   const send = url.protocol === 'https:' ? httpsRequest : httpRequest;
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
-    const sent = send(url, { headers, ...(options.signal === undefined ? {} : { signal: options.signal }) });
-    sent.once('response', resolve).once('error', reject).end();
+    const sent = send(url, { method, headers, ...(options.signal === undefined ? {} : { signal: options.signal }) });
+    sent.once('response', resolve).once('error', reject).end(body);
   });
-  if (response.statusCode === 200) return response;
+  if (response.statusCode === 200 || response.statusCode === 201) return response;
   throw new CliError(messageIn(await text(response)) ?? `The server answered ${response.statusCode}.`);
 }
 
@@ -55,10 +76,8 @@ function messageIn(body: string): string | undefined {
   }
 }
 
-const EMPTY_DIGEST = createHash('sha256').digest('hex');
-
-/** Signature version 4 of a GET without a body; the path is encoded once more, as for every service but S3. */
-function sign(url: URL, target: Target, now: Date): Record<string, string> {
+/** Signature version 4; the path is encoded once more, as for every service but S3. */
+function sign({ method, url, body }: ExtensionRequest, target: Target, now: Date): Record<string, string> {
   const stamp = now.toISOString().replace(/[-:]|\.\d{3}/g, '');
   const date = stamp.slice(0, 8);
   const scope = `${date}/${target.region}/lambda/aws4_request`;
@@ -68,14 +87,14 @@ function sign(url: URL, target: Target, now: Date): Record<string, string> {
     .sort()
     .join('&');
   const canonical = [
-    'GET',
+    method,
     path,
     query,
     `host:${url.host}`,
     `x-amz-date:${stamp}`,
     '',
     'host;x-amz-date',
-    EMPTY_DIGEST,
+    createHash('sha256').update(body).digest('hex'),
   ];
   const digest = createHash('sha256').update(canonical.join('\n')).digest('hex');
   const hmac = (key: string | Buffer, text: string) => createHmac('sha256', key).update(text).digest();

@@ -21,6 +21,7 @@ export function createProgram(env: Environment, done: (exitCode: number) => void
   addServer(program, env, done);
   addImages(program, env);
   addMicrovms(program, env);
+  addIdentity(program, env);
   return program;
 }
 
@@ -172,6 +173,81 @@ function addMicrovms(program: Command, env: Environment): void {
     .option('-t, --timestamps', 'with the time of each line')
     .addHelpText('after', examples('rekindle logs <id>', 'rekindle logs -f <id>'))
     .action(async (id, options) => (await load()).microvmLogs(id, options, env));
+}
+
+function addIdentity(program: Command, env: Environment): void {
+  const load = () => import('./commands/identity.ts');
+  const identity = program.command('identity').description('who may do what: users, keys, roles, policies');
+  for (const kind of ['user', 'role'] as const) {
+    const group = identity.command(kind).description(`${kind}s of the account`);
+    command(group, 'create', `create a ${kind}; without a policy it may do nothing`)
+      .argument('<name>')
+      .addHelpText('after', examples(`rekindle identity ${kind} create ann`))
+      .action(async (name, options) => (await load()).createHolder(kind, name, options, env));
+    command(group, 'ls', `list ${kind}s`)
+      .addHelpText('after', examples(`rekindle identity ${kind} ls`))
+      .action(async (options) => (await load()).listHolders(kind, options, env));
+    command(group, 'rm', `remove a ${kind} with its policies${kind === 'user' ? ' and keys' : ''}`)
+      .argument('<name>')
+      .addHelpText('after', examples(`rekindle identity ${kind} rm ann`))
+      .action(async (name, options) => (await load()).removeHolder(kind, name, options, env));
+  }
+  addKeys(identity, env);
+  addPolicies(identity, env);
+}
+
+function addKeys(identity: Command, env: Environment): void {
+  const load = () => import('./commands/identity.ts');
+  const key = identity.command('key').description('access keys of users, at most two each');
+  command(key, 'create', 'make an access key and print it; the secret is shown this once')
+    .argument('<user>')
+    .addHelpText('after', examples('eval "$(rekindle identity key create ann)"'))
+    .action(async (user, options) => (await load()).createKey(user, options, env));
+  command(key, 'ls', "list a user's access keys")
+    .argument('<user>')
+    .addHelpText('after', examples('rekindle identity key ls ann'))
+    .action(async (user, options) => (await load()).listKeys(user, options, env));
+  command(key, 'rm', 'remove an access key; it stops working at once')
+    .argument('<user>')
+    .argument('<id>')
+    .addHelpText('after', examples('rekindle identity key rm ann AKIA...'))
+    .action(async (user, id, options) => (await load()).removeKey(user, id, options, env));
+}
+
+function addPolicies(identity: Command, env: Environment): void {
+  const load = () => import('./commands/identity.ts');
+  const policy = identity.command('policy').description('what a user or role may do: IAM policies as JSON');
+  const of = (parent: Command, name: string, description: string) =>
+    command(parent, name, description).option('--user <name>', 'of this user').option('--role <name>', 'of this role');
+  of(policy, 'put', 'give a user or role a policy, or replace it')
+    .argument('<name>')
+    .argument('<file>', 'the JSON document; - reads the standard input')
+    .addHelpText('after', examples('rekindle identity policy put --user ann run-shop policy.json'))
+    .action(async (name, file, options) => (await load()).putPolicy(name, file, options, env));
+  of(policy, 'ls', "list a user's or role's policies")
+    .addHelpText('after', examples('rekindle identity policy ls --user ann'))
+    .action(async (options) => (await load()).listPolicies(options, env));
+  of(policy, 'show', 'print a policy')
+    .argument('<name>')
+    .addHelpText('after', examples('rekindle identity policy show --user ann run-shop'))
+    .action(async (name, options) => (await load()).showPolicy(name, options, env));
+  of(policy, 'rm', 'remove a policy')
+    .argument('<name>')
+    .addHelpText('after', examples('rekindle identity policy rm --user ann run-shop'))
+    .action(async (name, options) => (await load()).removePolicy(name, options, env));
+
+  of(identity, 'explain', 'say whether a user or role may do a thing, and which statements decide')
+    .requiredOption('--action <action>', 'such as lambda:RunMicrovm')
+    .option('--resource <arn>', 'what it is done to', '*')
+    .option('--context <key=value>', 'a condition key of the request; repeatable', collect)
+    .addHelpText(
+      'after',
+      examples(
+        'rekindle identity explain --user ann --action lambda:RunMicrovm --resource <image-arn>',
+        'rekindle identity explain --user ann --action lambda:CreateMicrovmImage --context aws:RequestTag/team=a',
+      ),
+    )
+    .action(async (options) => (await load()).explain(options, env));
 }
 
 /** A command with the options that all commands have. */

@@ -57,7 +57,8 @@ export async function demo(options: DemoOptions, env: Environment, parts: DemoPa
   try {
     await run.job(parts.start ?? realServer(env), options);
   } catch (error) {
-    failure = error;
+    // Whatever an interrupted step complains of, the interruption is the reason.
+    failure = interrupted.signal.aborted ? interrupted.signal.reason : error;
   }
   try {
     await run.cleanUp();
