@@ -16,6 +16,8 @@ const (
 	maxControlBytes = 1 << 20
 	// One write to the port: the kernel takes at most 32 KiB at a time.
 	writeBytes = 32 << 10
+	// BestWriteBytes is the largest Stream.Write that leaves in one write to the port.
+	BestWriteBytes = writeBytes - headerBytes
 	// A frame smaller than this at the end of a write costs more than it brings.
 	minDataBytes = 512
 )

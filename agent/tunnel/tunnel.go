@@ -17,7 +17,7 @@ import (
 
 const (
 	connectTimeout = 10 * time.Second
-	readBytes      = 32 << 10
+	readBytes      = link.BestWriteBytes
 )
 
 // Serve connects to the port and copies both ways until both sides ended, or one was reset.
