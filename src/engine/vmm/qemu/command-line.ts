@@ -16,9 +16,9 @@ export const LINK_PORT = 'rekindle.link';
 /** Relative to the run folder, which is QEMU's working folder: a socket's path is limited to 107 bytes. */
 export const QMP_SOCKET = 'qmp.sock';
 export const LINK_SOCKET = 'link.sock';
-export const CONSOLE_LOG = 'console.log';
-/** Inherited: the control channel's other end. */
+/** Inherited: the other ends of the control channel and of the guest's console. */
 const CONTROL_FD = 3;
+const CONSOLE_FD = 4;
 
 export function cpuModel(accelerator: 'kvm' | 'tcg'): string {
   return accelerator === 'kvm' ? 'host' : TCG_CPU;
@@ -38,7 +38,7 @@ export function commandLine(config: VmmConfig, accelerator: 'kvm' | 'tcg', qemu:
       : ['-kernel', boot.kernel, '-initrd', boot.initramfs, '-append', boot.kernelLine]),
     ...['-chardev', `socket,id=control,fd=${CONTROL_FD}`, '-mon', 'chardev=control,mode=control'],
     ...['-chardev', `socket,id=qmp,path=${QMP_SOCKET},server=on,wait=off`, '-mon', 'chardev=qmp,mode=control'],
-    ...['-chardev', `file,id=console,path=${CONSOLE_LOG},append=on`, '-serial', 'chardev:console'],
+    ...['-chardev', `socket,id=console,fd=${CONSOLE_FD}`, '-serial', 'chardev:console'],
     ...['-device', 'virtio-serial-device'],
     ...['-chardev', `socket,id=link,path=${LINK_SOCKET},server=on,wait=off`],
     ...['-device', `virtserialport,chardev=link,name=${LINK_PORT}`],

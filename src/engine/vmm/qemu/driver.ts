@@ -3,23 +3,24 @@
  * be polled while it starts. A second control socket in the run folder serves a later server.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import path from 'node:path';
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import { MachineError } from '../../../lib/index.ts';
 import type { Runtime } from '../../runtime.ts';
 import type { ChangedMemory, Vmm, VmmConfig, VmmDriver, VmmExit } from '../vmm.ts';
 import { changedMemoryOf } from './changed-memory.ts';
-import { CONSOLE_LOG, commandLine, cpuModel, DEVICES_GENERATION, LINK_SOCKET, MACHINE_TYPE } from './command-line.ts';
+import { commandLine, cpuModel, DEVICES_GENERATION, LINK_SOCKET, MACHINE_TYPE } from './command-line.ts';
 import { Qmp } from './qmp.ts';
+import { Tail } from './tail.ts';
 
 /** From fork to the first answer; 25 ms on a quiet host, seconds when many start at once. */
 const START_TIMEOUT_MS = 30_000;
 /** A killed process that is still there after this is stuck in the kernel. */
 const END_TIMEOUT_MS = 5000;
-const EVIDENCE_LINES = 20;
-const EVIDENCE_BYTES = 8192;
+/** Its last words may come a moment after its end. */
+const LAST_WORDS_MS = 100;
 
 export interface QemuDriverOptions {
   readonly qemu: Runtime['qemu'];
@@ -45,17 +46,12 @@ async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: 
   await using stack = new AsyncDisposableStack();
   // Reached through this handle, a socket's path is short however deep the state folder is.
   const folder = stack.use(await open(config.runDir, 'r'));
-  const vmmLog = openSync(path.join(config.runDir, 'vmm.log'), 'a', 0o600);
-  let child: ChildProcess;
-  try {
-    child = spawn(options.qemu.binary, commandLine(config, options.accelerator, options.qemu), {
-      cwd: config.runDir,
-      detached: true,
-      stdio: ['ignore', vmmLog, vmmLog, 'pipe'],
-    });
-  } finally {
-    closeSync(vmmLog);
-  }
+  const child = spawn(options.qemu.binary, commandLine(config, options.accelerator, options.qemu), {
+    cwd: config.runDir,
+    detached: true,
+    // stderr, control and console: socket pairs, which QEMU outlives when this process dies.
+    stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe'],
+  });
   const process = stack.use(new QemuProcess(child, config.runDir));
   const qmp = new Qmp(child.stdio[3] as Duplex);
   stack.defer(() => qmp.close(new MachineError('exited', 'the VMM was ended')));
@@ -141,20 +137,28 @@ class QemuProcess implements AsyncDisposable {
   readonly pid: number;
   readonly exited: Promise<VmmExit>;
   readonly #child: ChildProcess;
-  readonly #runDir: string;
+  readonly #tails: readonly Tail[];
   readonly #closed = Promise.withResolvers<VmmExit>();
   #isGone = false;
+  #isKilled = false;
 
   constructor(child: ChildProcess, runDir: string) {
     this.#child = child;
-    this.#runDir = runDir;
+    this.#tails = [
+      new Tail(child.stderr as Readable, path.join(runDir, 'vmm.log')),
+      new Tail(child.stdio[4] as Readable, path.join(runDir, 'console.log')),
+    ];
     this.pid = child.pid ?? 0;
     this.exited = this.#closed.promise;
     child.unref();
     child.once('error', (error) => this.#gone(`the VMM could not be started: ${error.message}`));
-    child.once('exit', (code, signal) =>
-      this.#gone(signal === null ? `the VMM ended with code ${code}` : `the VMM was ended by ${signal}`),
-    );
+    const ended = (code: number | null, signal: string | null) =>
+      this.#gone(signal === null ? `the VMM ended with code ${code}` : `the VMM was ended by ${signal}`);
+    child.once('close', ended);
+    child.once('exit', (code, signal) => {
+      if (this.#isKilled) ended(code, signal);
+      else setTimeout(ended, LAST_WORDS_MS, code, signal);
+    });
   }
 
   async failure(): Promise<MachineError> {
@@ -163,9 +167,7 @@ class QemuProcess implements AsyncDisposable {
   }
 
   evidence(): string {
-    return [...lastLines(path.join(this.#runDir, 'vmm.log')), ...lastLines(path.join(this.#runDir, CONSOLE_LOG))].join(
-      '\n',
-    );
+    return this.#tails.flatMap((tail) => tail.lines()).join('\n');
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -178,6 +180,7 @@ class QemuProcess implements AsyncDisposable {
   }
 
   #kill(): void {
+    this.#isKilled = true;
     try {
       process.kill(-this.pid, 'SIGKILL');
     } catch {
@@ -197,13 +200,4 @@ function writePidFile(runDir: string, pid: number): void {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
   const startedAtTicks = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]);
   writeFileSync(path.join(runDir, 'pid.json'), JSON.stringify({ pid, startedAtTicks }), { mode: 0o600 });
-}
-
-function lastLines(file: string): string[] {
-  try {
-    const text = readFileSync(file, 'utf8').slice(-EVIDENCE_BYTES);
-    return text.trimEnd().split(/\r?\n/).filter(Boolean).slice(-EVIDENCE_LINES);
-  } catch {
-    return [];
-  }
 }

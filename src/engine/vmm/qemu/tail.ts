@@ -1,0 +1,41 @@
+/**
+ * What a VMM or its guest prints: the last of it in memory as evidence, the first of it in a log file.
+ *
+ * Both are bounded, because a guest can make either print without end (its console; the VMM's complaints about it). The
+ * stream is always read, so nobody who prints is held up.
+ */
+import { appendFileSync } from 'node:fs';
+import type { Readable } from 'node:stream';
+
+const TAIL_BYTES = 8192;
+const LOG_BYTES = 256 * 1024;
+const LINES = 20;
+
+export class Tail {
+  readonly #logFile: string;
+  #tail = '';
+  #logged = 0;
+
+  constructor(stream: Readable, logFile: string) {
+    this.#logFile = logFile;
+    stream.on('data', (chunk: Buffer) => this.#take(chunk));
+    stream.on('error', () => {});
+  }
+
+  /** The last lines. */
+  lines(): string[] {
+    return this.#tail.trimEnd().split(/\r?\n/).filter(Boolean).slice(-LINES);
+  }
+
+  #take(chunk: Buffer): void {
+    this.#tail = (this.#tail + chunk.toString('utf8')).slice(-TAIL_BYTES);
+    if (this.#logged >= LOG_BYTES) return;
+    this.#logged += chunk.length;
+    try {
+      appendFileSync(this.#logFile, chunk.subarray(0, LOG_BYTES), { mode: 0o600 });
+    } catch {
+      // The run folder is gone or the disk full: the evidence in memory is what counts.
+      this.#logged = LOG_BYTES;
+    }
+  }
+}
