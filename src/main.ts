@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { createApi, createS3, type RequestHandler } from './api/index.ts';
 import { ArtifactError, createArtifacts, createObjectStore, type ObjectStore } from './artifacts/index.ts';
 import { type Config, DEFAULT_API_PORT } from './config.ts';
+import { createConnectors } from './connectors/index.ts';
 import {
   createEngine,
   type Engine,
@@ -79,10 +80,14 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   const ingress = stack.use(
     await createIngress({ tlsDir: tlsDirOf(stateDir), clock, ids, log: log.child({ room: 'ingress' }) }),
   );
+  const connectors = stack.use(
+    createConnectors({ store, region, accountId: account, log: log.child({ room: 'connectors' }) }),
+  );
   const images = stack.use(
     createImages({
       store,
       engine,
+      connectors,
       artifacts: createArtifacts({ store: objects }),
       stateDir,
       region,
@@ -95,6 +100,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       store,
       engine,
       images,
+      connectors,
       endpoints: ingress,
       stateDir,
       region,
@@ -108,6 +114,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   const apiHandler = createApi({
     images,
     microvms,
+    connectors,
     identity,
     region,
     auth: config.auth,
@@ -126,6 +133,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   const s3 = stack.use(await listenAgain(s3Handler, config.s3Port, before?.s3Port));
 
   // Only now: recovery may launch, suspend and end machines, and must not do so for a server that can't listen.
+  await connectors.start();
   await images.start();
   await microvms.start();
   const record: ServerRecord = {

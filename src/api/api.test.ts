@@ -17,7 +17,6 @@ import {
   ListMicrovmImagesCommand,
   ListMicrovmImageVersionsCommand,
   ListMicrovmsCommand,
-  ListTagsCommand,
   ResumeMicrovmCommand,
   RunMicrovmCommand,
   SuspendMicrovmCommand,
@@ -276,20 +275,6 @@ test('malformed JSON, oversized bodies and unknown paths are refused clearly', a
   assert.deepEqual([oversized.status, oversized.type], [413, 'RequestEntityTooLargeException']);
   const unknown = await refusal(bench, { path: '/2025-09-09/microvms/a/b/c' });
   assert.deepEqual([unknown.status, unknown.type], [404, 'UnknownOperationException']);
-});
-
-test('operations without behaviour say so', async () => {
-  await using bench = await createApiBench();
-  const sentence = (name: string) => `${name} is not implemented by this server yet.`;
-  await assert.rejects(bench.sdk.send(new ListTagsCommand({ Resource: imageArn })), {
-    name: 'ServiceException',
-    message: sentence('ListTags'),
-  });
-  assert.deepEqual(await refusal(bench, { path: '/2026-04-04/network-connectors' }), {
-    status: 501,
-    type: 'ServiceException',
-    body: { Type: 'Service', Message: sentence('ListNetworkConnectors') },
-  });
 });
 
 const signatureCases = [

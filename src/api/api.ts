@@ -11,10 +11,10 @@ import type { Identity, Principal } from '../identity/index.ts';
 import { type Clock, DomainError, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
 import { accessDenied, callerOf, demand } from './access.ts';
 import { authorise, resourceOf } from './authorisation.ts';
-import { familyOf, modelledError, signatureWireError, toWireError } from './errors.ts';
+import { signatureWireError, toWireError } from './errors.ts';
 import { answerExtension, EXTENSION_PREFIX } from './extensions/index.ts';
 import { isLocalProgram } from './loopback.ts';
-import type { AnyBehaviour, Rooms } from './operation.ts';
+import type { AnyBehaviour, OperationName, Rooms } from './operation.ts';
 import { behaviours } from './operations/index.ts';
 import { readBody } from './read-body.ts';
 import { readInput } from './read-input.ts';
@@ -126,9 +126,7 @@ class Api {
     checkContentType(request, body);
     const raw = { labels: match.labels, query: readQuery(request), body };
     const input: unknown = readInput(match.operation, raw);
-    const behaviour: AnyBehaviour | undefined =
-      match.service === lambdaMicrovms ? behaviours[match.name as keyof typeof behaviours] : undefined;
-    if (behaviour === undefined) throw notImplemented(match);
+    const behaviour: AnyBehaviour = behaviours[match.name as OperationName];
     const operation = { name: match.name, behaviour, input };
     await authorise(operation, callerOf(request, principal, this.#options.region), this.#options);
     try {
@@ -160,13 +158,6 @@ class Api {
     if (thrown instanceof WireError) return { error: thrown, isBug: false };
     return { error: new WireError('InternalServerException', 500, { message: messageOf(thrown) }), isBug: true };
   }
-}
-
-/** The family's server fault, with a status of its own. GUESS: not-implemented-answer */
-function notImplemented(match: Match): WireError {
-  const type = familyOf(match.operation) === 'microvms' ? 'InternalServerException' : 'ServiceException';
-  const body = modelledError(match, type, `${match.name} is not implemented by this server yet.`, {})?.body ?? {};
-  return new WireError(type, 501, body);
 }
 
 /** Without signatures only this host may ask. */

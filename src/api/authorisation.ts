@@ -137,10 +137,14 @@ function requestTags(input: Input): Context {
   return keys === undefined ? {} : { 'aws:TagKeys': keys };
 }
 
-async function resourceTags(resource: string, { images }: Authority): Promise<Context> {
-  if (!resource.includes(':microvm-image:')) return {};
+async function resourceTags(resource: string, { images, connectors }: Authority): Promise<Context> {
+  const room = [
+    { kind: ':microvm-image:', room: images },
+    { kind: ':network-connector:', room: connectors },
+  ].find(({ kind }) => resource.includes(kind))?.room;
+  if (room === undefined) return {};
   try {
-    const { tags } = await images.get(resource);
+    const tags = await room.tags(resource);
     return Object.fromEntries(Object.entries(tags).map(([key, value]) => [`aws:ResourceTag/${key}`, value]));
   } catch (error) {
     if (error instanceof DomainError) return {};

@@ -86,7 +86,9 @@ export function modelledError(
   const listed = context.operation.errors.includes(type) ? context.service.errors[type] : undefined;
   const shape = listed ?? PROTOCOL_ERRORS[type];
   if (shape === undefined) return undefined;
-  const values = { ...details, message, Message: message, Type: shape.status < 500 ? 'User' : 'Service' };
+  // The connectors' bodies hold no Type, modelled as it is (recorded).
+  const fault = context.service.writesNulls ? { Type: shape.status < 500 ? 'User' : 'Service' } : {};
+  const values = { ...details, ...fault, message, Message: message };
   const inBody = Object.fromEntries(Object.entries(shape.members).filter(([, member]) => member.in === 'body'));
   const retryAfter = details.retryAfterSeconds;
   // Tags' throttle has no such member; the header is HTTP's own and tells every client.

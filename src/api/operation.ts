@@ -1,6 +1,8 @@
 /** What an operation file provides: behaviour only; shape, limits and errors come from the table. */
+import type { operations as coreOperations } from '../../spec/lambda-core.ts';
 import type { operations as microvmOperations } from '../../spec/lambda-microvms.ts';
 import type { InputOf, OutputOf } from '../../spec/shape.ts';
+import type { Connectors } from '../connectors/index.ts';
 import type { Images } from '../images/index.ts';
 import type { Microvms } from '../microvms/index.ts';
 
@@ -8,9 +10,10 @@ import type { Microvms } from '../microvms/index.ts';
 export interface Rooms {
   readonly images: Images;
   readonly microvms: Microvms;
+  readonly connectors: Connectors;
 }
 
-type Table = typeof microvmOperations;
+type Table = typeof microvmOperations & typeof coreOperations;
 export type OperationName = keyof Table;
 export type Input<N extends OperationName> = InputOf<Table[N]['input']>;
 export type Output<N extends OperationName> = OutputOf<Table[N]['output']>;

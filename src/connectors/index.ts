@@ -1,3 +1,5 @@
+/** The connectors room's door: managed connectors, customers' ones, and what a list of them comes to. */
+export { type ConnectorsOptions, createConnectors } from './connectors.ts';
 export {
   type Connector,
   EGRESS_CONNECTORS,
@@ -9,3 +11,4 @@ export {
   parseConnectorArn,
 } from './managed.ts';
 export { type IngressPolicy, ingressPolicy, resolveEgress, resolveIngress } from './selection.ts';
+export type * from './types.ts';

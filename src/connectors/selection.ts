@@ -1,17 +1,11 @@
 /**
  * What a list of connector ARNs comes to: the effective list with the service's defaults, and the policy it stands for.
  *
- * Invariant: a list that left this file holds only connectors that exist and point the right way.
+ * Invariant: a list that left this file holds only connectors that point the right way. Whether customers' ones exist and
+ * can be used only the records know (`Connectors.requireActive`).
  */
 import { DomainError } from '../lib/index.ts';
-import {
-  type EgressConnectorName,
-  type IngressConnectorName,
-  isEgress,
-  isIngress,
-  managedConnectorArn,
-  parseConnectorArn,
-} from './managed.ts';
+import { type IngressConnectorName, isEgress, isIngress, managedConnectorArn, parseConnectorArn } from './managed.ts';
 
 /** What may come in: app traffic on the endpoint's ports, and the shell. */
 export interface IngressPolicy {
@@ -25,7 +19,7 @@ export interface IngressPolicy {
  * The effective ingress list of a launch: HTTP_INGRESS when absent.
  *
  * An empty list counts as absent, as it does for egress. GUESS: empty-ingress-list
- * @throws DomainError `INVALID`, `NOT_FOUND`
+ * @throws DomainError `INVALID`
  */
 export function resolveIngress(region: string, arns: readonly string[] | undefined): readonly string[] {
   if (arns === undefined || arns.length === 0) return [managedConnectorArn(region, 'HTTP_INGRESS')];
@@ -35,7 +29,7 @@ export function resolveIngress(region: string, arns: readonly string[] | undefin
 
 /**
  * The effective egress list: `fallback` (the image's own list) when absent or empty, INTERNET_EGRESS without one.
- * @throws DomainError `INVALID`, `NOT_FOUND`
+ * @throws DomainError `INVALID`
  */
 export function resolveEgress(
   region: string,
@@ -43,7 +37,7 @@ export function resolveEgress(
   fallback?: readonly string[],
 ): readonly string[] {
   if (arns === undefined || arns.length === 0) return fallback ?? [managedConnectorArn(region, 'INTERNET_EGRESS')];
-  egressNames(arns);
+  checkEgress(arns);
   return arns;
 }
 
@@ -59,24 +53,18 @@ export function ingressPolicy(arns: readonly string[]): IngressPolicy {
 
 function ingressNames(arns: readonly string[]): IngressConnectorName[] {
   return arns.map((arn) => {
-    const name = managedNameOf(arn);
-    if (!isIngress(name)) throw wrongDirection(arn, 'ingress');
-    return name;
+    const connector = parseConnectorArn(arn);
+    if (connector.kind === 'customer' || !isIngress(connector.name)) throw wrongDirection(arn, 'ingress');
+    return connector.name;
   });
 }
 
-function egressNames(arns: readonly string[]): EgressConnectorName[] {
-  return arns.map((arn) => {
-    const name = managedNameOf(arn);
-    if (!isEgress(name)) throw wrongDirection(arn, 'egress');
-    return name;
-  });
-}
-
-function managedNameOf(arn: string): string {
-  const connector = parseConnectorArn(arn);
-  if (connector.kind === 'managed') return connector.name;
-  throw new DomainError('NOT_FOUND', `Network connector not found for: ${arn}`);
+/** Customers' connectors are egress ones. */
+function checkEgress(arns: readonly string[]): void {
+  for (const arn of arns) {
+    const connector = parseConnectorArn(arn);
+    if (connector.kind === 'managed' && !isEgress(connector.name)) throw wrongDirection(arn, 'egress');
+  }
 }
 
 /** The service's words for a connector in the wrong list are not public. GUESS: connector-direction */

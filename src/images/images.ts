@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import path from 'node:path';
 import type { Artifacts } from '../artifacts/index.ts';
+import type { Connectors } from '../connectors/index.ts';
 import type { Engine } from '../engine/index.ts';
 import {
   addTags,
@@ -48,6 +49,7 @@ import type {
   PageRequest,
   UpdatedImageView,
   UpdateImageInput,
+  VersionConfig,
   VersionStatus,
   VersionView,
 } from './types.ts';
@@ -66,6 +68,7 @@ export interface ImagesOptions {
   readonly store: Store;
   readonly engine: Engine;
   readonly artifacts: Pick<Artifacts, 'fetchZip'>;
+  readonly connectors: Pick<Connectors, 'requireActive'>;
   readonly stateDir: string;
   readonly region: string;
   readonly accountId: string;
@@ -135,7 +138,7 @@ class ImagesRoom implements Images {
     const claim = this.#claim('CreateMicrovmImage', token, { ...rest, name, tags }, versionId(arn, '1.0'));
     const earlier = await this.#earlier(claim);
     if (earlier !== undefined) return createdViewOf(earlier.image, earlier.version);
-    const config = configOf(this.#o.region, rest);
+    const config = await this.#configOf(rest);
     const image = newImage(this.#ids, { arn, name, tags: addTags({}, tags), at });
     const next = newVersion(this.#ids, image, config, at);
     let isTaken = false;
@@ -167,7 +170,7 @@ class ImagesRoom implements Images {
       this.#claim('UpdateMicrovmImage', token, { ...rest, imageIdentifier }, versionId(arn, version));
     const earlier = await this.#earlier(claimFor(''));
     if (earlier !== undefined) return updatedViewOf(earlier.image, earlier.version);
-    const config = configOf(this.#o.region, rest);
+    const config = await this.#configOf(rest);
     const result = await this.#catalog.change(async () => {
       const seen = await this.#catalog.image(arn);
       const at = this.#clock.now();
@@ -394,6 +397,12 @@ class ImagesRoom implements Images {
 
   #imageDir(arn: string): string {
     return path.join(this.#o.stateDir, 'images', arn.slice(arn.lastIndexOf(':') + 1));
+  }
+
+  async #configOf(input: Parameters<typeof configOf>[1]): Promise<VersionConfig> {
+    const config = configOf(this.#o.region, input);
+    await this.#o.connectors.requireActive(config.egressNetworkConnectors);
+    return config;
   }
 
   #announceBuild(what: string, version: VersionRecord): void {

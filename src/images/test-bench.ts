@@ -5,6 +5,7 @@ import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { ZipFile } from 'yazl';
 import { createArtifacts, createObjectStore } from '../artifacts/index.ts';
+import { type Connectors, createConnectors } from '../connectors/index.ts';
 import { createFakeEngine, type FakeEngine, type FakeEngineOptions } from '../engine/index.ts';
 import { silentLogger, TestClock } from '../lib/index.ts';
 import { openStore, type Store } from '../store/index.ts';
@@ -21,6 +22,7 @@ export const INPUT: CreateImageInput = {
 
 export interface Bench extends AsyncDisposable {
   readonly images: Images;
+  readonly connectors: Connectors;
   readonly engine: FakeEngine;
   readonly clock: TestClock;
   readonly stateDir: string;
@@ -44,12 +46,21 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
   const clock = new TestClock();
   const store = await openStore(path.join(stateDir, 'store.sqlite'));
   const objects = await createObjectStore({ dir: path.join(stateDir, 'objects') });
+  const connectors = createConnectors({
+    store,
+    clock,
+    region: 'us-east-1',
+    accountId: '000000000000',
+    log: silentLogger,
+  });
+  await connectors.start();
   const images = createImages({
     store,
     engine,
     clock,
     stateDir,
     artifacts: createArtifacts({ store: objects }),
+    connectors,
     region: 'us-east-1',
     accountId: '000000000000',
     log: silentLogger,
@@ -60,11 +71,13 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
   await images.start();
   const close = async () => {
     await images[Symbol.asyncDispose]();
+    await connectors[Symbol.asyncDispose]();
     await engine[Symbol.asyncDispose]();
     await store[Symbol.asyncDispose]();
   };
   const b: Bench = {
     images,
+    connectors,
     engine,
     clock,
     stateDir,

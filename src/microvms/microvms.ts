@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
-import { ingressPolicy } from '../connectors/index.ts';
+import { type Connectors, ingressPolicy } from '../connectors/index.ts';
 import type { Engine, LogLine, Machine } from '../engine/index.ts';
 import type { Images, PageRequest } from '../images/index.ts';
 import {
@@ -42,6 +42,7 @@ export interface MicrovmsOptions {
   readonly store: Store;
   readonly engine: Engine;
   readonly images: Pick<Images, 'resolve' | 'snapshotDir'>;
+  readonly connectors: Pick<Connectors, 'requireActive'>;
   readonly endpoints: EndpointHost;
   readonly stateDir: string;
   readonly region: string;
@@ -206,7 +207,10 @@ class MicrovmsRoom implements Microvms {
         'ALL_INGRESS cannot be combined with other ingress network connectors; use HTTP_INGRESS and/or SHELL_INGRESS instead',
       );
     }
-    const ports = portsOf(input.allowedPorts);
+    const asked = portsOf(input.allowedPorts);
+    // A token opens no more than the microVM's connectors let in: without HTTP the endpoint answers 403, access to port
+    // denied, whatever was asked for. What the service answers then is undocumented. GUESS: endpoint-without-ingress
+    const ports = ingressPolicy(record.ingressNetworkConnectors).http ? asked : [];
     return this.#tokens.create({ microvmId: record.id, kind: 'app', ports }, input.expirationInMinutes);
   }
 
@@ -295,7 +299,10 @@ class MicrovmsRoom implements Microvms {
 
   async #draft(input: RunMicrovmInput) {
     const version = await this.#o.images.resolve(input.imageIdentifier, input.imageVersion);
-    return { version, draft: draftOf(this.#o.region, input, version, this.#clock.now()) };
+    const draft = draftOf(this.#o.region, input, version, this.#clock.now());
+    // The image's own one may have gone since its build.
+    await this.#o.connectors.requireActive(draft.egressNetworkConnectors);
+    return { version, draft };
   }
 
   #idle(id: string): void {

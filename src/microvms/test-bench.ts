@@ -4,6 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { get as httpGet } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { type Connectors, createConnectors } from '../connectors/index.ts';
 import {
   createFakeDisk,
   createFakeEngine,
@@ -21,6 +22,7 @@ export const IDLE = { maxIdleDurationSeconds: 60, suspendedDurationSeconds: 120,
 
 export interface Bench extends AsyncDisposable {
   readonly microvms: Microvms;
+  readonly connectors: Connectors;
   readonly engine: FakeEngine;
   readonly clock: TestClock;
   readonly store: Store;
@@ -49,6 +51,14 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
   const store = await openStore(path.join(stateDir, 'store.sqlite'));
   const endpoints: string[] = [];
   let port = 40_000;
+  const connectors = createConnectors({
+    store,
+    clock,
+    region: 'us-east-1',
+    accountId: '000000000000',
+    log: silentLogger,
+  });
+  await connectors.start();
   const microvms = await createMicrovms({
     store,
     engine,
@@ -56,6 +66,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
     stateDir,
     region: 'us-east-1',
     log: silentLogger,
+    connectors,
     images: {
       resolve: async () => ({
         imageArn: IMAGE,
@@ -83,11 +94,13 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
   await microvms.start();
   const close = async () => {
     await microvms[Symbol.asyncDispose]();
+    await connectors[Symbol.asyncDispose]();
     await engine[Symbol.asyncDispose]();
     await store[Symbol.asyncDispose]();
   };
   return {
     microvms,
+    connectors,
     engine,
     clock,
     store,

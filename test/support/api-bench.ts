@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { LambdaMicrovmsClient, type LambdaMicrovmsClientConfig } from '@aws-sdk/client-lambda-microvms';
 import { type AuthMode, createApi, createS3, type RequestHandler } from '../../src/api/index.ts';
 import { createArtifacts, createObjectStore, type ObjectStore } from '../../src/artifacts/index.ts';
+import { type Connectors, createConnectors } from '../../src/connectors/index.ts';
 import { createFakeEngine, type FakeEngine } from '../../src/engine/index.ts';
 import { type OpenIdentity, openIdentity } from '../../src/identity/index.ts';
 import { createImages, type Images } from '../../src/images/index.ts';
@@ -29,6 +30,7 @@ export interface ApiBench extends AsyncDisposable {
   readonly engine: FakeEngine;
   readonly images: Images;
   readonly microvms: Microvms;
+  readonly connectors: Connectors;
   readonly objects: ObjectStore;
   readonly identity: OpenIdentity;
   /** Signs with the root's key, does not retry. */
@@ -49,18 +51,22 @@ export async function createApiBench(options: { auth?: AuthMode } = {}): Promise
   const identity = await openIdentity({ account, rootKeys: [credentials], store });
   const engine = stack.use(createFakeEngine());
   const ingress = stack.use(await createIngress({ tlsDir: join(stateDir, 'tls'), clock, ids, log }));
-  const images = stack.use(createImages({ store, engine, artifacts, stateDir, region, accountId: account, log }));
+  const connectors = stack.use(createConnectors({ store, region, accountId: account, log, settleMs: 0 }));
+  const images = stack.use(
+    createImages({ store, engine, artifacts, connectors, stateDir, region, accountId: account, log }),
+  );
   const microvms = stack.use(
-    await createMicrovms({ store, engine, images, endpoints: ingress, stateDir, region, log }),
+    await createMicrovms({ store, engine, images, connectors, endpoints: ingress, stateDir, region, log }),
   );
   ingress.serve(microvms);
+  await connectors.start();
   await images.start();
   await microvms.start();
 
   await objects.createBucket('artifacts');
   await objects.put('artifacts', 'app.zip', once(rawZip([{ name: 'Dockerfile', content: 'FROM base\n' }])));
   const wire = { identity, region, auth, logger: log };
-  const apiPort = await listen(stack, createApi({ ...wire, images, microvms }));
+  const apiPort = await listen(stack, createApi({ ...wire, images, microvms, connectors }));
   const s3Port = await listen(stack, createS3({ ...wire, store: objects }));
 
   const owned = stack.move();
@@ -76,6 +82,7 @@ export async function createApiBench(options: { auth?: AuthMode } = {}): Promise
     engine,
     images,
     microvms,
+    connectors,
     objects,
     identity,
     sdk: client(),
