@@ -12,8 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kernel reports free pages to the balloon two seconds after they became free.
-const reportingDelay = 2200 * time.Millisecond
+const (
+	// The kernel reports free pages to the balloon two seconds after they became free.
+	reportingDelay = 2200 * time.Millisecond
+	// Less than this is not worth the wait.
+	worthReporting = 16 << 20
+)
 
 // fitrim is the ioctl FITRIM: tell the disk which blocks of a file system are free.
 const fitrim = 0xc0185879
@@ -27,23 +31,30 @@ func Quiesce(ctx context.Context, mountPoint string, dropCaches bool) error {
 		return nil
 	}
 	trim(mountPoint)
+	before := freeBytes()
 	debug.FreeOSMemory()
-	for _, file := range []string{"/proc/sys/vm/drop_caches", "/proc/sys/vm/compact_memory"} {
-		value := "1"
-		if file == "/proc/sys/vm/drop_caches" {
-			value = "3"
-		}
-		if err := os.WriteFile(file, []byte(value), 0o200); err != nil && !os.IsNotExist(err) {
-			return fmt.Errorf("%s: %w", file, err)
+	for _, setting := range [][2]string{{"drop_caches", "3"}, {"compact_memory", "1"}} {
+		if err := os.WriteFile("/proc/sys/vm/"+setting[0], []byte(setting[1]), 0); err != nil && !os.IsNotExist(err) {
+			return fmt.Errorf("quiesce: %w", err)
 		}
 	}
-	select {
-	case <-time.After(reportingDelay):
-	case <-ctx.Done():
-		return ctx.Err()
+	if freeBytes()-before >= worthReporting {
+		select {
+		case <-time.After(reportingDelay):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		unix.Sync()
 	}
-	unix.Sync()
 	return nil
+}
+
+func freeBytes() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return int64(info.Freeram) * int64(info.Unit)
 }
 
 // trim is a courtesy: a disk that cannot is as good as before.
