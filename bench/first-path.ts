@@ -14,7 +14,7 @@ import { loadConfig } from '../src/config.ts';
 import { createEngine, type Engine, loadRuntime, type Machine } from '../src/engine/index.ts';
 import { randomIds, silentLogger, systemClock } from '../src/lib/index.ts';
 import { type EndpointClient, endpointClient } from '../test/support/endpoint.ts';
-import { buildImage, counterApp, untilState } from '../test/support/images.ts';
+import { type ArtifactFiles, buildImage, counterApp, untilState } from '../test/support/images.ts';
 import { startServer, type TestServer } from '../test/support/server.ts';
 import { footprint } from './footprint.ts';
 import { median, printTable, type Row, spread } from './table.ts';
@@ -47,7 +47,7 @@ async function main(): Promise<void> {
   if (image.state !== 'CREATED') throw new Error(`the bench image is ${image.state}: ${image.stateReason}`);
   const stateDir = await mkdtemp(join(tmpdir(), 'rekindle-bench-'));
   stack.defer(() => rm(stateDir, { recursive: true, force: true }));
-  const { cacheDir } = loadConfig({ flags: {}, env: process.env });
+  const { cacheDir } = loadConfig({}, process.env);
   const engine = stack.use(
     await createEngine({
       runtime: loadRuntime(cacheDir),
@@ -243,7 +243,7 @@ async function build({ server, rows }: Bench): Promise<void> {
     'COPY app.py .',
     'CMD ["python3", "-u", "app.py"]',
   ].join('\n');
-  const files = { ...counterApp, Dockerfile: dockerfile };
+  const files: ArtifactFiles = { ...counterApp, Dockerfile: dockerfile };
   const changed = { ...files, 'app.py': `${files['app.py']}\n# changed\n` };
   for (const [what, name, content] of [
     ['build, base + one package + one file, cold', 'bench-cold', files],
