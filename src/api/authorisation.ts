@@ -18,11 +18,15 @@ export interface Authority extends Rooms {
 
 type Input = Readonly<Record<string, unknown>>;
 
+type OwnDemand = Demand & { readonly resource: string };
+
 /** What an operation demands besides itself, by what its input says. GUESS: authorisation-order */
-const MORE_DEMANDS: Readonly<Record<string, (input: Input, authority: Authority) => Promise<Demand[]> | Demand[]>> = {
+const MORE_DEMANDS: Readonly<
+  Record<string, (input: Input, authority: Authority) => Promise<OwnDemand[]> | OwnDemand[]>
+> = {
   RunMicrovm: async (input, authority) => [
-    ...connectors(listOf(input, 'egressNetworkConnectors') ?? (await implicitEgress(input, authority))),
-    ...connectors(listOf(input, 'ingressNetworkConnectors') ?? [implicit(authority, 'HTTP_INGRESS')]),
+    ...passConnectors(listOf(input, 'egressNetworkConnectors') ?? (await implicitEgress(input, authority))),
+    ...passConnectors(listOf(input, 'ingressNetworkConnectors') ?? [implicit(authority, 'HTTP_INGRESS')]),
     ...passRole(input.executionRoleArn),
   ],
   CreateMicrovmImage: (input, authority) => [
@@ -51,19 +55,23 @@ export async function authorise(
   const { name } = operation;
   const input = { ...(operation.input as Input) };
   const action = `lambda:${name}`;
-  const check = (wanted: Demand) => demand(authority.identity, caller, wanted);
+  const check = async (wanted: OwnDemand) => {
+    const context = { ...wanted.context, ...(await resourceTags(wanted.resource, authority)) };
+    demand(authority.identity, caller, { ...wanted, context });
+  };
   let resource: string;
   try {
     resource = await resourceOf(operation, authority);
     if (resource !== '*' && !resource.startsWith('arn:')) await refuseName(name, resource, authority);
   } catch (error) {
     // Only who may do this to something is told that there is no such thing. GUESS: unknown-resource-access
-    if (error instanceof DomainError && error.code === 'NOT_FOUND') check({ action, resource: undefined });
+    if (error instanceof DomainError && error.code === 'NOT_FOUND') {
+      demand(authority.identity, caller, { action, resource: undefined });
+    }
     throw error;
   }
-  const context = { ...requestTags(input), ...(await resourceTags(resource, authority)) };
-  check({ action, resource, context });
-  for (const wanted of (await MORE_DEMANDS[name]?.(input, authority)) ?? []) check(wanted);
+  await check({ action, resource, context: requestTags(input) });
+  for (const wanted of (await MORE_DEMANDS[name]?.(input, authority)) ?? []) await check(wanted);
 }
 
 /** The ARN that an operation is authorised on, or `*`. */
@@ -79,22 +87,22 @@ async function refuseName(operation: string, name: string, { images }: Authority
   await (operation === 'RunMicrovm' ? images.resolve(name) : images.get(name));
 }
 
-function buildDemands(input: Input, authority: Authority): Demand[] {
+function buildDemands(input: Input, authority: Authority): OwnDemand[] {
   const egress = listOf(input, 'egressNetworkConnectors') ?? [implicit(authority, 'INTERNET_EGRESS')];
-  return [...connectors(egress), ...passRole(input.buildRoleArn)];
+  return [...passConnectors(egress), ...passRole(input.buildRoleArn)];
 }
 
-function connectors(arns: readonly string[]): Demand[] {
+function passConnectors(arns: readonly string[]): OwnDemand[] {
   return arns.map((resource) => ({ action: 'lambda:PassNetworkConnector', resource }));
 }
 
-function passRole(role: unknown): Demand[] {
+function passRole(role: unknown): OwnDemand[] {
   if (typeof role !== 'string') return [];
   return [{ action: 'iam:PassRole', resource: role, context: { 'iam:PassedToService': 'lambda.amazonaws.com' } }];
 }
 
 /** On the thing to come. GUESS: tag-on-create */
-function tagging(input: Input, resource: string): Demand[] {
+function tagging(input: Input, resource: string): OwnDemand[] {
   const context = requestTags(input);
   return Object.keys(context).length === 0 ? [] : [{ action: 'lambda:TagResource', resource, context }];
 }
@@ -137,15 +145,14 @@ function requestTags(input: Input): Context {
   return keys === undefined ? {} : { 'aws:TagKeys': keys };
 }
 
+/** Those of images and customers' connectors; nothing else has any. */
 async function resourceTags(resource: string, { images, connectors }: Authority): Promise<Context> {
-  const room = [
-    { kind: ':microvm-image:', room: images },
-    { kind: ':network-connector:', room: connectors },
-  ].find(({ kind }) => resource.includes(kind))?.room;
+  const kind = resource.split(':')[5];
+  const room = kind === 'microvm-image' ? images : kind === 'network-connector' ? connectors : undefined;
   if (room === undefined) return {};
   try {
-    const tags = await room.tags(resource);
-    return Object.fromEntries(Object.entries(tags).map(([key, value]) => [`aws:ResourceTag/${key}`, value]));
+    const tags = Object.entries(await room.tags(resource));
+    return Object.fromEntries(tags.map(([key, value]) => [`aws:ResourceTag/${key}`, value]));
   } catch (error) {
     if (error instanceof DomainError) return {};
     throw error;

@@ -4,14 +4,22 @@ import { test } from 'node:test';
 import {
   CreateMicrovmAuthTokenCommand,
   CreateMicrovmImageCommand,
+  DeleteMicrovmImageCommand,
+  DeleteMicrovmImageVersionCommand,
   GetMicrovmCommand,
   GetMicrovmImageCommand,
   type LambdaMicrovmsClient,
   ListMicrovmImagesCommand,
   ListMicrovmsCommand,
+  ListTagsCommand,
   RunMicrovmCommand,
+  TagResourceCommand,
   TerminateMicrovmCommand,
+  UntagResourceCommand,
+  UpdateMicrovmImageCommand,
+  UpdateMicrovmImageVersionCommand,
 } from '@aws-sdk/client-lambda-microvms';
+import { S3 } from '@aws-sdk/client-s3';
 import {
   type ApiBench,
   account,
@@ -215,4 +223,68 @@ test('a key that was removed is nobody from then on', async () => {
   await client.send(new ListMicrovmsCommand({}));
   await bench.identity.directory.remove(ann);
   await assert.rejects(client.send(new ListMicrovmsCommand({})), { name: 'UnrecognizedClientException' });
+});
+
+test('changing tags is decided by the tags there are and those to come', async () => {
+  await using bench = await createApiBench();
+  const Resource = await build(bench, 'shop', { team: 'a' });
+  const Condition = {
+    StringEquals: { 'aws:ResourceTag/team': 'a' },
+    'ForAllValues:StringLike': { 'aws:TagKeys': 'x-*' },
+  };
+  const client = await asAnn(bench, allow(['lambda:TagResource', 'lambda:UntagResource'], Resource, { Condition }));
+  await client.send(new TagResourceCommand({ Resource, Tags: { 'x-1': 'y' } }));
+  await denied(client.send(new TagResourceCommand({ Resource, Tags: { team: 'b' } })), 'lambda:TagResource', Resource);
+  await denied(
+    client.send(new UntagResourceCommand({ Resource, TagKeys: ['team'] })),
+    'lambda:UntagResource',
+    Resource,
+  );
+  await client.send(new UntagResourceCommand({ Resource, TagKeys: ['x-1'] }));
+  await denied(client.send(new ListTagsCommand({ Resource })), 'lambda:ListTags', Resource);
+  const { Tags } = await bench.sdk.send(new ListTagsCommand({ Resource }));
+  assert.deepEqual(Tags, { team: 'a' });
+});
+
+test('a policy that allows every operation on one image lets nothing else be changed', async () => {
+  await using bench = await createApiBench();
+  const [shop, bank] = [await build(bench, 'shop'), await build(bench, 'bank')];
+  const client = await asAnn(bench, allow('lambda:*', shop));
+  const update = { imageIdentifier: bank, baseImageArn, buildRoleArn, codeArtifact };
+  await denied(client.send(new UpdateMicrovmImageCommand(update)), 'lambda:UpdateMicrovmImage', bank);
+  const version = { imageIdentifier: bank, imageVersion: '1.0' };
+  const setStatus = client.send(new UpdateMicrovmImageVersionCommand({ ...version, status: 'INACTIVE' }));
+  await denied(setStatus, 'lambda:UpdateMicrovmImageVersion', bank);
+  await denied(client.send(new DeleteMicrovmImageVersionCommand(version)), 'lambda:DeleteMicrovmImageVersion', bank);
+  await denied(
+    client.send(new DeleteMicrovmImageCommand({ imageIdentifier: bank })),
+    'lambda:DeleteMicrovmImage',
+    bank,
+  );
+  assert.equal((await bench.images.get(bank)).state, 'CREATED');
+  const ownUpdate = client.send(new UpdateMicrovmImageCommand({ ...update, imageIdentifier: shop }));
+  await denied(ownUpdate, 'lambda:PassNetworkConnector', connector('INTERNET_EGRESS'));
+});
+
+test('the object store asks the same policies, key by key', async () => {
+  await using bench = await createApiBench();
+  const Condition = { IpAddress: { 'aws:SourceIp': '127.0.0.1' } };
+  await asAnn(bench, allow('s3:*Object', 'arn:aws:s3:::artifacts/ann/*', { Condition }));
+  const key = await bench.identity.directory.createKey('ann');
+  const s3 = new S3({
+    endpoint: `http://127.0.0.1:${bench.s3Port}`,
+    region,
+    credentials: key,
+    forcePathStyle: true,
+    maxAttempts: 1,
+  });
+  try {
+    await s3.putObject({ Bucket: 'artifacts', Key: 'ann/a.txt', Body: 'a' });
+    const { Body } = await s3.getObject({ Bucket: 'artifacts', Key: 'ann/a.txt' });
+    assert.equal(await Body?.transformToString(), 'a');
+    await assert.rejects(s3.getObject({ Bucket: 'artifacts', Key: 'app.zip' }), { name: 'AccessDenied' });
+    await assert.rejects(s3.listObjectsV2({ Bucket: 'artifacts' }), { name: 'AccessDenied' });
+  } finally {
+    s3.destroy();
+  }
 });

@@ -8,6 +8,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { ArtifactError, type ObjectStore } from '../../artifacts/index.ts';
 import type { Identity, Principal } from '../../identity/index.ts';
 import { type Clock, type Ids, type Logger, randomIds, systemClock } from '../../lib/index.ts';
+import { callerOf } from '../access.ts';
 import { isLocalProgram } from '../loopback.ts';
 import { SigningKeys } from '../signing-keys.ts';
 import { checkSignature, readSignature, SignatureError, type SignedRequest, type SigningRules } from '../sigv4.ts';
@@ -125,7 +126,9 @@ class S3 {
     const target = readTarget(request);
     const { principal, signed } = this.#authenticate(request);
     const operation = detectOperation(request, target);
-    const isAllowed: S3Call['isAllowed'] = (action, on) => identity.authorize(principal, action, targetArn(on)).allowed;
+    const { context } = callerOf(request, principal, region);
+    const isAllowed: S3Call['isAllowed'] = (action, on) =>
+      identity.authorize(principal, action, targetArn(on), context).allowed;
     // DeleteObjects asks for each key.
     if (operation !== 'DeleteObjects' && !isAllowed(`s3:${ACTIONS[operation] ?? operation}`, target)) {
       throw new S3Error('AccessDenied', 'Access Denied');
