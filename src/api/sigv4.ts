@@ -73,6 +73,8 @@ interface Parts {
 }
 
 const ALGORITHM = 'AWS4-HMAC-SHA256';
+/** Of no bytes: most requests have no body. */
+const EMPTY_SHA256 = hash('sha256', '', 'hex');
 const MAX_EXPIRES_SECONDS = 7 * 24 * 3600;
 
 /**
@@ -148,7 +150,7 @@ export function checkSignature(
 }
 
 export function sha256(content: string | Buffer): string {
-  return hash('sha256', content, 'hex');
+  return content.length === 0 ? EMPTY_SHA256 : hash('sha256', content, 'hex');
 }
 
 function readParts(request: IncomingMessage, rules: SigningRules): Parts {
@@ -228,18 +230,19 @@ function checkTime(parts: Parts, scopeDate: string, now: number, maxSkewMs: numb
   if (!parts.timestamp.startsWith(`${scopeDate}T`)) {
     throw malformed(`the date of the credential scope, ${scopeDate}, is not that of ${parts.timestamp}`);
   }
-  const nowText = formatBasicIso(now);
   const minutes = Math.round(maxSkewMs / 60_000);
   if (parts.expiresSeconds !== undefined) {
     if (signedAt + parts.expiresSeconds * 1000 < now) throw refuse({ kind: 'expired-url' });
   } else if (signedAt < now - maxSkewMs) {
     const limit = formatBasicIso(now - maxSkewMs);
-    throw skewed(`Signature expired: ${parts.timestamp} is now earlier than ${limit} (${nowText} - ${minutes} min.)`);
+    throw skewed(
+      `Signature expired: ${parts.timestamp} is now earlier than ${limit} (${formatBasicIso(now)} - ${minutes} min.)`,
+    );
   }
   if (signedAt > now + maxSkewMs) {
     const limit = formatBasicIso(now + maxSkewMs);
     throw skewed(
-      `Signature not yet current: ${parts.timestamp} is still later than ${limit} (${nowText} + ${minutes} min.)`,
+      `Signature not yet current: ${parts.timestamp} is still later than ${limit} (${formatBasicIso(now)} + ${minutes} min.)`,
     );
   }
 }
