@@ -12,9 +12,8 @@ export async function whileAlive<T>(
   const controller = new AbortController();
   const onAbort = () => controller.abort(signal?.reason);
   signal?.addEventListener('abort', onAbort, { once: true });
-  let isOver = false;
   void vmm.exited.then(({ message, evidence }) => {
-    if (!isOver) controller.abort(new MachineError('exited', message, { evidence }));
+    controller.abort(new MachineError('exited', message, { evidence }));
   });
   const aborted = Promise.withResolvers<never>();
   aborted.promise.catch(() => {});
@@ -22,9 +21,10 @@ export async function whileAlive<T>(
   try {
     return await Promise.race([work(controller.signal), aborted.promise]);
   } catch (error) {
+    // What `work` began beside its failure ends too.
+    controller.abort(error);
     throw withEvidence(error, vmm);
   } finally {
-    isOver = true;
     signal?.removeEventListener('abort', onAbort);
   }
 }

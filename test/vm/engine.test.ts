@@ -1,0 +1,297 @@
+/**
+ * The engine on real machines, without server or builder: the managed base's root disk with a Python app. Every case is
+ * followed by a look for processes and files that outlived it.
+ */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { cp, link, mkdir, mkdtemp, readdir, readFile, readlink, rm, unlink, writeFile } from 'node:fs/promises';
+import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { text } from 'node:stream/consumers';
+import { after, afterEach, before, describe, test } from 'node:test';
+import { loadConfig } from '../../src/config.ts';
+import {
+  type BuildFailure,
+  createEngine,
+  type Engine,
+  loadRuntime,
+  type Machine,
+  type Readiness,
+  type Runtime,
+} from '../../src/engine/index.ts';
+import { randomIds, silentLogger, systemClock } from '../../src/lib/index.ts';
+
+const { cacheDir } = loadConfig({}, process.env);
+const found = findRuntime();
+const skip = found === undefined ? 'set-up has not run: no runtime.json' : false;
+
+const PORT = 8080;
+const APP = `
+import http.server, os, sys, time
+count = 0
+ready = 0
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def answer(self, status, text):
+        body = text.encode()
+        self.send_response(status)
+        self.send_header('content-length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        global count
+        if self.path == '/count':
+            count += 1
+            self.answer(200, str(count))
+        elif self.path == '/random': self.answer(200, os.urandom(16).hex())
+        elif self.path == '/time': self.answer(200, str(int(time.time() * 1000)))
+        elif self.path == '/memory': self.answer(200, open('/proc/meminfo').readline().split()[1])
+        elif self.path == '/exit': os._exit(7)
+        elif self.path.startswith('/say/'):
+            print(self.path[5:], flush=True)
+            self.answer(200, 'said')
+        elif self.path.startswith('/dirty/'):
+            global dirt
+            dirt = os.urandom(1 << 20) * int(self.path[7:])
+            self.answer(200, 'dirty')
+    def do_POST(self):
+        global ready
+        ready += 1
+        self.answer(503 if ready < 3 else 200, '')
+    def log_message(self, *args): pass
+print('up', flush=True)
+http.server.ThreadingHTTPServer(('127.0.0.1', ${PORT}), Handler).serve_forever()
+`;
+
+describe('the engine on real machines', { skip }, () => {
+  let root: string;
+  let stateDir: string;
+  let snapshotDir: string;
+  let engine: Engine;
+  const said: string[] = [];
+
+  before(async () => {
+    root = await mkdtemp(path.join(tmpdir(), 'rk-engine-'));
+    // Deeper than a unix socket's path may be long.
+    stateDir = path.join(root, 'state'.repeat(20), 'deep'.repeat(20));
+    snapshotDir = path.join(stateDir, 'images/test/1.0/snapshot');
+    await mkdir(stateDir, { recursive: true });
+    engine = await openEngine(stateDir);
+    await seal('seal-1', { kind: 'hook', port: PORT, path: '/ready', timeoutMs: 120_000 }, snapshotDir);
+  });
+  after(async () => {
+    await engine?.[Symbol.asyncDispose]();
+    if (root !== undefined) await rm(root, { recursive: true, force: true });
+  });
+  afterEach(async () => {
+    for (const id of await engine.residue()) await engine.destroy(id);
+    assert.deepEqual(await processesUnder(stateDir), [], 'no process outlives its case');
+    assert.deepEqual(await engine.residue(), []);
+  });
+
+  async function seal(buildId: string, readiness: Readiness, into: string, app = APP) {
+    const config = {
+      entrypoint: ['python3', '-c'],
+      cmd: [app],
+      env: ['PATH=/usr/bin:/bin'],
+      workingDir: '/',
+      user: '',
+      exposedPorts: [],
+    };
+    const disk = { diskPath: runtime().base.disk, config, usedBytes: 0 };
+    const onLog = (chunk: Buffer) => void said.push(chunk.toString());
+    const request = { buildId, disk, config, capabilities: 'default', memoryMiB: 512, readiness, onLog } as const;
+    return engine.seal({ ...request, snapshotDir: into }, {});
+  }
+
+  test('the app spoke while it started, and its hook was asked until it agreed', () => {
+    assert.ok(said.join('').includes('up\n'), said.join(''));
+  });
+
+  test('memory survives suspend and resume, again and again', async () => {
+    let machine = await engine.launch({ id: 'vm-1', snapshotDir }, {});
+    for (let count = 1; count <= 4; count++) {
+      assert.equal(await get(machine, '/count'), `${count}`);
+      const { deltaBytes } = await machine.suspend({});
+      assert.ok(deltaBytes > 0);
+      assert.deepEqual(await processesUnder(stateDir), []);
+      machine = await engine.resume({ id: 'vm-1', snapshotDir }, {});
+    }
+    assert.equal(await get(machine, '/count'), '5');
+  });
+
+  test('much changed memory survives too', async () => {
+    let machine = await engine.launch({ id: 'vm-2', snapshotDir }, {});
+    await get(machine, '/dirty/100');
+    const { deltaBytes } = await machine.suspend({});
+    assert.ok(deltaBytes > 100 * 2 ** 20);
+    machine = await engine.resume({ id: 'vm-2', snapshotDir }, {});
+    assert.equal(await get(machine, '/count'), '1');
+  });
+
+  test('clones draw different random numbers and show the time', async () => {
+    const ids = ['vm-a', 'vm-b', 'vm-c', 'vm-d'];
+    const machines = await Promise.all(ids.map((id) => engine.launch({ id, snapshotDir }, {})));
+    const drawn = await Promise.all(machines.map((machine) => get(machine, '/random')));
+    assert.equal(new Set(drawn).size, 4);
+    for (const machine of machines) {
+      const before = Date.now();
+      const shown = Number(await get(machine, '/time'));
+      assert.ok(shown > before - 5000 && shown < Date.now() + 5000, `${shown - before} ms off`);
+    }
+  });
+
+  test('the guest sees four times its size class', async () => {
+    const machine = await engine.launch({ id: 'vm-3', snapshotDir }, {});
+    const kib = Number(await get(machine, '/memory'));
+    assert.ok(kib > 1800 * 1024 && kib <= 2048 * 1024, `${kib} KiB`);
+  });
+
+  test('an app that ends is told with its code', async () => {
+    const machine = await engine.launch({ id: 'vm-4', snapshotDir }, {});
+    await get(machine, '/exit').catch(() => {});
+    assert.deepEqual(await machine.exited, { kind: 'app', exitCode: 7 });
+  });
+
+  test('a VMM that is killed is told', async () => {
+    const machine = await engine.launch({ id: 'vm-5', snapshotDir }, {});
+    process.kill(machine.pid, 'SIGKILL');
+    const exit = await machine.exited;
+    assert.equal(exit.kind, 'vmm');
+    await assert.rejects(machine.connect(PORT, {}), { kind: 'exited' });
+  });
+
+  test('the log has what the app printed, and follows it', async () => {
+    const machine = await engine.launch({ id: 'vm-6', snapshotDir }, {});
+    await get(machine, '/say/hello');
+    const lines = await Array.fromAsync(machine.logs({}));
+    assert.ok(lines.some((line) => line.text === 'hello' && line.stream === 'stdout'));
+    const stop = new AbortController();
+    await get(machine, '/say/again');
+    for await (const line of machine.logs({ follow: true, signal: stop.signal }))
+      if (line.text === 'again') stop.abort();
+  });
+
+  test('nothing listening is told apart from a machine that is gone', async () => {
+    const machine = await engine.launch({ id: 'vm-7', snapshotDir }, {});
+    await assert.rejects(machine.connect(81, {}), { kind: 'failed' });
+  });
+
+  test('a suspend that fails leaves the machine running', async () => {
+    const machine = await engine.launch({ id: 'vm-8', snapshotDir }, {});
+    assert.equal(await get(machine, '/count'), '1');
+    await unlink(path.join(stateDir, 'microvms/vm-8/overlay.qcow2'));
+    await assert.rejects(machine.suspend({}));
+    assert.equal(await get(machine, '/count'), '2');
+    assert.deepEqual(await readdir(path.join(stateDir, 'microvms/vm-8')), []);
+  });
+
+  test('a snapshot that does not fit this host is refused with the reason', async () => {
+    const other = path.join(root, 'other');
+    await mkdir(other);
+    const manifest = JSON.parse(await readFile(path.join(snapshotDir, 'manifest.json'), 'utf8'));
+    manifest.vmm.version = '9.9.9';
+    await writeFile(path.join(other, 'manifest.json'), JSON.stringify(manifest));
+    await assert.rejects(engine.launch({ id: 'vm-9', snapshotDir: other }, {}), {
+      kind: 'unsupported',
+      message: /9\.9\.9/,
+    });
+    await assert.rejects(engine.launch({ id: 'vm-9', snapshotDir: root }, {}), { kind: 'failed' });
+    await assert.rejects(engine.resume({ id: 'vm-9', snapshotDir }, {}), { kind: 'failed' });
+  });
+
+  test('a state that cannot be loaded ends in an error with the words of the VMM', async () => {
+    const broken = path.join(root, 'broken');
+    await mkdir(broken);
+    await cp(path.join(snapshotDir, 'manifest.json'), path.join(broken, 'manifest.json'));
+    for (const name of ['ram', 'disk']) await link(path.join(snapshotDir, name), path.join(broken, name));
+    await writeFile(path.join(broken, 'state'), 'no state at all');
+    const launch = engine.launch({ id: 'vm-10', snapshotDir: broken }, {});
+    await assert.rejects(launch, (error: { kind?: string; evidence?: string }) => {
+      assert.equal(error.kind, 'exited');
+      assert.match(error.evidence ?? '', /migration|stream/i);
+      return true;
+    });
+  });
+
+  test('a launch can be called off', async () => {
+    const controller = new AbortController();
+    const launch = engine.launch({ id: 'vm-11', snapshotDir }, { signal: controller.signal });
+    controller.abort(new Error('called off'));
+    await assert.rejects(launch, /called off/);
+  });
+
+  test('an app that ends before it is ready fails its build and leaves nothing', async () => {
+    const into = path.join(root, 'failed/snapshot');
+    const failing = seal(
+      'seal-2',
+      { kind: 'listening', port: PORT, graceMs: 60_000 },
+      into,
+      'print("no config"); raise SystemExit(5)',
+    );
+    await assert.rejects(failing, (error: BuildFailure) => error.kind === 'app-exited' && error.exitCode === 5);
+    assert.ok(said.join('').includes('no config\n'));
+    assert.deepEqual(await readdir(path.dirname(into)), []);
+  });
+
+  test('a host that forbids ptrace suspends and resumes all the same', async () => {
+    await using fallback = await openEngine(stateDir, { deltaSave: false });
+    let machine = await fallback.launch({ id: 'vm-12', snapshotDir }, {});
+    assert.equal(await get(machine, '/count'), '1');
+    for (let count = 2; count <= 3; count++) {
+      await machine.suspend({});
+      machine = await fallback.resume({ id: 'vm-12', snapshotDir }, {});
+      assert.equal(await get(machine, '/count'), `${count}`);
+    }
+    await fallback.destroy('vm-12');
+  });
+
+  test('what a crashed server left running is found and ended', async () => {
+    const lost = await openEngine(stateDir);
+    const machine = await lost.launch({ id: 'vm-13', snapshotDir }, {});
+    assert.deepEqual(await engine.residue(), ['vm-13']);
+    await engine.destroy('vm-13');
+    assert.equal((await machine.exited).kind, 'vmm');
+    assert.deepEqual(await engine.residue(), []);
+  });
+});
+
+function openEngine(stateDir: string, extra: { deltaSave?: boolean } = {}): Promise<Engine> {
+  const log = silentLogger;
+  return createEngine({ runtime: runtime(), stateDir, cacheDir, log, clock: systemClock, ids: randomIds, ...extra });
+}
+
+function runtime(): Runtime {
+  assert.ok(found);
+  return found;
+}
+
+function findRuntime(): Runtime | undefined {
+  try {
+    return loadRuntime(cacheDir);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The answer's body. The connection is closed afterwards. */
+async function get(machine: Machine, target: string): Promise<string> {
+  const stream = await machine.connect(PORT, { signal: AbortSignal.timeout(60_000) });
+  const request = httpRequest({ createConnection: () => stream, path: target, headers: { connection: 'close' } }).end();
+  // A server may leave the connection open until a suspend cuts it.
+  request.on('error', () => {});
+  const [response] = (await once(request, 'response')) as [IncomingMessage];
+  assert.equal(response.statusCode, 200);
+  return text(response);
+}
+
+/** Processes that work under `dir`: a machine's VMM does, in its run folder. */
+async function processesUnder(dir: string): Promise<string[]> {
+  const cwds = await Promise.all(
+    (await readdir('/proc'))
+      .filter((name) => /^\d+$/.test(name))
+      .map((pid) => readlink(`/proc/${pid}/cwd`).catch(() => '')),
+  );
+  return cwds.filter((cwd) => cwd.startsWith(dir));
+}
