@@ -45,7 +45,7 @@ async function main(): Promise<void> {
     onWait: () => say('another set-up is at work, waiting for it ...'),
   });
   await emptyWorkDir(workDir);
-  const steps = new Steps({ productsDir, workDir, say, slots: 2 });
+  const steps = new Steps({ productsDir, workDir, say, slots: 3 });
   const context: SetupContext = {
     repoDir: dirname(import.meta.dirname),
     cacheDir,
@@ -69,7 +69,7 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
   const goProgram = (moduleDir: string, name: string, path: string) =>
     setUpGoProgram(context, go, { moduleDir, name, package: path });
 
-  // Slow things first; steps wait for a free slot and for what they are made of.
+  // The slowest first; steps wait for a free slot and for what they are made of.
   const parts = {
     buildkit: setUpBuildkit(context, go),
     base: setUpBase(context, debian),

@@ -2,7 +2,8 @@
  * The builder machine's root disk: a small Debian with BuildKit (built from its published Go module at the version pinned
  * in scripts/buildkit), crun, the program that runs a build, and the managed base for builds without a network.
  */
-import { copyFile, cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { copyFile, cp, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BASE_ALIASES, BASE_NAME, type ManagedBase } from './base.ts';
 import { type Debian, GUEST_RELEASE } from './debian.ts';
@@ -35,15 +36,23 @@ async function setUpTree(context: SetupContext, debian: Debian): Promise<Product
   });
 }
 
-/** BuildKit's daemon and client. */
+/**
+ * BuildKit's daemon and client. What Go needs to build them (2 GB) stays until they are there, so that an interrupted
+ * build goes on, and not longer.
+ */
 export async function setUpBuildkit(context: SetupContext, go: GoPrograms): Promise<Product> {
   const moduleDir = join(context.repoDir, 'scripts/buildkit');
-  const inputs = { recipe: 1, module: await readFile(join(moduleDir, 'go.sum'), 'utf8') };
-  return context.steps.product('buildkit', { ...inputs, module: stampOf(inputs) }, async (dir) => {
+  const cachesDir = join(context.cacheDir, 'go-buildkit');
+  // Read at once, so that this step, the slowest, is the first to get a slot.
+  const module = readFileSync(join(moduleDir, 'go.sum'), 'utf8');
+  const inputs = { recipe: 1, module: stampOf({ recipe: 1, module }) };
+  const product = await context.steps.product('buildkit', inputs, async (dir) => {
     const { build } = await go.toolchain();
     const root = 'github.com/moby/buildkit/cmd';
-    await build({ moduleDir, packages: [`${root}/buildkitd`, `${root}/buildctl`], into: dir });
+    await build({ moduleDir, packages: [`${root}/buildkitd`, `${root}/buildctl`], into: dir, cachesDir });
   });
+  await rm(cachesDir, { recursive: true, force: true });
+  return product;
 }
 
 export async function setUpBuilder(

@@ -16,9 +16,15 @@ import type { Inputs } from './steps.ts';
 export interface Toolchain {
   /** Product folder, `undefined` for the machine's own Go. */
   readonly dir: string | undefined;
-  /** Builds main packages into a folder, statically linked. */
-  build(options: { moduleDir: string; packages: readonly string[]; into: string }): Promise<void>;
+  /**
+   * Builds main packages into a folder, statically linked. `cachesDir` holds modules and compiled packages of this build
+   * alone, for one that is seldom done and large.
+   */
+  build(options: { moduleDir: string; packages: readonly string[]; into: string; cachesDir?: string }): Promise<void>;
 }
+
+/** A slow machine with one core compiles BuildKit in about ten minutes. */
+const BUILD_TIMEOUT_MS = 3_600_000;
 
 type Host = Pick<SetupContext, 'env' | 'cacheDir' | 'signal'>;
 
@@ -108,28 +114,35 @@ async function unpackGo(context: SetupContext, debian: Debian): Promise<string> 
 function toolchainOf(context: SetupContext, go: string, dir: string | undefined): Toolchain {
   return {
     dir,
-    async build({ moduleDir, packages, into }) {
-      const argv: string[] = [go, 'build', '-trimpath', '-ldflags', '-s -w', '-tags', 'netgo osusergo'];
-      const options = { cwd: moduleDir, env: goEnvironment(context.env, context.cacheDir), signal: context.signal };
-      await retry('download of Go modules', () => run([go, 'mod', 'download'], options), context);
-      // One path per package: with a folder and one package, -o would name a file.
-      await run([...argv, '-o', `${into}/`, ...packages], { ...options, timeoutMs: 1_800_000 });
+    async build({ moduleDir, packages, into, cachesDir }) {
+      // Go's work folders then go with ours when it is interrupted.
+      const ownEnv = { ...goEnvironment(context.env, context.cacheDir), GOTMPDIR: context.workDir };
+      const ours = { cwd: moduleDir, env: ownEnv, signal: context.signal };
+      // The version the module asks for, which this Go fetches first when it is older; kept in our own cache.
+      const goroot = await retry('download of Go', () => run([go, 'env', 'GOROOT'], ours), context);
+      const program = join(goroot.trim(), 'bin/go');
+      const env = cachesDir === undefined ? ours.env : { ...ours.env, ...goCaches(cachesDir), GOTOOLCHAIN: 'local' };
+      const options = { ...ours, env };
+      await retry('download of Go modules', () => run([program, 'mod', 'download'], options), context);
+      const argv = [program, 'build', '-trimpath', '-ldflags', '-s -w', '-tags', 'netgo osusergo', '-o', `${into}/`];
+      await run([...argv, ...packages], { ...options, timeoutMs: BUILD_TIMEOUT_MS });
     },
   };
 }
 
 /** Environment for Go commands. */
 export function goEnvironment(env: NodeJS.ProcessEnv, cacheDir: string): NodeJS.ProcessEnv {
-  const root = join(cacheDir, 'go');
   return {
     ...env,
-    GOPATH: root,
-    GOMODCACHE: join(root, 'pkg/mod'),
-    GOCACHE: join(root, 'build'),
+    ...goCaches(join(cacheDir, 'go')),
     GOTOOLCHAIN: 'auto',
     GOWORK: 'off',
     // Lets the module cache be removed like any other folder.
     GOFLAGS: '-modcacherw -buildvcs=false',
     CGO_ENABLED: '0',
   };
+}
+
+function goCaches(dir: string): NodeJS.ProcessEnv {
+  return { GOPATH: dir, GOMODCACHE: join(dir, 'pkg/mod'), GOCACHE: join(dir, 'build') };
 }
