@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
 import { DomainError, messageOf } from './lib/index.ts';
+import { parseQuotas, QUOTAS_FORM, type Quotas } from './quotas.ts';
 
 export interface Config {
   /** Everything this server keeps. One server per folder. */
@@ -26,6 +27,8 @@ export interface Config {
   readonly onShutdown: 'suspend' | 'terminate';
   /** How long that may take before the server ends anyway. */
   readonly shutdownSeconds: number;
+  /** What the account may have and how often it may call. */
+  readonly quotas: Quotas;
 }
 
 export type Environment = Readonly<Record<string, string | undefined>>;
@@ -115,6 +118,13 @@ export const SETTINGS = {
     help: 'how long stopping may take at most',
     fallback: '30',
   },
+  quotas: {
+    flag: '--quotas',
+    env: 'REKINDLE_QUOTAS',
+    value: '<off|service|list>',
+    help: 'quotas and call rates: none, those of AWS, or e.g. service,images=200,RunMicrovm=50/100',
+    fallback: 'off',
+  },
 } as const satisfies Record<string, Setting>;
 
 /** @throws DomainError INVALID naming the setting, where it came from, and what it must look like. */
@@ -122,17 +132,19 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
   const path = flags.config ?? env.REKINDLE_CONFIG;
   const file = path === undefined ? {} : readConfigFile(path);
   const raw = (key: SettingKey): Found => find(key, flags, env, file);
+  const region = matching(raw('region'), /^[a-z]{2}(-[a-z]+)+-\d$/, 'a Region name such as us-east-1', 'us-east-1');
   return Object.freeze({
     stateDir: folder(raw('state'), env.XDG_STATE_HOME, '.local/state'),
     cacheDir: folder(raw('cache'), env.XDG_CACHE_HOME, '.cache'),
     apiPort: optional(raw('apiPort'), (found) => integer(found, 0, 65_535)),
     s3Port: optional(raw('s3Port'), (found) => integer(found, 0, 65_535)),
     auth: oneOf(raw('auth'), ['sigv4', 'off']),
-    region: matching(raw('region'), /^[a-z]{2}(-[a-z]+)+-\d$/, 'a Region name such as us-east-1', 'us-east-1'),
+    region,
     account: matching(raw('account'), /^\d{12}$/, '12 digits', '000000000000'),
     logLevel: oneOf(raw('logLevel'), ['info', 'debug', 'warn', 'error', 'silent']),
     onShutdown: oneOf(raw('onShutdown'), ['suspend', 'terminate']),
     shutdownSeconds: optional(raw('shutdownSeconds'), (found) => integer(found, 1, 3600)) ?? 30,
+    quotas: quotas(raw('quotas'), region),
   });
 }
 
@@ -200,6 +212,12 @@ function oneOf<const T extends string>(found: Found, choices: readonly [T, ...T[
   const choice = choices.find((candidate) => candidate === found.value);
   if (choice === undefined) throw refused(found, `one of ${choices.join(', ')}`);
   return choice;
+}
+
+function quotas(found: Found, region: string): Quotas {
+  const parsed = parseQuotas(found.value ?? 'off', region);
+  if (parsed === undefined) throw refused(found, QUOTAS_FORM);
+  return parsed;
 }
 
 function matching(found: Found, pattern: RegExp, description: string, fallback: string): string {

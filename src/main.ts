@@ -61,7 +61,7 @@ const POLL_MS = 20;
 /** @throws DomainError, MachineError, StoreError: sentences for the operator */
 export async function startServer(config: Config, options: ServerOptions): Promise<Server> {
   const { log } = options;
-  const { stateDir, region, account } = config;
+  const { stateDir, region, account, quotas } = config;
   const [clock, ids] = [systemClock, randomIds];
   await using stack = new AsyncDisposableStack();
   makeHome(stateDir);
@@ -81,7 +81,13 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     await createIngress({ tlsDir: tlsDirOf(stateDir), clock, ids, log: log.child({ room: 'ingress' }) }),
   );
   const connectors = stack.use(
-    createConnectors({ store, region, accountId: account, log: log.child({ room: 'connectors' }) }),
+    createConnectors({
+      store,
+      region,
+      accountId: account,
+      log: log.child({ room: 'connectors' }),
+      quota: quotas.connectors,
+    }),
   );
   const images = stack.use(
     createImages({
@@ -93,6 +99,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       region,
       accountId: account,
       log: log.child({ room: 'images' }),
+      quotas,
     }),
   );
   const microvms = stack.use(
@@ -105,6 +112,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       stateDir,
       region,
       log: log.child({ room: 'microvms' }),
+      memoryQuotaMiB: quotas.memoryMiB,
     }),
   );
   ingress.serve(microvms);
@@ -119,6 +127,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     region,
     auth: config.auth,
     logger: log.child({ room: 'api' }),
+    rates: quotas.rates,
     host,
   });
   const s3Handler = createS3({

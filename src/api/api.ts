@@ -29,6 +29,7 @@ import {
   sha256,
   splitTarget,
 } from './sigv4.ts';
+import { type Rates, Throttle } from './throttle.ts';
 import { serializationError, WireError } from './wire-error.ts';
 import { writeOutput } from './write-output.ts';
 
@@ -42,6 +43,8 @@ export interface ApiOptions extends Rooms {
   readonly logger: Logger;
   /** What this server runs on, for `GET /rekindle/v1/host`. */
   readonly host?: () => Readonly<Record<string, unknown>>;
+  /** Call rates of each principal; default none. */
+  readonly rates?: Rates;
   readonly clock?: Clock;
   readonly ids?: Ids;
 }
@@ -61,12 +64,14 @@ class Api {
   readonly #clock: Clock;
   readonly #ids: Ids;
   readonly #rules: SigningRules;
+  readonly #throttle: Throttle;
   readonly #router = new Router([lambdaMicrovms, lambdaCore]);
 
   constructor(options: ApiOptions) {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
     this.#ids = options.ids ?? randomIds;
+    this.#throttle = new Throttle(options.rates ?? {}, this.#clock);
     this.#rules = {
       service: lambdaMicrovms.signingName,
       region: options.region,
@@ -124,6 +129,7 @@ class Api {
   async #answer(request: IncomingMessage, match: Match): Promise<Readonly<Record<string, unknown>>> {
     const { principal, body } = await this.#authenticate(request);
     checkContentType(request, body);
+    this.#throttle.take(principal.arn, match.name as OperationName);
     const raw = { labels: match.labels, query: readQuery(request), body };
     const input: unknown = readInput(match.operation, raw);
     const behaviour: AnyBehaviour = behaviours[match.name as OperationName];

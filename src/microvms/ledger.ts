@@ -4,7 +4,7 @@
  */
 import { type Clock, DomainError, type Logger } from '../lib/index.ts';
 import type { Claim, NewRow, Records, Row, Store, Write, WriteResult } from '../store/index.ts';
-import { apply, dueAt, type Event, type Microvm, type Outcome, type State } from './lifecycle.ts';
+import { apply, dueAt, type Event, type Microvm, type Outcome } from './lifecycle.ts';
 
 /** What `state` columns can hold; kept in step with the record's own. */
 export type MicrovmRow = Row<Microvm>;
@@ -68,7 +68,7 @@ export class Ledger {
   }
 
   /** Every record in one of `states`, page by page. */
-  async *inStates(states: readonly State[]): AsyncIterable<Microvm> {
+  async *inStates(states: readonly string[]): AsyncIterable<Microvm> {
     const limit = 200;
     let afterId = '';
     for (;;) {

@@ -19,6 +19,7 @@ const identity: Identity = {
   id: 'microvm-1',
   imageArn: 'arn:aws:lambda:us-east-1:000000000000:microvm-image:demo',
   imageVersion: '1.0',
+  memoryMiB: 512,
   endpointId: 'e',
   endpoint: 'localhost:1',
   endpointPort: 1,

@@ -14,6 +14,8 @@ export interface Identity {
   readonly id: string;
   readonly imageArn: string;
   readonly imageVersion: string;
+  /** The size of its version. */
+  readonly memoryMiB: number;
   readonly endpointId: string;
   /** Host, with a port in port mode. */
   readonly endpoint: string;
@@ -358,6 +360,7 @@ function identityOf(record: Microvm): Identity {
     id: record.id,
     imageArn: record.imageArn,
     imageVersion: record.imageVersion,
+    memoryMiB: record.memoryMiB,
     endpointId: record.endpointId,
     endpoint: record.endpoint,
     endpointPort: record.endpointPort,

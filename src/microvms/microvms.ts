@@ -7,7 +7,7 @@ import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { type Connectors, ingressPolicy } from '../connectors/index.ts';
 import type { Engine, LogLine, Machine } from '../engine/index.ts';
-import type { Images, PageRequest } from '../images/index.ts';
+import { HOLDING_STATES, type Images, type PageRequest } from '../images/index.ts';
 import {
   type Clock,
   DomainError,
@@ -25,6 +25,7 @@ import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-tok
 import { Ledger } from './ledger.ts';
 import { dueAt, type Event, type Microvm, type Pending } from './lifecycle.ts';
 import { LiveMachines } from './live.ts';
+import { MemoryQuota } from './memory-quota.ts';
 import { Reconciler } from './reconciler.ts';
 import { claimOf, draftOf } from './run-rules.ts';
 import type {
@@ -61,6 +62,8 @@ export interface MicrovmsOptions {
   readonly endpointLingerMs?: number;
   /** Default 1 s. */
   readonly collectLogsAfterMs?: number;
+  /** Memory of all microVMs that have not ended; default unbounded. */
+  readonly memoryQuotaMiB?: number | undefined;
 }
 
 /** How long a client token is remembered. GUESS: client-token-retention */
@@ -89,6 +92,7 @@ class MicrovmsRoom implements Microvms {
   readonly #logs: AppLogs;
   readonly #reconciler: Reconciler;
   readonly #due: DueClock<Microvm>;
+  readonly #memory: MemoryQuota;
   readonly #lingering = new Set<Disposable>();
 
   constructor(options: MicrovmsOptions, tokens: EndpointTokens, residue: readonly string[]) {
@@ -101,6 +105,7 @@ class MicrovmsRoom implements Microvms {
     const { log } = options;
     const clock = this.#clock;
     this.#stepTimeoutMs = options.stepTimeoutMs ?? 60_000;
+    this.#memory = new MemoryQuota(options.memoryQuotaMiB);
     this.#live = new LiveMachines(clock);
     this.#logs = new AppLogs(path.join(options.stateDir, 'logs', 'microvms'), log);
     this.#ledger = new Ledger({
@@ -132,6 +137,7 @@ class MicrovmsRoom implements Microvms {
 
   async start(): Promise<void> {
     await this.#o.store.forgetClaims(this.#clock.now() - CLAIM_RETENTION_MS);
+    for await (const { id, memoryMiB } of this.#ledger.inStates(HOLDING_STATES)) this.#memory.hold(id, memoryMiB);
     for await (const record of this.#ledger.inStates(['SUSPENDED'])) await this.#reopenEndpoint(record);
     for await (const record of this.#ledger.inStates(LOST_STATES))
       await this.#ledger.apply(record.id, { type: 'lost' });
@@ -148,6 +154,8 @@ class MicrovmsRoom implements Microvms {
     let { version, draft } = await this.#draft(input);
     const endpointId = this.#ids.uuid();
     await using stack = new AsyncDisposableStack();
+    stack.defer(() => this.#memory.release(id));
+    this.#memory.take(id, version.memoryMiB);
     const endpoint = await this.#o.endpoints.open({ microvmId: id, endpointId, port: null });
     stack.defer(() => this.#o.endpoints.close(id));
     for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
@@ -157,6 +165,7 @@ class MicrovmsRoom implements Microvms {
       if (result.kind === 'conflict' && result.index === 0) {
         // The version was changed or is going, in the same moment.
         ({ version, draft } = await this.#draft(input));
+        this.#memory.take(id, version.memoryMiB);
         continue;
       }
       assert.equal(result.kind, 'written', `the new id ${id} is taken`);
@@ -284,6 +293,7 @@ class MicrovmsRoom implements Microvms {
         this.#live.refuse(record.id, `The MicroVM ${record.id} has ended.`);
         break;
       case 'TERMINATED':
+        this.#memory.release(record.id);
         this.#closeEndpointLater(record.id);
         break;
       case 'PENDING':

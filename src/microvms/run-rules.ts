@@ -29,6 +29,7 @@ export function draftOf(
     state: 'PENDING',
     imageArn: version.imageArn,
     imageVersion: version.imageVersion,
+    memoryMiB: version.memoryMiB,
     executionRoleArn: input.executionRoleArn ?? null,
     idlePolicy: input.idlePolicy ?? null,
     logging: input.logging ?? null,

@@ -38,6 +38,7 @@ interface Setup {
   readonly engine?: FakeEngineOptions;
   readonly hooks?: Hooks;
   readonly concurrentLaunches?: number;
+  readonly memoryQuotaMiB?: number;
   readonly stateDir?: string;
   readonly disk?: FakeDisk;
   readonly clock?: TestClock;
@@ -89,6 +90,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
       },
       close: async (id) => void endpoints.push(`close ${id}`),
     },
+    memoryQuotaMiB: setup.memoryQuotaMiB,
     ...(setup.concurrentLaunches && { concurrentLaunches: setup.concurrentLaunches }),
   });
   await microvms.start();

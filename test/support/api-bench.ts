@@ -5,16 +5,16 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { LambdaMicrovmsClient, type LambdaMicrovmsClientConfig } from '@aws-sdk/client-lambda-microvms';
-import { type AuthMode, createApi, createS3, type RequestHandler } from '../../src/api/index.ts';
+import { type AuthMode, createApi, createS3, type Rates, type RequestHandler } from '../../src/api/index.ts';
 import { createArtifacts, createObjectStore, type ObjectStore } from '../../src/artifacts/index.ts';
 import { type Connectors, createConnectors } from '../../src/connectors/index.ts';
 import { createFakeEngine, type FakeEngine } from '../../src/engine/index.ts';
 import { type OpenIdentity, openIdentity } from '../../src/identity/index.ts';
-import { createImages, type Images } from '../../src/images/index.ts';
+import { createImages, type ImageQuotas, type Images } from '../../src/images/index.ts';
 import { createIngress } from '../../src/ingress/index.ts';
 import { randomIds, silentLogger, systemClock } from '../../src/lib/index.ts';
 import { createMicrovms, type Microvms } from '../../src/microvms/index.ts';
-import { openStore } from '../../src/store/index.ts';
+import { openStore, type Store } from '../../src/store/index.ts';
 import { rawZip } from './raw-zip.ts';
 
 export const region = 'us-east-1';
@@ -32,17 +32,26 @@ export interface ApiBench extends AsyncDisposable {
   readonly microvms: Microvms;
   readonly connectors: Connectors;
   readonly objects: ObjectStore;
+  readonly store: Store;
   readonly identity: OpenIdentity;
   /** Signs with the root's key, does not retry. */
   readonly sdk: LambdaMicrovmsClient;
   client(config?: LambdaMicrovmsClientConfig): LambdaMicrovmsClient;
 }
 
-export async function createApiBench(options: { auth?: AuthMode } = {}): Promise<ApiBench> {
+/** What is limited; nothing unless said. */
+export interface Limits {
+  readonly images?: ImageQuotas;
+  readonly memoryMiB?: number;
+  readonly connectors?: number;
+  readonly rates?: Rates;
+}
+
+export async function createApiBench(options: { auth?: AuthMode; limits?: Limits } = {}): Promise<ApiBench> {
   await using stack = new AsyncDisposableStack();
   const stateDir = await mkdtemp(join(tmpdir(), 'rekindle-api-'));
   stack.defer(() => rm(stateDir, { recursive: true, force: true }));
-  const { auth = 'sigv4' } = options;
+  const { auth = 'sigv4', limits = {} } = options;
   const [clock, ids, log] = [systemClock, randomIds, silentLogger];
 
   const store = stack.use(await openStore(join(stateDir, 'store.sqlite')));
@@ -51,12 +60,34 @@ export async function createApiBench(options: { auth?: AuthMode } = {}): Promise
   const identity = await openIdentity({ account, rootKeys: [credentials], store });
   const engine = stack.use(createFakeEngine());
   const ingress = stack.use(await createIngress({ tlsDir: join(stateDir, 'tls'), clock, ids, log }));
-  const connectors = stack.use(createConnectors({ store, region, accountId: account, log, settleMs: 0 }));
+  const connectors = stack.use(
+    createConnectors({ store, region, accountId: account, log, settleMs: 0, quota: limits.connectors }),
+  );
   const images = stack.use(
-    createImages({ store, engine, artifacts, connectors, stateDir, region, accountId: account, log }),
+    createImages({
+      store,
+      engine,
+      artifacts,
+      connectors,
+      stateDir,
+      region,
+      accountId: account,
+      log,
+      quotas: limits.images ?? {},
+    }),
   );
   const microvms = stack.use(
-    await createMicrovms({ store, engine, images, connectors, endpoints: ingress, stateDir, region, log }),
+    await createMicrovms({
+      store,
+      engine,
+      images,
+      connectors,
+      endpoints: ingress,
+      stateDir,
+      region,
+      log,
+      memoryQuotaMiB: limits.memoryMiB,
+    }),
   );
   ingress.serve(microvms);
   await connectors.start();
@@ -66,7 +97,8 @@ export async function createApiBench(options: { auth?: AuthMode } = {}): Promise
   await objects.createBucket('artifacts');
   await objects.put('artifacts', 'app.zip', once(rawZip([{ name: 'Dockerfile', content: 'FROM base\n' }])));
   const wire = { identity, region, auth, logger: log };
-  const apiPort = await listen(stack, createApi({ ...wire, images, microvms, connectors }));
+  const rates = limits.rates ?? {};
+  const apiPort = await listen(stack, createApi({ ...wire, images, microvms, connectors, rates }));
   const s3Port = await listen(stack, createS3({ ...wire, store: objects }));
 
   const owned = stack.move();
@@ -84,6 +116,7 @@ export async function createApiBench(options: { auth?: AuthMode } = {}): Promise
     microvms,
     connectors,
     objects,
+    store,
     identity,
     sdk: client(),
     client,
