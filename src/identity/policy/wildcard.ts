@@ -47,7 +47,10 @@ export function compilePattern(text: string, options: PatternOptions): Pattern {
 export function matches(steps: readonly Step[], text: string, options: { ignoreCase?: boolean } = {}): boolean {
   if (steps.length === 1 && steps[0] === 'run') return true;
   const fold = (value: string) => (options.ignoreCase === true ? value.toLowerCase() : value);
-  const subject = fold(text);
+  const subject = [...fold(text)];
+  const fits = (step: Step | undefined, character: string) =>
+    step === 'one' || (typeof step === 'object' && fold(step.literal) === character);
+  if (!steps.includes('run-in-segment')) return matchesGreedily(steps, subject, fits);
   // reached[i]: the first i steps fit what was read so far.
   let reached = skipRuns(steps, new Uint8Array(steps.length + 1).fill(1, 0, 1));
   for (const character of subject) {
@@ -56,7 +59,7 @@ export function matches(steps: readonly Step[], text: string, options: { ignoreC
     for (const [index, step] of steps.entries()) {
       if (reached[index] !== 1) continue;
       if (step === 'run' || (step === 'run-in-segment' && character !== ':')) next[index] = 1;
-      else if (step === 'one' || (typeof step === 'object' && fold(step.literal) === character)) next[index + 1] = 1;
+      else if (fits(step, character)) next[index + 1] = 1;
       else continue;
       isAlive = true;
     }
@@ -64,6 +67,31 @@ export function matches(steps: readonly Step[], text: string, options: { ignoreC
     reached = skipRuns(steps, next);
   }
   return reached[steps.length] === 1;
+}
+
+/** Only the latest run needs to be tried again, as long as every run may be of anything. */
+function matchesGreedily(
+  steps: readonly Step[],
+  subject: readonly string[],
+  fits: (step: Step | undefined, character: string) => boolean,
+): boolean {
+  let [at, step] = [0, 0];
+  let latestRun: { step: number; at: number } | undefined;
+  while (at < subject.length) {
+    if (steps[step] === 'run') {
+      latestRun = { step, at };
+      step++;
+    } else if (fits(steps[step], subject[at] ?? '')) {
+      at++;
+      step++;
+    } else if (latestRun !== undefined) {
+      latestRun.at++;
+      at = latestRun.at;
+      step = latestRun.step + 1;
+    } else return false;
+  }
+  while (steps[step] === 'run') step++;
+  return step === steps.length;
 }
 
 /** A run may be empty. */
