@@ -16,7 +16,7 @@ import { whileAlive } from '../machine/with-vmm.ts';
 import { readManifest } from '../snapshot/manifest.ts';
 import type { Disk } from '../vmm/vmm.ts';
 
-/** The service's limit for a build is unknown; a build under emulation may take long. GUESS: build-deadline */
+/** The service's limit for a build is unknown; a build under emulation may take long. */
 const BUILD_TIMEOUT_MS = 3_600_000;
 /** Below this the host itself is in danger: a build can write as fast as it likes. */
 export const MIN_FREE_BYTES = 512 * 1024 * 1024;
