@@ -71,10 +71,21 @@ func solveArguments(layout string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name := range strings.FieldsSeq(string(aliases)) {
-		args = append(args, "--opt", fmt.Sprintf("context:%s=oci-layout://base@%s", name, digest))
+	seen := map[string]bool{}
+	for alias := range strings.FieldsSeq(string(aliases)) {
+		if name := contextName(alias); !seen[name] {
+			seen[name] = true
+			args = append(args, "--opt", fmt.Sprintf("context:%s=oci-layout://base@%s", name, digest))
+		}
 	}
 	return args, nil
+}
+
+// contextName is the only spelling under which the frontend looks a FROM name up, however the Dockerfile spells it.
+func contextName(alias string) string {
+	name := strings.TrimPrefix(alias, "docker.io/")
+	name = strings.TrimPrefix(name, "library/")
+	return strings.TrimSuffix(name, ":latest")
 }
 
 // baseManifest is the digest of the only manifest of the base's layout.

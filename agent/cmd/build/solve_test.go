@@ -31,3 +31,16 @@ func TestABlobPathNeverLeavesTheLayout(t *testing.T) {
 		}
 	}
 }
+
+func TestAnAliasIsSpelledAsTheFrontendLooksItUp(t *testing.T) {
+	for alias, want := range map[string]string{
+		"docker.io/library/debian:13":                   "debian:13",
+		"debian:latest":                                 "debian",
+		"public.ecr.aws/lambda/microvms:al2023-minimal": "public.ecr.aws/lambda/microvms:al2023-minimal",
+		"docker.io/some/one:latest":                     "some/one",
+	} {
+		if got := contextName(alias); got != want {
+			t.Errorf("%s became %s", alias, got)
+		}
+	}
+}
