@@ -190,6 +190,11 @@ for (const [what, sent, answer] of cases) {
   test(`${what} is refused`, async () => assert.deepEqual(await ask(sent), answer));
 }
 
+test('a made-up cursor is refused by lists of one page too', async () => {
+  const answer = await ask({ path: '/2025-09-09/managed-microvm-images', query: { nextToken: 'x' } });
+  assert.deepEqual([answer.status, answer.type], [400, 'ValidationException']);
+});
+
 test('of a key that stands twice the last value counts', async () => {
   const answer = await ask(run('{"imageIdentifier":1,"imageIdentifier":"demo"}'));
   assert.equal(answer.type, 'ValidationException');

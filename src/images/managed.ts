@@ -2,7 +2,7 @@
 import { DomainError } from '../lib/index.ts';
 import type { Page } from '../store/index.ts';
 import { imageNotFound, managedImageArn } from './image-arn.ts';
-import type { Images, ManagedImageVersionView } from './types.ts';
+import type { Images, ManagedImageVersionView, PageRequest } from './types.ts';
 
 /** Source: the only managed name seen. */
 const NAME = 'al2023-1';
@@ -16,10 +16,10 @@ export function managedImages(region: string): Images['managed'] {
   const image = { imageArn, createdAt: CREATED_AT, updatedAt: CREATED_AT };
   const version: ManagedImageVersionView = { ...image, imageVersion: VERSION, status: 'AVAILABLE' };
   return {
-    list: async () => onlyPage(image),
-    listVersions: async (identifier) => {
+    list: async (request) => onlyPage(request, image),
+    listVersions: async (identifier, request) => {
       if (identifier !== imageArn) throw imageNotFound(identifier);
-      return onlyPage(version);
+      return onlyPage(request, version);
     },
   };
 }
@@ -36,6 +36,14 @@ export function resolveBase(region: string, arn: string, version: string | undef
   );
 }
 
-function onlyPage<T>(item: T): Page<T> {
+/** There is no second page, so no cursor can be one of ours. */
+function onlyPage<T>({ nextToken }: PageRequest, item: T): Page<T> {
+  if (nextToken !== undefined) {
+    // GUESS: page-token-text
+    throw new DomainError(
+      'INVALID',
+      'Invalid nextToken: it was not returned by this list operation with these filters.',
+    );
+  }
   return { items: [item], nextToken: null };
 }
