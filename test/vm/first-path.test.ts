@@ -96,9 +96,14 @@ describe('the first real path', () => {
     for (let clone = 0; clone < 4; clone++) {
       await using microvm = await launch();
       draws.add((await microvm.client.get('/random')).body);
+      // The image is older than this; how near the clock comes is bench/first-path's to say, on a quiet machine.
+      const toleranceMs = 5000;
       const beforeMs = Date.now();
       const guestMs = Number((await microvm.client.get('/time')).body);
-      assert.ok(guestMs >= beforeMs - 1000 && guestMs <= Date.now() + 1000, `guest says ${guestMs}, host ${beforeMs}`);
+      assert.ok(
+        guestMs >= beforeMs - toleranceMs && guestMs <= Date.now() + toleranceMs,
+        `guest says ${guestMs}, host ${beforeMs}`,
+      );
     }
     assert.equal(draws.size, 4);
   });
