@@ -37,6 +37,14 @@ describe('a build that fails', () => {
       log: /RUNN/,
     },
     {
+      name: 'a-step-that-fills-the-disk',
+      files: {
+        Dockerfile:
+          'FROM public.ecr.aws/lambda/microvms:al2023-minimal\nRUN fallocate --length 30G /big\nCMD ["true"]\n',
+      },
+      reason: /disk/i,
+    },
+    {
       name: 'a-command-that-exits',
       files: { ...counterApp, 'app.py': 'import sys; print("cannot start: no configuration"); sys.exit(5)' },
       reason: /5/,
