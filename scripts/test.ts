@@ -14,6 +14,7 @@ import { runGoTests } from './testing/go-tests.ts';
 import { waitForNone } from './testing/leftovers.ts';
 import { runNodeTests } from './testing/node-tests.ts';
 import { type Outcome, sum, type Voice } from './testing/outcome.ts';
+import { setUpPythonClients } from './testing/python-clients.ts';
 
 const UNIT_FILES = ['src/**/*.test.ts', 'test/*.test.ts', 'test/support/**/*.test.ts', 'spec/**/*.test.ts'];
 const SCRIPT_FILES = ['scripts/**/*.test.ts', 'bench/**/*.test.ts'];
@@ -71,6 +72,9 @@ async function main(args: readonly string[]): Promise<number> {
   const parallel = Math.max(2, availableParallelism());
   await node('unit', UNIT_FILES, parallel, 120_000);
   await node('scripts', SCRIPT_FILES, parallel, 120_000);
+  await setUpPythonClients({ env: process.env, signal, say: voice.say }).catch((error: unknown) =>
+    voice.say(`python clients: ${error instanceof Error ? error.message : String(error)}`),
+  );
   await node('contract', CONTRACT_FILES, parallel, 300_000);
   if (!args.includes('--fast')) await node('vm', VM_FILES, 1, 1_200_000);
   await part('nothing left behind', () => checkLeftovers(mark, temporary));
