@@ -17,6 +17,7 @@ const MAX_ANSWER_BYTES = 4096;
 /** Far beyond what the port and QEMU can have buffered of an earlier session. */
 const MAX_SKIPPED_BYTES = 16 * 1024 * 1024;
 const READ_BYTES = 65_536;
+const MAX_PATIENCE_MS = 5000;
 
 export interface SessionRequest {
   readonly socketPath: string;
@@ -43,9 +44,9 @@ export async function openSession(request: SessionRequest): Promise<Session> {
   let patienceMs = request.patienceMs;
   const startedAt = performance.now();
   let last: Error | undefined;
-  for (let attempt = 0; performance.now() < request.deadlineAt; attempt++) {
+  for (let unanswered = 0; performance.now() < request.deadlineAt; ) {
     request.signal?.throwIfAborted();
-    const secret = attempt % 2 === 1 && request.restore !== undefined ? request.restore.nextSecret : request.secret;
+    const secret = unanswered % 2 === 1 && request.restore !== undefined ? request.restore.nextSecret : request.secret;
     const restore = request.restore && {
       ...request.restore,
       wallClockMs: request.restore.wallClockMs + performance.now() - startedAt,
@@ -54,7 +55,10 @@ export async function openSession(request: SessionRequest): Promise<Session> {
     if (!(outcome instanceof Error)) return outcome;
     last = outcome;
     if (outcome instanceof NoSocket) await pause(5);
-    else patienceMs = Math.min(patienceMs * 2, 5000);
+    else {
+      unanswered += 1;
+      patienceMs = Math.min(patienceMs * 2, MAX_PATIENCE_MS);
+    }
   }
   request.signal?.throwIfAborted();
   throw new MachineError('timeout', `the agent did not answer in time${last === undefined ? '' : `: ${last.message}`}`);

@@ -9,6 +9,8 @@ import { MachineError } from '../../../lib/index.ts';
 
 /** A command that takes longer hangs: the slowest, stopping with busy disks, takes well under a second. */
 const COMMAND_TIMEOUT_MS = 30_000;
+/** From the end of the channel to the end of the process. */
+const OWNER_GRACE_MS = 2000;
 /** No answer we ask for is near this. */
 const MAX_LINE_BYTES = 1024 * 1024;
 
@@ -35,7 +37,11 @@ export class Qmp {
     channel.setEncoding('utf8');
     channel.on('data', (text: string) => this.#receive(text));
     channel.on('error', () => {});
-    channel.on('close', () => this.close(new MachineError('exited', 'the VMM closed its control channel')));
+    channel.on('close', () => {
+      // The owner closes with the reason and the evidence as soon as the process has ended.
+      const reason = new MachineError('exited', 'the VMM closed its control channel');
+      setTimeout(() => this.close(reason), OWNER_GRACE_MS).unref();
+    });
   }
 
   execute(command: string, args?: Readonly<Record<string, unknown>>): Promise<unknown> {
