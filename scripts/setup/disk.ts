@@ -2,6 +2,7 @@
  * Debian root file systems (mmdebstrap) and ext4 disks made from them, equal bit by bit for equal contents. An ordinary
  * user does the same work inside a user namespace, where the files of root and others keep their owners.
  */
+import { readFile } from 'node:fs/promises';
 import { retry, run } from './command.ts';
 import type { Debian } from './debian.ts';
 import { GUEST_RELEASE } from './debian.ts';
@@ -10,7 +11,7 @@ import { type SetupContext, SOURCE_DATE_EPOCH } from './setup-context.ts';
 export interface DebianTreeOptions {
   readonly variant: 'apt' | 'minbase' | 'essential';
   readonly include: readonly string[];
-  /** Program that is given the tree to finish it. */
+  /** Shell script that finishes the tree, which it is given as `$1`. */
   readonly customize: string;
   /** Options dpkg works with, also later inside the tree. */
   readonly dpkgOptions?: readonly string[];
@@ -29,13 +30,15 @@ export async function makeDebianTar(context: SetupContext, debian: Debian, optio
     '--skip=output/dev',
     '--aptopt=Acquire::Languages "none"',
     ...(options.dpkgOptions ?? []).map((option) => `--dpkgopt=${option}`),
-    `--customize-hook=${options.customize}`,
+    // As text: inside its namespace an ordinary user's mmdebstrap may not see a clone below a closed home.
+    `--customize-hook=${await readFile(options.customize, 'utf8')}`,
     '--format=tar',
     GUEST_RELEASE,
     options.tar,
     ...lines,
   ];
-  const env = { ...context.env, ...(await proxyOf(context)), SOURCE_DATE_EPOCH, TMPDIR: context.workDir };
+  const TMPDIR = isRoot() ? context.workDir : '/tmp';
+  const env = { ...context.env, ...(await proxyOf(context)), SOURCE_DATE_EPOCH, TMPDIR };
   await retry(
     `Debian ${GUEST_RELEASE}`,
     () => run(argv, { env: { ...env, REKINDLE_MIRROR_LINES: guestSources(lines) }, signal: context.signal }),
@@ -89,8 +92,9 @@ function isRoot(): boolean {
   return process.getuid?.() === 0;
 }
 
+/** Root of a namespace that has further users (subuid), so that every owner in a tree can be kept. */
 function asRoot(): string[] {
-  return isRoot() ? [] : ['mmdebstrap', '--unshare-helper'];
+  return isRoot() ? [] : ['unshare', '--map-root-user', '--map-auto'];
 }
 
 /** The same sources for the tree's own apt, which has its own keyring. */

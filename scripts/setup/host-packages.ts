@@ -18,9 +18,11 @@ const NEEDED: readonly { program: string; package: string }[] = [
 
 /** @throws Error with the line to run when packages are missing and this user may not install them. */
 export async function installHostPackages(context: SetupContext): Promise<void> {
+  // An ordinary user keeps the owners of files by a namespace with further user ids.
+  const needed = process.getuid?.() === 0 ? NEEDED : [...NEEDED, { program: 'newuidmap', package: 'uidmap' }];
   const missing = () => [
     ...new Set(
-      NEEDED.filter((need) => findProgram(need.program, context.env) === undefined).map((need) => need.package),
+      needed.filter((need) => findProgram(need.program, context.env) === undefined).map((need) => need.package),
     ),
   ];
   const packages = missing();
