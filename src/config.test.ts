@@ -58,6 +58,22 @@ test('a configuration file with an unknown key, a wrong type or broken JSON is r
   withFile('{', (config) => assert.throws(() => loadConfig({ config }, {}), /cannot be read/));
 });
 
+test('an external object store needs an address and a key, and the refusal does not show the key', () => {
+  assert.equal(loadConfig({}, {}).externalS3, undefined);
+  const env = { REKINDLE_EXTERNAL_S3: 'https://s3.test', REKINDLE_EXTERNAL_S3_KEY: 'id:se:cret' };
+  assert.deepEqual(loadConfig({ region: 'eu-west-1' }, env).externalS3, {
+    endpoint: 'https://s3.test',
+    region: 'eu-west-1',
+    accessKeyId: 'id',
+    secretAccessKey: 'se:cret',
+  });
+  assert.throws(() => loadConfig({ externalS3: 'ftp://x' }, env), /--external-s3 is "ftp:\/\/x" but must be an http/);
+  assert.throws(
+    () => loadConfig({}, { ...env, REKINDLE_EXTERNAL_S3_KEY: 'hidden' }),
+    (error: Error) => /REKINDLE_EXTERNAL_S3_KEY must hold/.test(error.message) && !error.message.includes('hidden'),
+  );
+});
+
 test('docs/CLI.md lists every setting with its flag, variable and default', () => {
   const text = readFileSync(join(import.meta.dirname, '../docs/CLI.md'), 'utf8');
   const rows = [...text.matchAll(/^\| (\w+) \| (--[\w-]+) \| (REKINDLE_\w+) \| (.+) \|$/gm)].map((row) =>

@@ -19,6 +19,15 @@ export interface Config {
   readonly apiPort: number | undefined;
   /** Undefined: the port this folder used last, else any free port. */
   readonly s3Port: number | undefined;
+  /** Another object store that artifacts may come from. */
+  readonly externalS3:
+    | {
+        readonly endpoint: string;
+        readonly region: string;
+        readonly accessKeyId: string;
+        readonly secretAccessKey: string;
+      }
+    | undefined;
   readonly auth: 'sigv4' | 'off';
   readonly region: string;
   readonly account: string;
@@ -75,6 +84,27 @@ export const SETTINGS = {
     value: '<n>',
     help: 'port of the embedded object store on 127.0.0.1',
     fallback: 'the port used last in this state folder, else any free one',
+  },
+  externalS3: {
+    flag: '--external-s3',
+    env: 'REKINDLE_EXTERNAL_S3',
+    value: '<url>',
+    help: 'object store that s3:// artifacts come from when the embedded one lacks their bucket',
+    fallback: 'none',
+  },
+  externalS3Region: {
+    flag: '--external-s3-region',
+    env: 'REKINDLE_EXTERNAL_S3_REGION',
+    value: '<name>',
+    help: 'Region that requests to it are signed for',
+    fallback: 'that of this server',
+  },
+  externalS3Key: {
+    flag: '--external-s3-key',
+    env: 'REKINDLE_EXTERNAL_S3_KEY',
+    value: '<id:secret>',
+    help: 'access key for it; others on this host can read flags, so rather set the variable or the file',
+    fallback: 'none; needed with --external-s3',
   },
   auth: {
     flag: '--auth',
@@ -138,6 +168,7 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     cacheDir: folder(raw('cache'), env.XDG_CACHE_HOME, '.cache'),
     apiPort: optional(raw('apiPort'), (found) => integer(found, 0, 65_535)),
     s3Port: optional(raw('s3Port'), (found) => integer(found, 0, 65_535)),
+    externalS3: externalS3(raw),
     auth: oneOf(raw('auth'), ['sigv4', 'off']),
     region,
     account: matching(raw('account'), /^\d{12}$/, '12 digits', '000000000000'),
@@ -146,6 +177,24 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     shutdownSeconds: optional(raw('shutdownSeconds'), (found) => integer(found, 1, 3600)) ?? 30,
     quotas: quotas(raw('quotas'), region),
   });
+}
+
+function externalS3(raw: (key: SettingKey) => Found): Config['externalS3'] {
+  const endpoint = raw('externalS3');
+  if (endpoint.value === undefined) return undefined;
+  if (!URL.canParse(endpoint.value) || !/^https?:/.test(endpoint.value))
+    throw refused(endpoint, 'an http or https URL');
+  const key = raw('externalS3Key');
+  // The value is a secret, so the refusal does not repeat it.
+  const [, accessKeyId, secretAccessKey] = /^([^:]+):(.+)$/.exec(key.value ?? '') ?? [];
+  if (accessKeyId === undefined || secretAccessKey === undefined) {
+    throw new DomainError(
+      'INVALID',
+      `${key.name} must hold <access key id>:<secret access key> for ${endpoint.value}.`,
+    );
+  }
+  const region = raw('externalS3Region').value ?? raw('region').value ?? 'us-east-1';
+  return Object.freeze({ endpoint: endpoint.value, region, accessKeyId, secretAccessKey });
 }
 
 interface Found {

@@ -94,7 +94,10 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       store,
       engine,
       connectors,
-      artifacts: createArtifacts({ store: objects }),
+      artifacts: createArtifacts({
+        store: objects,
+        external: config.externalS3 && { ...config.externalS3, dir: join(stateDir, 'fetching') },
+      }),
       stateDir,
       region,
       accountId: account,

@@ -1,18 +1,24 @@
-/** Code artifacts by URI: what image builds start from. */
-import type { ObjectStore, OpenObject } from './object-store.ts';
+/**
+ * Code artifacts by URI: what image builds start from. Buckets of the embedded store come first; all others are those of the
+ * external store, where one is configured.
+ */
+import { type Ids, randomIds } from '../lib/index.ts';
+import { ArtifactError } from './errors.ts';
+import { type ExternalStoreOptions, fetchExternal } from './external-store.ts';
+import type { ObjectStore } from './object-store.ts';
 import { type UnzipOptions, unzip } from './unzip.ts';
 import { parseArtifactUri } from './uri.ts';
 
 /** An artifact held open: it stays the same while its key is replaced or deleted. Dispose it. */
 export class Artifact implements AsyncDisposable {
-  readonly #object: OpenObject;
+  readonly sizeBytes: number;
+  readonly #fd: number;
+  readonly #owned: AsyncDisposable;
 
-  constructor(object: OpenObject) {
-    this.#object = object;
-  }
-
-  get sizeBytes(): number {
-    return this.#object.info.size;
+  constructor(file: { fd: number; size: number; owned: AsyncDisposable }) {
+    this.sizeBytes = file.size;
+    this.#fd = file.fd;
+    this.#owned = file.owned;
   }
 
   /**
@@ -20,28 +26,44 @@ export class Artifact implements AsyncDisposable {
    * @throws ArtifactError `archive-invalid`, `archive-too-large`, `dockerfile-missing`; the signal's reason
    */
   async unpack(toDir: string, options: UnzipOptions = {}): Promise<void> {
-    await unzip(this.#object.fd, toDir, options);
+    await unzip(this.#fd, toDir, options);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#object[Symbol.asyncDispose]();
+    await this.#owned[Symbol.asyncDispose]();
   }
+}
+
+export interface ArtifactsOptions {
+  readonly store: ObjectStore;
+  /** Asked for buckets that the embedded store does not have. */
+  readonly external?: ExternalStoreOptions | undefined;
+  readonly ids?: Ids;
 }
 
 export class Artifacts {
-  readonly #store: ObjectStore;
+  readonly #options: ArtifactsOptions;
 
-  constructor(store: ObjectStore) {
-    this.#store = store;
+  constructor(options: ArtifactsOptions) {
+    this.#options = options;
   }
 
-  /** @throws ArtifactError `uri-malformed`, `no-such-bucket`, `no-such-key` */
+  /** @throws ArtifactError `uri-malformed`, `no-such-bucket`, `no-such-key`; of an external store also what it throws */
   async fetchZip(uri: string): Promise<Artifact> {
     const { bucket, key } = parseArtifactUri(uri);
-    return new Artifact(await this.#store.open(bucket, key));
+    const { store, external, ids = randomIds } = this.#options;
+    try {
+      const object = await store.open(bucket, key);
+      return new Artifact({ fd: object.fd, size: object.info.size, owned: object });
+    } catch (error) {
+      const isElsewhere = error instanceof ArtifactError && error.kind === 'no-such-bucket';
+      if (!isElsewhere || external === undefined) throw error;
+      const { handle, size } = await fetchExternal({ bucket, key }, { ...external, ids });
+      return new Artifact({ fd: handle.fd, size, owned: handle });
+    }
   }
 }
 
-export function createArtifacts(options: { store: ObjectStore }): Artifacts {
-  return new Artifacts(options.store);
+export function createArtifacts(options: ArtifactsOptions): Artifacts {
+  return new Artifacts(options);
 }

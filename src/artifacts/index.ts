@@ -1,6 +1,7 @@
 /** The artifacts room's door: the embedded object store, and `s3://` artifacts fetched from it and unpacked under guard. */
 export { ArtifactError, type ArtifactErrorKind } from './errors.ts';
-export { type Artifact, type Artifacts, createArtifacts } from './fetch.ts';
+export type { ExternalStoreOptions } from './external-store.ts';
+export { type Artifact, type Artifacts, type ArtifactsOptions, createArtifacts } from './fetch.ts';
 export type { ListPosition, ListRequest, ListResult } from './listing.ts';
 export type { BucketFile, ObjectInfo } from './object-files.ts';
 export {

@@ -15,6 +15,8 @@ export class ValidateFailure extends Error {
 const ARTIFACT_CODES: Partial<Record<ArtifactErrorKind, string>> = {
   'no-such-bucket': 'S3_NO_SUCH_BUCKET',
   'no-such-key': 'S3_NO_SUCH_KEY',
+  'store-denied': 'S3_ACCESS_DENIED',
+  'store-unreachable': 'INTERNAL_PLATFORM_ERROR',
   'archive-invalid': 'ARCHIVE_INVALID',
   'archive-too-large': 'ARCHIVE_INVALID',
   'dockerfile-missing': 'ARCHIVE_DOCKERFILE_NOT_FOUND',
