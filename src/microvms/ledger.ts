@@ -59,7 +59,8 @@ export class Ledger {
       if (options.revision !== undefined && row.revision !== options.revision) return { kind: 'stale' };
       const outcome = apply(row.body, event, this.#clock.now());
       if (outcome.kind !== 'moved') return outcome;
-      const saved = await this.#store.write([this.rows.save({ ...rowOf(outcome.record), revision: row.revision })]);
+      const write = this.rows.save({ ...rowOf(outcome.record), revision: row.revision });
+      const saved = await this.#store.write([write], undefined, { survives: survivalOf(outcome.record) });
       if (saved.kind === 'conflict') continue;
       this.#announce(outcome.record, row.body);
       return outcome;
@@ -87,6 +88,27 @@ export class Ledger {
       'microVM changed state',
     );
     this.#onMoved(record, before);
+  }
+}
+
+/**
+ * States with a live machine say nothing that holds after a loss of power, since that ends the machine: their writes need
+ * no flush, which a request that waits for a microVM would pay for.
+ */
+function survivalOf({ state }: Microvm): 'host' | 'process' {
+  switch (state) {
+    case 'RUNNING':
+    case 'RESUMING':
+    case 'SUSPENDING':
+    case 'EXITED':
+      return 'process';
+    case 'PENDING':
+    case 'SUSPENDED':
+    case 'TERMINATING':
+    case 'TERMINATED':
+      return 'host';
+    default:
+      return state satisfies never;
   }
 }
 

@@ -17,5 +17,6 @@ export {
   StoreError,
   type Where,
   type Write,
+  type WriteOptions,
   type WriteResult,
 } from './store.ts';

@@ -44,6 +44,18 @@ export function storeContract(driver: string, fixture: () => Promise<StoreFixtur
     assert.equal(await rows.get('m-2'), undefined);
   });
 
+  check('a write that need not outlive the host keeps to revisions and outlives the store', async (store, files) => {
+    const rows = store.records<Body>('microvms');
+    await store.write([rows.insert(rowOf('m-1'))]);
+    const next = { ...rowOf('m-1', { state: 'RUNNING' }), revision: 1 };
+    const relaxed = { survives: 'process' } as const;
+    assert.deepEqual(await store.write([rows.save(next)], undefined, relaxed), { kind: 'written' });
+    assert.deepEqual(await store.write([rows.save(next)], undefined, relaxed), { kind: 'conflict', index: 0 });
+    await store[Symbol.asyncDispose]();
+    await using again = await files.open();
+    assert.equal((await again.records<Body>('microvms').get('m-1'))?.state, 'RUNNING');
+  });
+
   check('kinds are apart from each other', async (store) => {
     await store.write([store.records<Body>('images').insert(rowOf('x'))]);
     assert.equal(await store.records<Body>('microvms').get('x'), undefined);

@@ -2,8 +2,8 @@
  * Durable records behind one interface. The store knows keys, not meanings: a row is a JSON body with the columns that
  * lists, state scans and timers need, so that none of them reads more rows than it returns.
  *
- * Invariant: `write` is all or nothing and durable when it resolves; a row is only replaced by somebody who has seen
- * its present `revision`.
+ * Invariant: `write` is all or nothing and, unless told otherwise, durable when it resolves; a row is only replaced by
+ * somebody who has seen its present `revision`.
  */
 import type { PageKey, PageTokens } from './page-token.ts';
 
@@ -108,10 +108,18 @@ export function releaseClaims(resource: string): Write {
   return { op: 'release', resource };
 }
 
+export interface WriteOptions {
+  /**
+   * What the write outlives: `host` (the default) a loss of power, at the price of a flush; `process` only the end of
+   * this process. A later write of the first sort carries the earlier ones with it.
+   */
+  readonly survives?: 'host' | 'process';
+}
+
 export interface Store extends AsyncDisposable {
   readonly pageTokens: PageTokens;
   records<Body>(kind: RecordKind): Records<Body>;
-  write(writes: readonly Write[], claim?: Claim): Promise<WriteResult>;
+  write(writes: readonly Write[], claim?: Claim, options?: WriteOptions): Promise<WriteResult>;
   findClaim(scope: string, token: string): Promise<Claim | undefined>;
   /** Drops client tokens made before `at`; returns how many. */
   forgetClaims(at: number): Promise<number>;

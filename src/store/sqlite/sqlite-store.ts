@@ -5,7 +5,18 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite';
 import { type Ids, randomIds } from '../../lib/index.ts';
 import { PageTokens } from '../page-token.ts';
-import type { Claim, ListQuery, RecordKind, Records, Row, Store, Where, Write, WriteResult } from '../store.ts';
+import type {
+  Claim,
+  ListQuery,
+  RecordKind,
+  Records,
+  Row,
+  Store,
+  Where,
+  Write,
+  WriteOptions,
+  WriteResult,
+} from '../store.ts';
 import { openDatabase } from './open.ts';
 
 /** Opens (and makes or migrates) the store in the file `path`. @throws StoreError */
@@ -30,8 +41,8 @@ class SqliteStore implements Store {
     return new SqliteRecords<Body>(this.#sql, kind);
   }
 
-  async write(writes: readonly Write[], claim?: Claim): Promise<WriteResult> {
-    return this.#sql.transaction(() => {
+  async write(writes: readonly Write[], claim?: Claim, { survives = 'host' }: WriteOptions = {}): Promise<WriteResult> {
+    return this.#sql.transaction(survives, () => {
       if (claim !== undefined && !insertClaim(this.#sql, claim)) {
         const earlier = findClaim(this.#sql, claim.scope, claim.token);
         if (earlier !== undefined) return { kind: 'claimed', claim: earlier };
@@ -265,7 +276,17 @@ class Statements {
   }
 
   /** Commits when `work` returns `written`, undoes everything otherwise. */
-  transaction(work: () => WriteResult): WriteResult {
+  transaction(survives: 'host' | 'process', work: () => WriteResult): WriteResult {
+    if (survives === 'host') return this.#transaction(work);
+    this.#db.exec('PRAGMA synchronous=NORMAL');
+    try {
+      return this.#transaction(work);
+    } finally {
+      this.#db.exec('PRAGMA synchronous=FULL');
+    }
+  }
+
+  #transaction(work: () => WriteResult): WriteResult {
     this.#statement('BEGIN IMMEDIATE').run();
     let result: WriteResult;
     try {
