@@ -112,22 +112,19 @@ async function measure(credentials: Credentials): Promise<TableRow[]> {
   await new Promise((resolve) => setTimeout(resolve, 3000));
   const idleMB = residentMB(server);
   const ids: string[] = [];
-  const pages: number[] = [];
+  const pageRequests: Buffer[] = [];
   for (let round = 0, nextToken: string | null = null; round < 200; round++) {
     const query: Record<string, string> = nextToken === null ? {} : { nextToken };
-    const signed = await sign(server, credentials, '/2025-09-09/microvms', query);
-    const startedAt = performance.now();
-    const response = await fetch(
-      `http://127.0.0.1:${server.apiPort}/2025-09-09/microvms?${new URLSearchParams(query)}`,
-      {
-        headers: signed.headers,
-      },
-    );
+    const path = '/2025-09-09/microvms';
+    const { headers } = await sign(server, credentials, path, query);
+    const target = nextToken === null ? path : `${path}?nextToken=${encodeURIComponent(nextToken)}`;
+    const response = await fetch(`http://127.0.0.1:${server.apiPort}${target}`, { headers });
     const page = (await response.json()) as { items: { microvmId: string }[]; nextToken: string | null };
-    pages.push(performance.now() - startedAt);
+    pageRequests.push(plainText(target, headers));
     ids.push(...page.items.map((item) => item.microvmId));
     nextToken = page.nextToken;
   }
+  const pages = await generateLoad(server.apiPort, pageRequests, { connections: 1, seconds: 3 });
   const requests = await Promise.all(
     ids.slice(0, 5000).map(async (id) => {
       const path = `/2025-09-09/microvms/${id}`;
@@ -140,8 +137,6 @@ async function measure(credentials: Credentials): Promise<TableRow[]> {
   const perCpuSecond = load.count / (cpuSeconds(server) - cpuBefore);
   const loadedMB = residentMB(server);
   await stop(server);
-  pages.sort((a, b) => a - b);
-  const pageP99 = pages[Math.floor(pages.length * 0.99)] ?? Number.NaN;
   return [
     {
       what: "signed GetMicrovm per second of one core's time",
@@ -158,12 +153,12 @@ async function measure(credentials: Credentials): Promise<TableRow[]> {
     },
     { what: '  its median and maximum', value: `${load.p50Ms.toFixed(1)}, ${load.maxMs.toFixed(1)} ms` },
     {
-      what: 'list page of 50, p99 of 200 in a row',
-      value: `${pageP99.toFixed(1)} ms`,
+      what: 'list page of 50, p99',
+      value: `${pages.p99Ms.toFixed(1)} ms`,
       promise: '≤ 10 ms',
-      kept: pageP99 <= 10,
+      kept: pages.p99Ms <= 10,
     },
-    { what: '  its spread', value: spread(pages, 'ms', 1) },
+    { what: '  its median and maximum', value: `${pages.p50Ms.toFixed(1)}, ${pages.maxMs.toFixed(1)} ms` },
     { what: 'start, process to ready', value: spread(starts), promise: '≤ 2000 ms', kept: Math.max(...starts) <= 2000 },
     { what: '  CPU time of it', value: spread(startCpu) },
     { what: 'resident memory at rest', value: `${idleMB.toFixed(0)} MB`, promise: '≤ 150 MB', kept: idleMB <= 150 },
