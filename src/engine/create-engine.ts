@@ -1,4 +1,5 @@
 /** The engine of this host: keeps the live machines and hands each operation to the file that does it. */
+import { existsSync } from 'node:fs';
 import { readdir, readFile, readlink, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { type Clock, type Ids, KeyedLock, type Logger, MachineError } from '../lib/index.ts';
@@ -53,7 +54,17 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       deltaSave: options.deltaSave ?? host.deltaSave,
     });
   const folders = new Folders(stateDir);
-  return new HostEngine({ runtime, driver, host: host.report, folders, cacheDir, log, clock, ids });
+  return new HostEngine({
+    runtime,
+    driver,
+    host: host.report,
+    folders,
+    cacheDir,
+    log,
+    clock,
+    ids,
+    restoring: new Set(),
+  });
 }
 
 class HostEngine implements Engine {
@@ -114,6 +125,7 @@ class HostEngine implements Engine {
     start: (options: { signal: AbortSignal }) => Promise<RunningMachine>,
   ): Promise<Machine> {
     if (this.#machines.has(id)) throw new MachineError('failed', `${id} runs already`);
+    if (existsSync(this.#context.folders.run(id))) await this.#killLeftOver(id);
     const machine = await start({ signal: this.#bounded(signal) });
     this.#machines.set(id, machine);
     void machine.ended.then(() => {

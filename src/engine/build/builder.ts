@@ -51,7 +51,17 @@ export async function prepareBuilder(options: PrepareOptions): Promise<void> {
   const host = await probeHost(runtime, cacheDir);
   const driver = qemuDriver({ qemu: runtime.qemu, accelerator: host.report.accelerator, deltaSave: host.deltaSave });
   const folders = new Folders(path.join(cacheDir, 'builder', 'work'));
-  const context = { runtime, driver, host: host.report, folders, cacheDir, log, clock: systemClock, ids: randomIds };
+  const context = {
+    runtime,
+    driver,
+    host: host.report,
+    folders,
+    cacheDir,
+    log,
+    clock: systemClock,
+    ids: randomIds,
+    restoring: new Set<object>(),
+  };
   await ensureBuilder(context, options.onProgress, { signal });
 }
 

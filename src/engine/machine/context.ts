@@ -14,6 +14,8 @@ export interface EngineContext {
   readonly log: Logger;
   readonly clock: Clock;
   readonly ids: Ids;
+  /** Machines being restored at this moment: the more, the longer each takes. */
+  readonly restoring: Set<object>;
 }
 
 /** A new secret for a link. */

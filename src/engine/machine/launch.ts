@@ -1,4 +1,5 @@
 /** Starts machines: new ones from a sealed snapshot, suspended ones from what they saved. */
+import { existsSync } from 'node:fs';
 import { chmod, mkdir, unlink } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
@@ -20,8 +21,11 @@ type Options = { signal?: AbortSignal | undefined };
 export async function launchMachine(context: EngineContext, request: LaunchRequest, options: Options) {
   const manifest = await readManifest(request.snapshotDir, context.driver);
   const files = machineFiles(context.folders.machine(request.id));
+  if (existsSync(files.saved)) throw new MachineError('failed', `${request.id} is suspended: resume it, or destroy it`);
   await using stack = new AsyncDisposableStack();
   stack.defer(() => remove(files.dir));
+  // What a launch that a crash cut short may have left.
+  if (existsSync(files.dir)) await remove(files.dir);
   await mkdir(files.dir, { recursive: true, mode: 0o700 });
   await Promise.all([
     createOverlay(files.overlay, manifest.parts.disk.bytes),

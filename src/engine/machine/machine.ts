@@ -109,17 +109,15 @@ export class RunningMachine implements Machine {
       await remove(draft);
       await mkdir(draft, { mode: 0o700 });
       await this.#vmm.pause();
-      const [deltaBytes] = await Promise.all([
-        this.#saveMemory(draft),
-        this.#saveState(draft),
-        syncPath(files.overlay),
-      ]);
+      const memory = this.#saveMemory(draft);
+      await allSettled([memory, this.#saveState(draft), this.#saveFacts(draft), syncPath(files.overlay)]);
+      const deltaBytes = await memory;
       signal?.throwIfAborted();
       await this.#publish(draft);
       return deltaBytes;
     } catch (error) {
-      await remove(draft);
       await this.#goOn(error);
+      await remove(draft).catch(() => {});
       throw error;
     }
   }
@@ -137,12 +135,17 @@ export class RunningMachine implements Machine {
     await syncPath(file);
   }
 
-  async #publish(draft: string): Promise<void> {
-    const { files, manifest, restored } = this.#parts;
+  async #saveFacts(draft: string): Promise<void> {
+    const { manifest, restored } = this.#parts;
     const kind = this.#vmm.changedMemory === undefined ? 'ram' : 'delta';
     const saved: Saved = { generation: 1, kind, base: manifest.parts.ram.sha256, secret: restored.secret };
     const file = path.join(draft, SAVED_NAME);
     await writeFile(file, JSON.stringify(saved), { mode: 0o600, flag: 'wx', flush: true });
+  }
+
+  /** From here on the machine counts as suspended: everything is on disk under its final name. */
+  async #publish(draft: string): Promise<void> {
+    const { files } = this.#parts;
     await syncPath(draft);
     await remove(files.delta);
     await rename(draft, files.delta);
@@ -200,4 +203,9 @@ export class RunningMachine implements Machine {
     this.#exit.resolve(exit);
     this[Symbol.asyncDispose]().catch(() => {});
   }
+}
+
+/** Waits until none of them works any more, then throws the first failure. */
+async function allSettled(works: readonly Promise<unknown>[]): Promise<void> {
+  for (const outcome of await Promise.allSettled(works)) if (outcome.status === 'rejected') throw outcome.reason;
 }

@@ -13,6 +13,9 @@ import { whileAlive } from './with-vmm.ts';
 
 /** Many launches at once share the cores: the last of twenty waits seconds for its first instruction. */
 const LINK_TIMEOUT_MS = 60_000;
+/** After so long without the agent's answer something is wrong with the session, unless others use the cores too. */
+const PATIENCE_MS = 1000;
+const PATIENCE_EACH_MS = 250;
 
 export interface Restored {
   readonly vmm: Vmm;
@@ -39,11 +42,13 @@ export function restoreConfig(
 
 /** The caller owns both parts of the result. @throws MachineError */
 export async function restoreMachine(
-  { driver, ids, clock }: EngineContext,
+  { driver, ids, clock, restoring }: EngineContext,
   source: RestoreSource,
   options: { signal?: AbortSignal | undefined },
 ): Promise<Restored> {
   await using stack = new AsyncDisposableStack();
+  restoring.add(source);
+  stack.defer(() => void restoring.delete(source));
   const vmm = stack.use(await driver.start(source.config, options));
   return await whileAlive(vmm, options.signal, async (signal) => {
     if (source.memoryPath !== undefined) await vmm.changedMemory?.load(source.memoryPath);
@@ -52,11 +57,13 @@ export async function restoreMachine(
       socketPath: vmm.linkSocketPath,
       secret: source.secret,
       restore: { wallClockMs: clock.now(), seed: ids.bytes(64), nextSecret: secret },
+      patienceMs: PATIENCE_MS + PATIENCE_EACH_MS * restoring.size,
       timeoutMs: LINK_TIMEOUT_MS,
       signal,
     });
     stack.defer(() => opening.then((link) => link[Symbol.asyncDispose]()).catch(() => {}));
     const [link] = await Promise.all([opening, vmm.restore(source.statePath)]);
+    restoring.delete(source);
     stack.move();
     return { vmm, link, secret };
   });

@@ -1,6 +1,7 @@
 /**
  * What a suspended machine keeps under `microvms/<id>`: its overlay, and in `delta/` the memory it changed with the state
- * of its devices. `saved.json` is written last, so its presence means that all of it is on disk.
+ * of its devices. The folder is written under another name and renamed when all of it is on disk; a machine that runs
+ * again loses its `saved.json` first.
  */
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';

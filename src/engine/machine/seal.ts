@@ -36,7 +36,8 @@ export async function sealMachine(
     draft,
     { id: request.buildId, ...shape, network: 'none' },
     options,
-    (b, signal) => startApp(b.link, request, argv, signal),
+    ({ link }, signal) => startApp(link, request, argv, signal),
+    ({ link }, signal) => confirmAlive(link, signal),
   );
   const facts = {
     ...shape,
@@ -56,8 +57,8 @@ export async function sealMachine(
 }
 
 /**
- * Boots the draft's disk, lets `prepare` bring the guest where its snapshot shall be taken, and takes it. The VMM has ended
- * when this returns.
+ * Boots the draft's disk, lets `prepare` bring the guest where its snapshot shall be taken, and takes it, unless `confirm`
+ * finds at the last moment that the guest is not there any more. The VMM has ended when this returns.
  */
 export async function runToSnapshot(
   context: EngineContext,
@@ -65,6 +66,7 @@ export async function runToSnapshot(
   shape: { id: string; memoryMiB: number; cpus: number; network: 'none' | 'user' },
   options: { signal?: AbortSignal | undefined },
   prepare: (booted: Booted, signal: AbortSignal) => Promise<void>,
+  confirm: (booted: Booted, signal: AbortSignal) => Promise<void> = async () => {},
 ): Promise<{ generation: number; secret: string }> {
   await using stack = new AsyncDisposableStack();
   const runDir = await context.folders.makeRun(shape.id);
@@ -80,11 +82,22 @@ export async function runToSnapshot(
   await whileAlive(vmm, options.signal, async (signal) => {
     await prepare(booted, signal);
     await link.quiesce({ dropCaches: true, timeoutMs: QUIESCE_TIMEOUT_MS, signal });
+    await confirm(booted, signal);
     await link[Symbol.asyncDispose]();
     await vmm.pause();
     await vmm.saveState(draft.state);
   });
   return { generation: link.generation, secret };
+}
+
+/** An app may end between its readiness and the snapshot, which takes seconds to prepare. */
+async function confirmAlive(link: GuestLink, signal: AbortSignal): Promise<void> {
+  const status = await link.appStatus({ timeoutMs: START_TIMEOUT_MS, signal });
+  if (status.state === 'exited') throw endedEarly(status.exitCode);
+}
+
+function endedEarly(exitCode: number): BuildFailure {
+  return new BuildFailure('app-exited', `the app ended with exit code ${exitCode} before it was ready`, exitCode);
 }
 
 /** Starts the app and waits until it is ready; its output goes to the log all the while. */
@@ -99,7 +112,7 @@ async function startApp(link: GuestLink, request: SealRequest, argv: string[], o
   const log = copyLog(link, request, signal);
   try {
     const ended = link.waitApp({ signal }).then(({ exitCode }) => {
-      throw new BuildFailure('app-exited', `the app ended with exit code ${exitCode} before it was ready`, exitCode);
+      throw endedEarly(exitCode);
     });
     ended.catch(() => {});
     await Promise.race([untilReady(link, readiness, signal), ended]);
