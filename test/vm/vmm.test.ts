@@ -16,6 +16,6 @@ vmmContract('QEMU', runtime === undefined ? 'set-up has not run: no runtime.json
   const hasKvm = checks.some((check) => check.id === 'accelerator' && check.ok === 'yes');
   const driver = qemuDriver({ qemu: runtime.qemu, accelerator: hasKvm ? 'kvm' : 'tcg', deltaSave: true });
   const { kernel, initramfs } = runtime.guest;
-  const boot = { kernel, initramfs, kernelLine: kernelLine(runtime.tscKhz) };
+  const boot = { kernel, initramfs, kernelLine: kernelLine(runtime.tscKhz, driver.accelerator) };
   return { driver, boot, crash: (vmm) => process.kill(vmm.pid, 'SIGKILL') };
 });

@@ -49,7 +49,7 @@ export async function bootMachine(
         boot: {
           kernel: runtime.guest.kernel,
           initramfs: runtime.guest.initramfs,
-          kernelLine: kernelLine(runtime.tscKhz),
+          kernelLine: kernelLine(runtime.tscKhz, driver.accelerator),
         },
       },
       options,
