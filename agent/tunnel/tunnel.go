@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,7 +36,8 @@ func Serve(ctx context.Context, stream *link.Stream, port int) {
 		stream.Reset(link.Errorf(code, "port %d: %v", port, err))
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { abort(conn) })
+	t := &tunnel{stream: stream, conn: conn}
+	stop := context.AfterFunc(ctx, t.drop)
 	defer stop()
 	defer conn.Close()
 	if stream.Accept() != nil {
@@ -44,10 +46,27 @@ func Serve(ctx context.Context, stream *link.Stream, port int) {
 	fromHost := make(chan struct{})
 	go func() {
 		defer close(fromHost)
-		toApp(stream, conn)
+		t.toApp()
 	}()
-	toHost(stream, conn)
+	t.toHost()
 	<-fromHost
+}
+
+type tunnel struct {
+	stream *link.Stream
+	conn   *net.TCPConn
+	// asked: the app was sent something and has not said anything since.
+	asked atomic.Bool
+}
+
+// drop ends the connection because the host's side is gone. An app that owes an answer sees a reset: what it was sent may be
+// incomplete. One that has answered sees an orderly end, as of a client that keeps its connection no longer; after a resume
+// a reset would cost each such app an error to print before its first answer.
+func (t *tunnel) drop() {
+	if t.asked.Load() {
+		_ = t.conn.SetLinger(0)
+	}
+	_ = t.conn.Close()
 }
 
 // dial tries IPv4 first: what listens on "localhost" alone may listen on either.
@@ -64,13 +83,8 @@ func dial(ctx context.Context, port int) (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil // no-delay is the dialer's default
 }
 
-// abort makes the app see a reset instead of an orderly end.
-func abort(conn *net.TCPConn) {
-	_ = conn.SetLinger(0)
-	_ = conn.Close()
-}
-
-func toApp(stream *link.Stream, conn *net.TCPConn) {
+func (t *tunnel) toApp() {
+	stream, conn := t.stream, t.conn
 	var spare []byte
 	for {
 		bytes, err := stream.Receive(spare)
@@ -79,9 +93,10 @@ func toApp(stream *link.Stream, conn *net.TCPConn) {
 			return
 		}
 		if err != nil {
-			abort(conn)
+			t.drop()
 			return
 		}
+		t.asked.Store(true)
 		if _, err := conn.Write(bytes); err != nil {
 			// The app may have closed for reading only; what it still sends is passed on, what the host sends is refused.
 			if !errors.Is(err, syscall.EPIPE) {
@@ -106,7 +121,8 @@ func discard(stream *link.Stream) {
 	}
 }
 
-func toHost(stream *link.Stream, conn *net.TCPConn) {
+func (t *tunnel) toHost() {
+	stream, conn := t.stream, t.conn
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		stream.Reset(link.Errorf(link.CodeFailed, "%v", err))
@@ -116,8 +132,9 @@ func toHost(stream *link.Stream, conn *net.TCPConn) {
 	for {
 		n, err := readQuick(raw, buffer)
 		if n > 0 {
+			t.asked.Store(false)
 			if _, err := stream.Write(buffer[:n]); err != nil {
-				abort(conn)
+				t.drop()
 				return
 			}
 			continue

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -63,5 +64,38 @@ func TestReadingGivesBytesThenTheEnd(t *testing.T) {
 	}
 	if string(got) != "hello" {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestADroppedHostResetsOnlyAppsThatOweAnAnswer(t *testing.T) {
+	for name, c := range map[string]struct {
+		asked bool
+		want  error
+	}{
+		"an app that was asked sees a reset":       {true, syscall.ECONNRESET},
+		"an app that answered sees an orderly end": {false, io.EOF},
+	} {
+		t.Run(name, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			conn, err := dial(context.Background(), listener.Addr().(*net.TCPAddr).Port)
+			if err != nil {
+				t.Fatal(err)
+			}
+			app, err := listener.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer app.Close()
+			tunnel := &tunnel{conn: conn}
+			tunnel.asked.Store(c.asked)
+			tunnel.drop()
+			if _, err := app.Read(make([]byte, 1)); !errors.Is(err, c.want) {
+				t.Errorf("the app read %v, not %v", err, c.want)
+			}
+		})
 	}
 }
