@@ -19,6 +19,8 @@ import (
 const (
 	connectTimeout = 10 * time.Second
 	readBytes      = link.BestWriteBytes
+	// idleLinger keeps connections that nobody waits for out of the way of the request that woke the machine.
+	idleLinger = time.Second
 )
 
 // Serve connects to the port and copies both ways until both sides ended, or one was reset.
@@ -37,7 +39,7 @@ func Serve(ctx context.Context, stream *link.Stream, port int) {
 		return
 	}
 	t := &tunnel{stream: stream, conn: conn}
-	stop := context.AfterFunc(ctx, t.drop)
+	stop := context.AfterFunc(ctx, t.hostGone)
 	defer stop()
 	defer conn.Close()
 	if stream.Accept() != nil {
@@ -57,6 +59,15 @@ type tunnel struct {
 	conn   *net.TCPConn
 	// asked: the app was sent something and has not said anything since.
 	asked atomic.Bool
+}
+
+// hostGone is called when the stream was reset or its session is over.
+func (t *tunnel) hostGone() {
+	if t.asked.Load() {
+		t.drop()
+		return
+	}
+	time.AfterFunc(idleLinger, t.drop)
 }
 
 // drop ends the connection because the host's side is gone. An app that owes an answer sees a reset: what it was sent may be
@@ -93,8 +104,7 @@ func (t *tunnel) toApp() {
 			return
 		}
 		if err != nil {
-			t.drop()
-			return
+			return // hostGone sees to the connection
 		}
 		t.asked.Store(true)
 		if _, err := conn.Write(bytes); err != nil {
