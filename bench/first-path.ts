@@ -24,6 +24,10 @@ const LAUNCHES = 20;
 const SUSPENDS = 15;
 const BURST = 20;
 const CYCLES = 50;
+/** Each poll costs the server time in which it would suspend. */
+const POLL_MS = 10;
+/** What the last step left to do, in the guest and on the disk, is over. */
+const SETTLE_MS = 300;
 
 interface Bench {
   readonly server: TestServer;
@@ -79,10 +83,12 @@ async function launch({ server, imageArn, engine, snapshotDir, rows }: Bench): P
   const bare: number[] = [];
   for (let i = 0; i <= LAUNCHES; i++) {
     const bareMs = await bareLaunch(engine, snapshotDir);
+    await settle();
     const startedAt = performance.now();
     await using microvm = await runMicrovm(server, imageArn);
     await expect200(microvm.client);
     const fullMs = performance.now() - startedAt;
+    await settle();
     if (i === 0) continue; // warms caches and connections of both
     bare.push(bareMs);
     full.push(fullMs);
@@ -110,9 +116,10 @@ async function suspend({ server, imageArn, engine, snapshotDir, rows }: Bench): 
   for (let i = 0; i < SUSPENDS; i++) {
     let startedAt = performance.now();
     await server.microvms.suspendMicrovm({ microvmIdentifier: microvm.microvmId });
-    await untilState(server, microvm.microvmId, 'SUSPENDED', 2);
+    await untilState(server, microvm.microvmId, 'SUSPENDED', POLL_MS);
     call.push(performance.now() - startedAt);
 
+    await settle();
     startedAt = performance.now();
     const machine = await engine.resume({ id: 'bench-suspend', snapshotDir }, {});
     await get(machine);
@@ -121,8 +128,10 @@ async function suspend({ server, imageArn, engine, snapshotDir, rows }: Bench): 
     bareSuspend.push(report.tookMs);
     delta.push(report.deltaBytes / 1e6);
 
+    await settle();
     const answer = await microvm.client.get('/');
     wake.push(answer.firstByteMs);
+    await settle();
   }
   await engine.destroy('bench-suspend');
   const ratio = median(wake.map((ms, i) => ms / (bareWake[i] ?? Number.NaN)));
@@ -258,6 +267,10 @@ async function build({ server, rows }: Bench): Promise<void> {
       value: image.state === 'CREATED' ? `${(image.tookMs / 1000).toFixed(1)} s` : `${image.stateReason}`,
     });
   }
+}
+
+function settle(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
 }
 
 async function bareLaunch(engine: Engine, snapshotDir: string): Promise<number> {
