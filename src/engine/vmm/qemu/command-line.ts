@@ -54,10 +54,11 @@ export function commandLine(config: VmmConfig, accelerator: 'kvm' | 'tcg', qemu:
 
 function memory({ memoryMiB, ram }: VmmConfig): object {
   const backend = { 'qom-type': 'memory-backend-file', id: 'mem', size: memoryMiB * 1024 * 1024, 'mem-path': ram.path };
-  // rom=off: the guest may write, into its private copy, though the file is opened read-only.
+  // rom=off: the guest may write, into its private copy, though the file is opened read-only. reserve: the peak is four times
+  // what a microVM is given and mostly never touched; a host smaller than the largest peak would refuse to promise it.
   return ram.sharing === 'shared'
     ? { ...backend, share: true }
-    : { ...backend, share: false, readonly: true, rom: 'off' };
+    : { ...backend, share: false, readonly: true, rom: 'off', reserve: false };
 }
 
 /** Formats are always explicit: a guest that writes a qcow2 header to its raw disk must not be believed. */
