@@ -17,6 +17,7 @@ import {
   type Engine,
   loadRuntime,
   type Machine,
+  type MemoryMiB,
   type Readiness,
   type Runtime,
 } from '../../src/engine/index.ts';
@@ -90,7 +91,7 @@ describe('the engine on real machines', { skip }, () => {
     assert.deepEqual(await engine.residue(), []);
   });
 
-  async function seal(buildId: string, readiness: Readiness, into: string, app = APP) {
+  async function seal(buildId: string, readiness: Readiness, into: string, app = APP, memoryMiB: MemoryMiB = 512) {
     const config = {
       entrypoint: ['python3', '-c'],
       cmd: [app],
@@ -101,7 +102,7 @@ describe('the engine on real machines', { skip }, () => {
     };
     const disk = { diskPath: runtime().base.disk, config, usedBytes: 0 };
     const onLog = (chunk: Buffer) => void said.push(chunk.toString());
-    const request = { buildId, disk, config, capabilities: 'default', memoryMiB: 512, readiness, onLog } as const;
+    const request = { buildId, disk, config, capabilities: 'default', memoryMiB, readiness, onLog } as const;
     return engine.seal({ ...request, snapshotDir: into }, {});
   }
 
@@ -146,6 +147,17 @@ describe('the engine on real machines', { skip }, () => {
     const machine = await engine.launch({ id: 'vm-3', snapshotDir }, {});
     const kib = Number(await get(machine, '/memory'));
     assert.ok(kib > 1800 * 1024 && kib <= 2048 * 1024, `${kib} KiB`);
+  });
+
+  test('the largest size runs and suspends, also where its peak is more than the host has', async () => {
+    const into = path.join(stateDir, 'images/large/1.0/snapshot');
+    await seal('seal-3', { kind: 'listening', port: PORT, graceMs: 60_000 }, into, APP, 8192);
+    let machine = await engine.launch({ id: 'vm-large', snapshotDir: into }, {});
+    const kib = Number(await get(machine, '/memory'));
+    assert.ok(kib > 31 * 2 ** 20 && kib <= 32 * 2 ** 20, `${kib} KiB`);
+    await machine.suspend({});
+    machine = await engine.resume({ id: 'vm-large', snapshotDir: into }, {});
+    assert.equal(await get(machine, '/count'), '1');
   });
 
   test('an app that ends is told with its code', async () => {
