@@ -162,7 +162,7 @@ export interface Engine extends AsyncDisposable {
   seal(request: SealRequest, options: { signal?: AbortSignal }): Promise<SealedSnapshot>;
   /** Starts a new machine from a sealed snapshot: clock, seed and identity are set before it returns. @throws MachineError */
   launch(request: LaunchRequest, options: { signal?: AbortSignal }): Promise<Machine>;
-  /** Brings a suspended machine back; its delta stays on disk until the next suspend replaces it. @throws MachineError */
+  /** Brings a suspended machine back. Once it ran, what was saved is void: overlay and old memory must never be joined. @throws MachineError */
   resume(request: ResumeRequest, options: { signal?: AbortSignal }): Promise<Machine>;
   /** Ends whatever process of `id` is left and deletes its folders. Idempotent; also for ids without a live machine. */
   destroy(id: string): Promise<void>;
