@@ -5,6 +5,7 @@
  * disposed or whose VMM ended holds no process, socket or file besides its folder under `microvms/<id>`.
  */
 import type { Duplex } from 'node:stream';
+import type { Egress } from './egress.ts';
 
 /** Baseline memory of a size class; the guest is built with four times as much. */
 export type MemoryMiB = 512 | 1024 | 2048 | 4096 | 8192;
@@ -54,6 +55,8 @@ export interface SealRequest {
   readonly capabilities: 'default' | 'all';
   readonly memoryMiB: MemoryMiB;
   readonly readiness: Readiness;
+  /** Of the app while it starts. Absent: the NIC's link is down. */
+  readonly egress?: Egress;
   /** Final folder of the sealed snapshot; written under a temporary name beside it, fsynced, renamed, made read-only. */
   readonly snapshotDir: string;
   /** The app's stdout and stderr while it starts. */
@@ -97,6 +100,8 @@ export class BuildFailure extends Error {
 export interface LaunchRequest {
   readonly id: string;
   readonly snapshotDir: string;
+  /** Absent: the NIC's link is down. */
+  readonly egress?: Egress;
 }
 
 export type ResumeRequest = LaunchRequest;

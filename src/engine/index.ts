@@ -1,6 +1,7 @@
 /** The engine room's door: live machines on this host. */
 export { type PrepareOptions, prepareBuilder } from './build/builder.ts';
 export { createEngine, type EngineOptions } from './create-engine.ts';
+export * from './egress.ts';
 export * from './engine.ts';
 export { type HostCheck, inspectHost } from './host/inspect.ts';
 export { loadRuntime } from './load-runtime.ts';
