@@ -1,0 +1,4 @@
+// Command rekindle-gateway is the user-space network of every microVM on a host: spec/gateway-protocol.md.
+package main
+
+func main() {}
