@@ -4,6 +4,7 @@ import { readdir, readFile, readlink, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { type Clock, type Ids, KeyedLock, type Logger, MachineError } from '../lib/index.ts';
 import { buildImage } from './build/build.ts';
+import type { FlowRecord } from './egress.ts';
 import type {
   BuildRequest,
   BuiltDisk,
@@ -97,6 +98,11 @@ class HostEngine implements Engine {
   resume(request: LaunchRequest, options: Options): Promise<Machine> {
     return this.#start(request.id, options, (bounded) => resumeMachine(this.#context, request, bounded));
   }
+
+  /** No machine has a network yet. */
+  async setEgress(): Promise<void> {}
+
+  async *flows(): AsyncIterable<FlowRecord> {}
 
   async destroy(id: string): Promise<void> {
     const { folders } = this.#context;

@@ -52,9 +52,50 @@ export interface EgressLimits {
 
 export const NO_EGRESS: EgressPolicy = { rules: [], dns: 'off' };
 
+/** Who is answerable for a machine's traffic. */
+export interface EgressLabels {
+  readonly principal: string;
+  readonly imageArn: string;
+  readonly imageVersion: string;
+}
+
 /** What a machine is attached to the gateway with. `labels` go into every record of its flows. */
 export interface Egress {
   readonly policy: EgressPolicy;
   readonly limits?: EgressLimits;
-  readonly labels: { readonly principal: string; readonly imageArn: string; readonly imageVersion: string };
+  readonly labels: EgressLabels;
+}
+
+/** One line of the flow log: `spec/gateway-protocol.md` §4. `at` is the ISO time of the end. */
+export type FlowRecord = EgressLabels & {
+  readonly at: string;
+  readonly guest: string;
+} & (
+    | (Judged & {
+        readonly kind: 'flow';
+        readonly protocol: EgressProtocol;
+        /** `address:port`. */
+        readonly to: string;
+        /** The name whose answer led there, where one did. */
+        readonly name: string | null;
+        readonly bytesOut: number;
+        readonly bytesIn: number;
+        readonly durationMs: number;
+      })
+    | (Judged & {
+        readonly kind: 'dns';
+        readonly name: string;
+        readonly type: string;
+        readonly answers: readonly string[];
+        readonly durationMs: number;
+      })
+    | { readonly kind: 'drop'; readonly what: string; readonly count: number }
+    | { readonly kind: 'suppressed'; readonly count: number }
+  );
+
+interface Judged {
+  readonly verdict: 'allowed' | 'refused';
+  /** Id of the rule that decided. */
+  readonly rule: string | null;
+  readonly reason: string | null;
 }

@@ -5,7 +5,7 @@
  * disposed or whose VMM ended holds no process, socket or file besides its folder under `microvms/<id>`.
  */
 import type { Duplex } from 'node:stream';
-import type { Egress } from './egress.ts';
+import type { Egress, FlowRecord } from './egress.ts';
 
 /** Baseline memory of a size class; the guest is built with four times as much. */
 export type MemoryMiB = 512 | 1024 | 2048 | 4096 | 8192;
@@ -30,6 +30,8 @@ export interface BuildRequest {
   readonly contextDir: string;
   /** Whose build cache may be used; another owner never sees it. */
   readonly cacheOwner: string;
+  /** Of the Dockerfile's steps and of pulling its bases. */
+  readonly egress?: Egress;
   /** Where the root disk is written: `<outDir>/disk` (raw ext4). The caller owns the folder. */
   readonly outDir: string;
   /** Receives the build log while it happens; bytes, at most 64 KiB each. */
@@ -169,6 +171,16 @@ export interface Engine extends AsyncDisposable {
   launch(request: LaunchRequest, options: { signal?: AbortSignal }): Promise<Machine>;
   /** Brings a suspended machine back. Once it ran, what was saved is void: overlay and old memory must never be joined. @throws MachineError */
   resume(request: ResumeRequest, options: { signal?: AbortSignal }): Promise<Machine>;
+  /**
+   * Replaces what a live machine may reach; connections the new policy refuses are cut. Nothing happens to an id without a
+   * machine. @throws MachineError when the gateway could not be told: the old policy may still hold, try again
+   */
+  setEgress(id: string, egress: Egress): Promise<void>;
+  /**
+   * The kept flow log of a machine, oldest first; also after its end, while the log is kept. With `follow` it goes on until
+   * the signal aborts. Ends without records for an unknown id.
+   */
+  flows(id: string, options: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<FlowRecord>;
   /** Ends whatever process of `id` is left and deletes its folders. Idempotent; also for ids without a live machine. */
   destroy(id: string): Promise<void>;
   /** Deletes a sealed snapshot's folder. Idempotent. */

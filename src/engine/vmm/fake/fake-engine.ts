@@ -10,6 +10,7 @@ import { createServer, type RequestListener } from 'node:http';
 import path from 'node:path';
 import { type Duplex, duplexPair } from 'node:stream';
 import { MachineError } from '../../../lib/index.ts';
+import type { Egress, FlowRecord } from '../../egress.ts';
 import type {
   BuildRequest,
   BuiltDisk,
@@ -24,7 +25,7 @@ import type {
   SuspendReport,
 } from '../../engine.ts';
 
-export type FakeOperation = 'build' | 'seal' | 'launch' | 'suspend' | 'resume' | 'connect' | 'destroy';
+export type FakeOperation = 'build' | 'seal' | 'launch' | 'suspend' | 'resume' | 'connect' | 'setEgress' | 'destroy';
 
 /** What an app's handler sees of its machine. `memory` starts as a copy of the snapshot's and survives suspend. */
 export interface FakeGuest {
@@ -61,6 +62,10 @@ export interface FakeEngine extends Engine {
   readonly machines: ReadonlyMap<string, Machine>;
   /** Every operation in the order it was asked for, as `launch microvm-1`. */
   readonly calls: readonly string[];
+  /** What each live machine may reach now, and what each build and seal was given, by its id. */
+  readonly egress: ReadonlyMap<string, Egress | undefined>;
+  /** Adds a record to the flow log of `id`. */
+  record(flow: FlowRecord): void;
   /** The next `operation` (for `id`, when given) rejects with `error`. */
   failNext(operation: FakeOperation, error: Error, id?: string): void;
   /** Operations of this kind wait until the result is disposed (or their signal aborts). */
@@ -91,6 +96,9 @@ class InMemoryEngine implements FakeEngine {
   readonly disk: FakeDisk;
   readonly machines = new Map<string, FakeMachine>();
   readonly calls: string[] = [];
+  readonly egress = new Map<string, Egress | undefined>();
+  readonly #flows: FlowRecord[] = [];
+  #recorded = Promise.withResolvers<void>();
   readonly #options: FakeEngineOptions;
   #failures: { operation: FakeOperation; error: Error; id: string | undefined }[] = [];
   readonly #gates = new Map<FakeOperation, Set<Promise<void>>>();
@@ -129,6 +137,7 @@ class InMemoryEngine implements FakeEngine {
 
   async build(request: BuildRequest, { signal }: { signal?: AbortSignal }): Promise<BuiltDisk> {
     await this.enter('build', request.buildId, signal);
+    this.egress.set(request.buildId, request.egress);
     request.onLog(Buffer.from(this.#options.buildLog ?? '#1 [1/1] FROM base\n#1 DONE\n'));
     await mkdir(request.outDir, { recursive: true });
     const diskPath = path.join(request.outDir, 'disk');
@@ -138,6 +147,7 @@ class InMemoryEngine implements FakeEngine {
 
   async seal(request: SealRequest, { signal }: { signal?: AbortSignal }): Promise<SealedSnapshot> {
     await this.enter('seal', request.buildId, signal);
+    this.egress.set(request.buildId, request.egress);
     request.onLog(Buffer.from(this.#options.appLog ?? 'app started\n'));
     await mkdir(request.snapshotDir, { recursive: true });
     for (const part of ['ram', 'state', 'disk']) await writeFile(path.join(request.snapshotDir, part), part);
@@ -153,14 +163,36 @@ class InMemoryEngine implements FakeEngine {
       throw new MachineError('failed', `the snapshot of ${request.id} does not exist`);
     }
     this.disk.machines.set(request.id, null);
-    return this.#start(request.id, memory ?? {});
+    return this.#start(request, memory ?? {});
   }
 
   async resume(request: LaunchRequest, { signal }: { signal?: AbortSignal }): Promise<Machine> {
     await this.enter('resume', request.id, signal);
     const memory = this.disk.machines.get(request.id);
     if (memory == null) throw new MachineError('failed', `${request.id} has no suspended state`);
-    return this.#start(request.id, memory);
+    return this.#start(request, memory);
+  }
+
+  async setEgress(id: string, egress: Egress): Promise<void> {
+    await this.enter('setEgress', id);
+    if (this.machines.has(id)) this.egress.set(id, egress);
+  }
+
+  async *flows(id: string, options: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<FlowRecord> {
+    for (let at = 0; ; ) {
+      for (; at < this.#flows.length; at++) {
+        const flow = this.#flows[at];
+        if (flow?.guest === id) yield flow;
+      }
+      if (options.follow !== true || options.signal?.aborted === true) return;
+      await abortable(this.#recorded.promise, options.signal).catch(() => {});
+    }
+  }
+
+  record(flow: FlowRecord): void {
+    this.#flows.push(flow);
+    this.#recorded.resolve();
+    this.#recorded = Promise.withResolvers<void>();
   }
 
   async destroy(id: string): Promise<void> {
@@ -194,7 +226,8 @@ class InMemoryEngine implements FakeEngine {
     throw failure.error;
   }
 
-  #start(id: string, memory: Record<string, unknown>): Machine {
+  #start({ id, egress }: LaunchRequest, memory: Record<string, unknown>): Machine {
+    this.egress.set(id, egress);
     const machine = new FakeMachine(this, { id, memory: structuredClone(memory) }, this.#options);
     this.machines.set(id, machine);
     return machine;
