@@ -1,0 +1,44 @@
+/** A small file system of its own, so that it can be filled without harm to the host. Needs root. */
+import { execFile } from 'node:child_process';
+import { mkdtemp, open, rm, statfs, truncate } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+
+const exec = promisify(execFile);
+
+export interface SmallDisk extends AsyncDisposable {
+  readonly dir: string;
+  /** Leaves about that much free space. */
+  fill(leaveMiB: number): Promise<void>;
+  free(): Promise<void>;
+}
+
+export async function smallDisk(sizeMiB: number): Promise<SmallDisk> {
+  await using stack = new AsyncDisposableStack();
+  const base = await mkdtemp(join(tmpdir(), 'rekindle-chaos-'));
+  stack.defer(() => rm(base, { recursive: true, force: true }));
+  const image = join(base, 'disk.img');
+  await using file = await open(image, 'wx');
+  await file.truncate(sizeMiB * 1024 ** 2);
+  await exec('mkfs.ext4', ['-q', '-m', '0', '-F', image]);
+  const dir = join(base, 'mnt');
+  await exec('mkdir', [dir]);
+  await exec('mount', ['-o', 'loop', image, dir]);
+  stack.defer(async () => void (await exec('umount', ['-l', dir])));
+  const ballast = join(dir, 'ballast');
+  const owned = stack.move();
+  return {
+    dir,
+    fill: async (leaveMiB) => {
+      const { bavail, bsize } = await statfs(dir);
+      const bytes = bavail * bsize - leaveMiB * 1024 ** 2;
+      if (bytes > 0) await exec('fallocate', ['-l', `${bytes}`, ballast]);
+    },
+    free: async () => {
+      await truncate(ballast, 0).catch(() => {});
+      await rm(ballast, { force: true });
+    },
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}

@@ -1,0 +1,48 @@
+/**
+ * What was acknowledged, and what may therefore be seen. Knows nothing of how the server works: every rule here is one a
+ * user would insist on.
+ */
+export type Stable = 'RUNNING' | 'SUSPENDED' | 'TERMINATED';
+
+export class ModelMicrovm {
+  readonly id: string;
+  readonly endpoint: string;
+  /** Highest count an answer showed. */
+  acknowledged = 0;
+  /** Increments that were sent. */
+  sent = 0;
+  /** A terminate was sent, whether or not it was answered. */
+  terminateSent = false;
+  terminateAcknowledged = false;
+  /** Something that may end a microVM was done to it: its process was killed, its memory or its disk ran out. */
+  mayDie = false;
+  /** Seen TERMINATED once. */
+  isOver = false;
+
+  constructor(id: string, endpoint: string) {
+    this.id = id;
+    this.endpoint = endpoint;
+  }
+
+  /** What is wrong with seeing `state`; undefined when it may be. */
+  objection(state: string, reason: string | undefined): string | undefined {
+    if (state === 'TERMINATED') {
+      this.isOver = true;
+      return this.terminateSent || this.mayDie ? undefined : `${this.id} ended though nobody asked: ${reason}`;
+    }
+    if (this.isOver) return `${this.id} is ${state} after it was TERMINATED`;
+    if (this.terminateAcknowledged) return `${this.id} is ${state} though its end was acknowledged`;
+    if (state === 'RUNNING' || state === 'SUSPENDED') return undefined;
+    return `${this.id} stays ${state}`;
+  }
+
+  /** What is wrong with the counts the app shows. */
+  countObjection(seen: { readonly memory: number; readonly file: number }): string | undefined {
+    const { memory, file } = seen;
+    if (memory < this.acknowledged) return `${this.id} counts ${memory}, but ${this.acknowledged} was acknowledged`;
+    if (memory > this.sent) return `${this.id} counts ${memory}, but only ${this.sent} were sent`;
+    if (memory !== file) return `${this.id} counts ${memory} in memory and ${file} on disk`;
+    this.acknowledged = memory;
+    return undefined;
+  }
+}
