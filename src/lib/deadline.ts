@@ -1,3 +1,4 @@
+import { type Clock, systemClock } from './clock.ts';
 import { MachineError } from './errors.ts';
 
 /**
@@ -10,16 +11,16 @@ export async function withDeadline<T>(
   what: string,
   timeoutMs: number,
   work: (signal: AbortSignal) => Promise<T>,
-  options: { signal?: AbortSignal | undefined } = {},
+  options: { signal?: AbortSignal | undefined; clock?: Clock } = {},
 ): Promise<T> {
+  const { clock = systemClock } = options;
   const controller = new AbortController();
   const outer = options.signal;
   outer?.throwIfAborted();
   const onAbort = () => controller.abort(outer?.reason);
   outer?.addEventListener('abort', onAbort, { once: true });
-  const timer = setTimeout(
-    () => controller.abort(new MachineError('timeout', `${what} took longer than ${timeoutMs} ms`)),
-    timeoutMs,
+  const timer = clock.after(timeoutMs, () =>
+    controller.abort(new MachineError('timeout', `${what} took longer than ${timeoutMs} ms`)),
   );
   const aborted = new Promise<never>((_, reject) => {
     controller.signal.addEventListener('abort', () => reject(controller.signal.reason), { once: true });
@@ -28,7 +29,7 @@ export async function withDeadline<T>(
   try {
     return await Promise.race([work(controller.signal), aborted]);
   } finally {
-    clearTimeout(timer);
+    timer[Symbol.dispose]();
     outer?.removeEventListener('abort', onAbort);
   }
 }

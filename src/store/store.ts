@@ -16,6 +16,7 @@ export const RECORD_KINDS = [
   'connector_names',
   'principals',
   'access_keys',
+  'clocks',
 ] as const;
 export type RecordKind = (typeof RECORD_KINDS)[number];
 

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { test } from 'node:test';
+import { MIGRATIONS } from '../migrations/index.ts';
 import { type StoreFixture, storeContract } from '../store.contract.ts';
 import { RECORD_KINDS } from '../store.ts';
 import { openStore } from './sqlite-store.ts';
@@ -79,4 +80,16 @@ test('no list, state scan or timer query reads a whole table', async () => {
   }
   assert.match(plan("DELETE FROM claims WHERE resource = 'a'"), /USING (COVERING )?INDEX/);
   db.close();
+});
+
+test('microVMs of the third layout count their life from their start and mean their first machine', async () => {
+  await using files = await fixture();
+  const db = new DatabaseSync(files.path);
+  for (const step of MIGRATIONS.slice(0, 3).flat()) db.exec(step);
+  const insert = `INSERT INTO microvms VALUES ('m', 1, 'SUSPENDED', 'g', '1', 5, 9, '{"state":"SUSPENDED","startedAt":5}')`;
+  db.exec(`${insert}; PRAGMA user_version=3`);
+  db.close();
+  await using store = await files.open();
+  const row = await store.records('microvms').get('m');
+  assert.deepEqual(row?.body, { state: 'SUSPENDED', startedAt: 5, epoch: 1, bornAt: 5 });
 });
