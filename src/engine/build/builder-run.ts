@@ -58,7 +58,7 @@ export async function runBuilder(
   const { vmm, link } = await restoreMachine(
     context,
     {
-      config: restoreConfig(manifest, { id: run.id, runDir, ram, disks }),
+      config: restoreConfig(manifest, { id: run.id, runDir, ram, disks, network: 'user' }),
       statePath: path.join(run.snapshotDir, 'state'),
       secret: manifest.link.secret,
     },

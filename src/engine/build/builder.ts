@@ -108,13 +108,14 @@ async function makeSnapshot(
   const { runtime, driver, host } = context;
   await using draft = await createDraft(snapshotDir);
   await copySparse(runtime.builder.disk, draft.disk, options.signal);
-  const shape = { memoryMiB: BUILDER_MEMORY_MIB, cpus: builderCpus(host.cpus), network: 'user' as const };
+  const shape = { memoryMiB: BUILDER_MEMORY_MIB, cpus: builderCpus(host.cpus) };
   const id = `builder-${context.ids.uuid()}`;
-  const sealed = await runToSnapshot(context, draft, { id, ...shape }, options, ({ link }, signal) =>
+  const sealed = await runToSnapshot(context, draft, { id, ...shape, network: 'user' }, options, ({ link }, signal) =>
     writeAliases(link, runtime.base.aliases, signal),
   );
   const facts = {
     ...shape,
+    network: 'none' as const,
     link: sealed,
     container: null,
     runtimeStamp: runtime.stamp,

@@ -1,7 +1,7 @@
 /** Cold boots: a root disk becomes a running guest with its link up. Happens once per image version, never per microVM. */
 import { type GuestLink, openLink } from '../../guest/index.ts';
 import { kernelLine } from '../vmm/qemu/command-line.ts';
-import type { Disk, Vmm } from '../vmm/vmm.ts';
+import type { Disk, Vmm, VmmNetwork } from '../vmm/vmm.ts';
 import { type EngineContext, newSecret } from './context.ts';
 import { fourDisks } from './disks.ts';
 import { whileAlive } from './with-vmm.ts';
@@ -20,7 +20,7 @@ export interface BootRequest {
   readonly memoryMiB: number;
   readonly cpus: number;
   readonly root: Disk['source'];
-  readonly network: 'none' | 'user';
+  readonly network: VmmNetwork;
 }
 
 export interface Booted {

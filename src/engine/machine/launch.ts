@@ -83,6 +83,7 @@ async function start(
     id,
     runDir,
     ram,
+    network: 'down',
     disks: fourDisks({ root: { kind: 'overlay', path: files.overlay, basePath: path.join(snapshotDir, 'disk') } }),
   });
   const restored = await restoreMachine(

@@ -35,9 +35,9 @@ export interface RestoreSource {
 /** The config of a machine restored from a snapshot. */
 export function restoreConfig(
   manifest: Manifest,
-  given: Pick<VmmConfig, 'id' | 'runDir' | 'ram' | 'disks'>,
+  given: Pick<VmmConfig, 'id' | 'runDir' | 'ram' | 'disks' | 'network'>,
 ): VmmConfig {
-  return { ...given, memoryMiB: manifest.memoryMiB, cpus: manifest.cpus, network: manifest.network, boot: 'restore' };
+  return { ...given, memoryMiB: manifest.memoryMiB, cpus: manifest.cpus, boot: 'restore' };
 }
 
 /** The caller owns both parts of the result. @throws MachineError */

@@ -6,6 +6,7 @@ import { copySparse } from '../disk/copy.ts';
 import { BuildFailure, MEMORY_SIZES_MIB, type MemoryMiB, type SealedSnapshot, type SealRequest } from '../engine.ts';
 import { remove } from '../folders.ts';
 import { allocatedBytes, createDraft, type Draft, sealDraft } from '../snapshot/seal.ts';
+import type { VmmNetwork } from '../vmm/vmm.ts';
 import { type Booted, bootMachine } from './boot.ts';
 import type { EngineContext } from './context.ts';
 import { untilReady } from './readiness.ts';
@@ -34,7 +35,7 @@ export async function sealMachine(
   const booted = await runToSnapshot(
     context,
     draft,
-    { id: request.buildId, ...shape, network: 'none' },
+    { id: request.buildId, ...shape, network: 'down' },
     options,
     ({ link }, signal) => startApp(link, request, argv, signal),
     ({ link }, signal) => confirmAlive(link, signal),
@@ -63,7 +64,7 @@ export async function sealMachine(
 export async function runToSnapshot(
   context: EngineContext,
   draft: Draft,
-  shape: { id: string; memoryMiB: number; cpus: number; network: 'none' | 'user' },
+  shape: { id: string; memoryMiB: number; cpus: number; network: VmmNetwork },
   options: { signal?: AbortSignal | undefined },
   prepare: (booted: Booted, signal: AbortSignal) => Promise<void>,
   confirm: (booted: Booted, signal: AbortSignal) => Promise<void> = async () => {},

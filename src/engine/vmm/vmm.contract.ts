@@ -7,6 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { Readable } from 'node:stream';
 import { after, before, describe, test } from 'node:test';
 import { type GuestLink, openLink, type RestoreStep } from '../../guest/index.ts';
 import type { Vmm, VmmConfig, VmmDriver } from './vmm.ts';
@@ -60,7 +61,7 @@ export function vmmContract(name: string, skip: string | false, subjectOf: () =>
         serial,
         source: { kind: 'empty', bytes: 1024 ** 3 } as const,
       }));
-      const config = { id: `contract-${started}`, runDir, memoryMiB: MEMORY_MIB, cpus: 1, network: 'none' } as const;
+      const config = { id: `contract-${started}`, runDir, memoryMiB: MEMORY_MIB, cpus: 1, network: 'down' } as const;
       return subject.driver.start({ ...config, ram: { path: ramPath, sharing }, disks, boot }, {});
     }
 
@@ -100,7 +101,7 @@ export function vmmContract(name: string, skip: string | false, subjectOf: () =>
     });
 
     test('changed memory is saved apart and put back', async () => {
-      const delta = path.join(root, 'delta');
+      const delta: Buffer[] = [];
       const later = path.join(root, 'later');
       const next = hex();
       {
@@ -109,11 +110,12 @@ export function vmmContract(name: string, skip: string | false, subjectOf: () =>
         await link[Symbol.asyncDispose]();
         await vmm.pause();
         assert.ok(vmm.changedMemory, 'a private mapping can be saved apart');
-        const [bytes] = await Promise.all([vmm.changedMemory.save(delta), vmm.saveState(later)]);
+        const sink = { write: async (...parts: Buffer[]) => void delta.push(Buffer.concat(parts)) };
+        const [bytes] = await Promise.all([vmm.changedMemory.save(sink), vmm.saveState(later)]);
         assert.ok(bytes > 0 && bytes < MEMORY_MIB * 2 ** 20);
       }
       await using vmm = await start('private', 'restore');
-      await vmm.changedMemory?.load(delta);
+      await vmm.changedMemory?.load(Readable.from(delta));
       await using link = await restored(vmm, hex(), later, next);
       assert.ok((await link.ping({ timeoutMs: OPEN_MS })) >= 0);
     });

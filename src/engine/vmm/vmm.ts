@@ -36,10 +36,24 @@ export interface VmmConfig {
     readonly sharing: 'shared' | 'private';
   };
   readonly disks: readonly Disk[];
-  /** `user`: QEMU's user network, for the builder only. */
-  readonly network: 'none' | 'user';
+  readonly network: VmmNetwork;
   readonly boot: { readonly kernel: string; readonly initramfs: string; readonly kernelLine: string } | 'restore';
 }
+
+/** What is behind the NIC that every VM has. */
+export type VmmNetwork =
+  /** Nothing, and the NIC's link is down. */
+  | 'down'
+  /** QEMU's user network, for the builder only. */
+  | 'user'
+  | {
+      /** The gateway's folder for this VM, with `net.sock`; the VMM connects to it, again and again when it breaks. */
+      readonly socketDir: string;
+      /** Of the NIC once the VM runs, whatever its snapshot says. */
+      readonly link: LinkState;
+    };
+
+export type LinkState = 'up' | 'down';
 
 export type DiskSerial = 'root' | 'spare1' | 'spare2' | 'spare3';
 
@@ -58,12 +72,17 @@ export interface VmmExit {
   readonly evidence: string;
 }
 
+/** Takes what is saved, in chunks of at most 1 MiB and a sixteenth; the buffers may be used again once it resolved. */
+export interface MemorySink {
+  write(...parts: readonly Buffer[]): Promise<void>;
+}
+
 /** Pages written since the start, relative to the RAM file. */
 export interface ChangedMemory {
-  /** Writes them to a new file and syncs it. The VM is paused. Returns the bytes of page data. */
-  save(path: string): Promise<number>;
-  /** Puts them back; before `restore`. */
-  load(path: string): Promise<void>;
+  /** Hands them to `sink`. The VM is paused. Returns the bytes of page data. */
+  save(sink: MemorySink): Promise<number>;
+  /** Puts back the same chunks in the same order; before `restore`. A chunk's buffer is used before the next is asked for. */
+  load(chunks: AsyncIterable<Buffer>): Promise<void>;
 }
 
 export interface Vmm extends AsyncDisposable {
@@ -74,10 +93,12 @@ export interface Vmm extends AsyncDisposable {
   readonly exited: Promise<VmmExit>;
   /** Present when the driver is capable of `deltaSave` and the RAM file is mapped private. */
   readonly changedMemory: ChangedMemory | undefined;
-  /** Loads device state and lets the vCPUs run. @throws MachineError `exited` or `failed` when it does not fit */
+  /** Loads device state, sets the NIC's link as configured, and lets the vCPUs run. @throws MachineError `exited` or `failed` when it does not fit */
   restore(statePath: string): Promise<void>;
   pause(): Promise<void>;
   continue(): Promise<void>;
+  /** Plugs the NIC's cable in or out; the guest is told. */
+  setLink(state: LinkState): Promise<void>;
   /** Writes the device state of a paused VM; not synced. */
   saveState(path: string): Promise<void>;
   /** Last lines of the VMM's own output and the guest's console. */

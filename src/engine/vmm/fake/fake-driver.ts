@@ -7,7 +7,7 @@ import { type FileHandle, mkdir, open, readFile, writeFile } from 'node:fs/promi
 import path from 'node:path';
 import { serveTestAgent, type TestAgent } from '../../../guest/index.ts';
 import { MachineError } from '../../../lib/index.ts';
-import type { ChangedMemory, Vmm, VmmConfig, VmmDriver, VmmExit } from '../vmm.ts';
+import type { ChangedMemory, MemorySink, Vmm, VmmConfig, VmmDriver, VmmExit } from '../vmm.ts';
 
 const STATE_TEXT = 'fake device state\n';
 
@@ -73,7 +73,7 @@ class FakeVmm implements Vmm {
     this.exited = this.#exit.promise;
     this.changedMemory =
       deltaSave && config.ram.sharing === 'private'
-        ? { save: (file) => this.#saveChanges(file), load: (file) => this.#loadMemory(file) }
+        ? { save: (sink) => this.#saveChanges(sink), load: (chunks) => this.#loadChanges(chunks) }
         : undefined;
   }
 
@@ -101,6 +101,10 @@ class FakeVmm implements Vmm {
   async continue(): Promise<void> {
     this.#assertLive();
     await this.#run();
+  }
+
+  async setLink(): Promise<void> {
+    this.#assertLive();
   }
 
   async saveState(file: string): Promise<void> {
@@ -134,11 +138,17 @@ class FakeVmm implements Vmm {
     });
   }
 
-  async #saveChanges(file: string): Promise<number> {
+  async #saveChanges(sink: MemorySink): Promise<number> {
     assert(this.#isPaused, 'changed memory is saved while the VM is paused');
-    const bytes = JSON.stringify(this.#memory);
-    await writeFile(file, bytes, { flush: true });
+    const bytes = Buffer.from(JSON.stringify(this.#memory));
+    await sink.write(bytes);
     return bytes.length;
+  }
+
+  async #loadChanges(chunks: AsyncIterable<Buffer>): Promise<void> {
+    let text = '';
+    for await (const chunk of chunks) text += chunk.toString();
+    this.#memory = JSON.parse(text) as GuestMemory;
   }
 
   async #loadMemory(file: string): Promise<void> {

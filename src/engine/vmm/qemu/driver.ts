@@ -9,10 +9,18 @@ import path from 'node:path';
 import type { Duplex, Readable } from 'node:stream';
 import { MachineError } from '../../../lib/index.ts';
 import type { Runtime } from '../../runtime.ts';
-import type { ChangedMemory, Vmm, VmmConfig, VmmDriver, VmmExit } from '../vmm.ts';
+import type { ChangedMemory, LinkState, Vmm, VmmConfig, VmmDriver, VmmExit } from '../vmm.ts';
 import { changedMemoryOf } from './changed-memory.ts';
-import { commandLine, cpuModel, DEVICES_GENERATION, LINK_SOCKET, MACHINE_TYPE } from './command-line.ts';
-import { Qmp } from './qmp.ts';
+import {
+  commandLine,
+  cpuModel,
+  DEVICES_GENERATION,
+  LINK_SOCKET,
+  linkOf,
+  MACHINE_TYPE,
+  NIC_ID,
+} from './command-line.ts';
+import { Qmp, type QmpCommand } from './qmp.ts';
 import { Tail } from './tail.ts';
 
 /** From fork to the first answer; 25 ms on a quiet host, seconds when many start at once. */
@@ -70,11 +78,13 @@ class QemuVmm implements Vmm {
   readonly changedMemory: ChangedMemory | undefined;
   readonly #process: QemuProcess;
   readonly #qmp: Qmp;
+  readonly #link: LinkState;
   #owned: AsyncDisposableStack | undefined;
 
   constructor(config: VmmConfig, deltaSave: boolean, process: QemuProcess, qmp: Qmp, folder: FileHandle) {
     this.#process = process;
     this.#qmp = qmp;
+    this.#link = linkOf(config.network);
     this.pid = process.pid;
     this.exited = process.exited;
     this.linkSocketPath = `/proc/self/fd/${folder.fd}/${LINK_SOCKET}`;
@@ -87,7 +97,7 @@ class QemuVmm implements Vmm {
     return this;
   }
 
-  /** The first command must be this; its answer also says that the machine is built. */
+  /** The first command must be `qmp_capabilities`; its answer also says that the machine is built. */
   async negotiate(signal: AbortSignal | undefined): Promise<void> {
     const aborted = Promise.withResolvers<never>();
     aborted.promise.catch(() => {});
@@ -98,7 +108,7 @@ class QemuVmm implements Vmm {
       START_TIMEOUT_MS,
     );
     try {
-      await Promise.race([this.#qmp.execute('qmp_capabilities'), aborted.promise]);
+      await Promise.race([this.#qmp.executeAll([['qmp_capabilities'], setLink(this.#link)]), aborted.promise]);
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener('abort', onAbort);
@@ -106,8 +116,17 @@ class QemuVmm implements Vmm {
   }
 
   async restore(statePath: string): Promise<void> {
+    const loaded = this.#qmp.event('MIGRATION', ({ status }) => status === 'completed');
+    await this.#qmp.executeAll([
+      ['migrate-set-capabilities', { capabilities: [{ capability: 'events', state: true }] }],
+      // Nobody needs to hear where a machine with an address of its own segment has gone.
+      ['migrate-set-parameters', { 'announce-rounds': 0 }],
+      ['migrate-incoming', { uri: `file:${statePath}` }],
+    ]);
+    await loaded;
+    // The state brought the link of the snapshot along.
     const running = this.#qmp.event('RESUME');
-    await this.#qmp.executeAll([['migrate-incoming', { uri: `file:${statePath}` }], ['cont']]);
+    await this.#qmp.executeAll([setLink(this.#link), ['cont']]);
     await running;
   }
 
@@ -117,6 +136,10 @@ class QemuVmm implements Vmm {
 
   async continue(): Promise<void> {
     await this.#qmp.execute('cont');
+  }
+
+  async setLink(state: LinkState): Promise<void> {
+    await this.#qmp.executeAll([setLink(state)]);
   }
 
   async saveState(statePath: string): Promise<void> {
@@ -130,6 +153,10 @@ class QemuVmm implements Vmm {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#owned?.disposeAsync();
   }
+}
+
+function setLink(state: LinkState): QmpCommand {
+  return ['set_link', { name: NIC_ID, up: state === 'up' }];
 }
 
 /** The process and its end. Disposing kills the whole group and waits until it is gone. */

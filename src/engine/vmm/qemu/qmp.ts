@@ -24,10 +24,19 @@ interface Pending {
   reject(error: Error): void;
 }
 
+interface Waiter {
+  readonly event: string;
+  accepts(data: EventData): boolean;
+  resolve(): void;
+  reject(error: Error): void;
+}
+
+type EventData = Readonly<Record<string, unknown>>;
+
 export class Qmp {
   readonly #channel: Duplex;
   readonly #pending = new Map<number, Pending>();
-  readonly #waiters = new Set<{ event: string; resolve(): void; reject(error: Error): void }>();
+  readonly #waiters = new Set<Waiter>();
   #lastId = 0;
   #buffer = '';
   #closed: MachineError | undefined;
@@ -61,12 +70,12 @@ export class Qmp {
     return (await Promise.all(answers)).at(-1);
   }
 
-  /** The next event of this name; ask before sending what causes it. */
-  event(event: string): Promise<void> {
+  /** The next event of this name that `accepts` takes; ask before sending what causes it. */
+  event(event: string, accepts: (data: EventData) => boolean = () => true): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     promise.catch(() => {});
     if (this.#closed !== undefined) reject(this.#closed);
-    else this.#waiters.add({ event, resolve, reject });
+    else this.#waiters.add({ event, accepts, resolve, reject });
     return promise;
   }
 
@@ -114,14 +123,14 @@ export class Qmp {
   }
 
   #message(line: string): void {
-    let message: { id?: unknown; return?: unknown; error?: { desc?: unknown }; event?: unknown };
+    let message: { id?: unknown; return?: unknown; error?: { desc?: unknown }; event?: unknown; data?: unknown };
     try {
       message = JSON.parse(line) as typeof message;
     } catch {
       this.close(new MachineError('protocol', 'the VMM sent no JSON on its control channel'));
       return;
     }
-    if (typeof message.event === 'string') this.#happened(message.event);
+    if (typeof message.event === 'string') this.#happened(message.event, message.data);
     else if (typeof message.id === 'number') this.#answered(message.id, message);
   }
 
@@ -134,9 +143,10 @@ export class Qmp {
     else pending.reject(because(pending.error, 'failed', `${pending.command}: ${String(message.error.desc)}`));
   }
 
-  #happened(event: string): void {
+  #happened(event: string, data: unknown): void {
+    const given = typeof data === 'object' && data !== null ? (data as EventData) : {};
     for (const waiter of this.#waiters) {
-      if (waiter.event !== event) continue;
+      if (waiter.event !== event || !waiter.accepts(given)) continue;
       this.#waiters.delete(waiter);
       waiter.resolve();
     }
