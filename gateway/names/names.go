@@ -1,4 +1,4 @@
-// Package names remembers which addresses the gateway resolved for which allowed names, for one guest.
+// Package names remembers which addresses the gateway resolved for which names, for one guest.
 //
 // It is how a domain rule reaches a connection: a guest dials an address, and the address stands for the names it was
 // given out for while that answer lives. Names are kept, not rules, so that a new policy judges them afresh.
@@ -20,7 +20,7 @@ const (
 	// grace is for the way of the answer to the guest: what it may still use by its own clock must still be open here.
 	grace = time.Second
 
-	maxAddresses       = 4096
+	maxAddresses       = 2048
 	maxNamesPerAddress = 32
 )
 

@@ -1,9 +1,5 @@
 package policy
 
-import "errors"
-
-var errNotYet = errors.New("not yet")
-
 // Reasons of refusals, as they stand in the flow log.
 const (
 	ReasonNoRule          = "no-rule"          // public or named by the operator, but no rule has it
@@ -19,4 +15,8 @@ const (
 	ReasonPrivate         = "private"
 	ReasonReserved        = "reserved"
 	ReasonIPv6            = "ipv6"
+
+	// Of names:
+	ReasonDNSOff    = "dns-off"
+	ReasonNotListed = "not-listed"
 )
