@@ -14,6 +14,7 @@ import type {
   Machine,
   SealedSnapshot,
   SealRequest,
+  SnapshotDamage,
 } from './engine.ts';
 import { Folders, remove } from './folders.ts';
 import { probeHost } from './host/host.ts';
@@ -22,6 +23,7 @@ import { launchMachine, resumeMachine } from './machine/launch.ts';
 import type { RunningMachine } from './machine/machine.ts';
 import { sealMachine } from './machine/seal.ts';
 import type { Runtime } from './runtime.ts';
+import { Integrity } from './snapshot/integrity.ts';
 import { qemuDriver } from './vmm/qemu/driver.ts';
 import type { VmmDriver } from './vmm/vmm.ts';
 
@@ -64,6 +66,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     log,
     clock,
     ids,
+    integrity: new Integrity({ mapper: runtime.qemu.img, clock, log }),
     restoring: new Set(),
   });
 }
@@ -78,6 +81,7 @@ class HostEngine implements Engine {
   constructor(context: EngineContext) {
     this.host = context.host;
     this.#context = context;
+    context.integrity.startScrub();
   }
 
   build(request: BuildRequest, { signal }: Options): Promise<BuiltDisk> {
@@ -112,7 +116,12 @@ class HostEngine implements Engine {
     await Promise.all([remove(folders.run(id)), remove(folders.machine(id))]);
   }
 
+  onDamage(listener: (damage: SnapshotDamage) => void): Disposable {
+    return this.#context.integrity.watch(listener);
+  }
+
   async deleteSnapshot(snapshotDir: string): Promise<void> {
+    this.#context.integrity.forget(snapshotDir);
     await rm(snapshotDir, { recursive: true, force: true });
   }
 
@@ -122,6 +131,7 @@ class HostEngine implements Engine {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort(new MachineError('exited', 'the engine was closed'));
+    this.#context.integrity[Symbol.dispose]();
     await Promise.all([...this.#machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
   }
 

@@ -153,6 +153,11 @@ export interface SuspendReport {
   readonly tookMs: number;
 }
 
+export interface SnapshotDamage {
+  readonly snapshotDir: string;
+  readonly part: 'ram' | 'state' | 'disk' | 'manifest';
+}
+
 export interface HostReport {
   readonly accelerator: 'kvm' | 'tcg';
   readonly vmmVersion: string;
@@ -183,6 +188,8 @@ export interface Engine extends AsyncDisposable {
   flows(id: string, options: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<FlowRecord>;
   /** Ends whatever process of `id` is left and deletes its folders. Idempotent; also for ids without a live machine. */
   destroy(id: string): Promise<void>;
+  /** Calls `listener` when a sealed snapshot is found not to be as it was written: at a launch, or by the scrub. */
+  onDamage(listener: (damage: SnapshotDamage) => void): Disposable;
   /** Deletes a sealed snapshot's folder. Idempotent. */
   deleteSnapshot(snapshotDir: string): Promise<void>;
   /** Ids that have a folder or process under this state folder, for the sweep at start. */

@@ -21,8 +21,11 @@ export class DomainError extends Error {
   }
 }
 
-/** What can go wrong with a live machine, its VMM or its agent link. The domain turns these into a state with a reason. */
-export type MachineErrorKind = 'exited' | 'timeout' | 'protocol' | 'unsupported' | 'failed';
+/**
+ * What can go wrong with a live machine, its VMM or its agent link. The domain turns these into a state with a reason.
+ * `corrupt`: what it is to start from is not as it was written; its guest never ran.
+ */
+export type MachineErrorKind = 'exited' | 'timeout' | 'protocol' | 'unsupported' | 'failed' | 'corrupt';
 
 export class MachineError extends Error {
   override readonly name = 'MachineError';

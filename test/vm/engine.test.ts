@@ -3,13 +3,15 @@
  * followed by a look for processes and files that outlived it.
  */
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { once } from 'node:events';
-import { cp, link, mkdir, mkdtemp, readdir, readFile, readlink, rm, unlink, writeFile } from 'node:fs/promises';
+import { link, mkdir, mkdtemp, open, readdir, readFile, readlink, rm, unlink, writeFile } from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, afterEach, before, describe, test } from 'node:test';
+import { promisify } from 'node:util';
 import { loadConfig } from '../../src/config.ts';
 import {
   type BuildFailure,
@@ -21,6 +23,7 @@ import {
   type Readiness,
   type Runtime,
 } from '../../src/engine/index.ts';
+import { encodeManifest } from '../../src/engine/snapshot/manifest.ts';
 import { randomIds, silentLogger, systemClock } from '../../src/lib/index.ts';
 
 const { cacheDir } = loadConfig({}, process.env);
@@ -203,8 +206,9 @@ describe('the engine on real machines', { skip }, () => {
     const other = path.join(root, 'other');
     await mkdir(other);
     const manifest = JSON.parse(await readFile(path.join(snapshotDir, 'manifest.json'), 'utf8'));
-    manifest.vmm.version = '9.9.9';
-    await writeFile(path.join(other, 'manifest.json'), JSON.stringify(manifest));
+    const { sha256: _, ...facts } = manifest;
+    facts.vmm.version = '9.9.9';
+    await writeFile(path.join(other, 'manifest.json'), encodeManifest(facts));
     await assert.rejects(engine.launch({ id: 'vm-9', snapshotDir: other }, {}), {
       kind: 'unsupported',
       message: /9\.9\.9/,
@@ -213,18 +217,34 @@ describe('the engine on real machines', { skip }, () => {
     await assert.rejects(engine.resume({ id: 'vm-9', snapshotDir }, {}), { kind: 'failed' });
   });
 
-  test('a state that cannot be loaded ends in an error with the words of the VMM', async () => {
-    const broken = path.join(root, 'broken');
-    await mkdir(broken);
-    await cp(path.join(snapshotDir, 'manifest.json'), path.join(broken, 'manifest.json'));
-    for (const name of ['ram', 'disk']) await link(path.join(snapshotDir, name), path.join(broken, name));
-    await writeFile(path.join(broken, 'state'), 'no state at all');
-    const launch = engine.launch({ id: 'vm-10', snapshotDir: broken }, {});
-    await assert.rejects(launch, (error: { kind?: string; evidence?: string }) => {
-      assert.equal(error.kind, 'exited');
-      assert.match(error.evidence ?? '', /migration|stream/i);
-      return true;
-    });
+  test('a snapshot with one wrong byte is refused before its guest runs, whichever part it is in', async () => {
+    const told: string[] = [];
+    using _watch = engine.onDamage((damage) => told.push(damage.part));
+    for (const name of ['ram', 'state', 'disk', 'manifest.json']) {
+      const broken = path.join(root, `broken-${name}`);
+      await mkdir(broken);
+      for (const part of ['ram', 'state', 'disk', 'manifest.json']) {
+        if (part === name) await copyDamaged(path.join(snapshotDir, part), path.join(broken, part));
+        else await link(path.join(snapshotDir, part), path.join(broken, part));
+      }
+      const launch = engine.launch({ id: 'vm-10', snapshotDir: broken }, {});
+      await assert.rejects(launch, { kind: 'corrupt' }, name);
+    }
+    assert.deepEqual(told, ['ram', 'state', 'disk', 'manifest']);
+  });
+
+  test('a suspended machine with one wrong byte does not resume, and does once the byte is right again', async () => {
+    const machine = await engine.launch({ id: 'vm-13', snapshotDir }, {});
+    assert.equal(await get(machine, '/count'), '1');
+    await machine.suspend({});
+    const dir = path.join(stateDir, 'microvms/vm-13');
+    for (const name of ['delta/memory', 'delta/state', 'delta/saved.json', 'overlay.qcow2']) {
+      await flip(path.join(dir, name), 300);
+      await assert.rejects(engine.resume({ id: 'vm-13', snapshotDir }, {}), { kind: 'corrupt' }, name);
+      await flip(path.join(dir, name), 300);
+    }
+    const again = await engine.resume({ id: 'vm-13', snapshotDir }, {});
+    assert.equal(await get(again, '/count'), '2');
   });
 
   test('a launch can be called off', async () => {
@@ -277,6 +297,22 @@ function openEngine(stateDir: string, extra: { deltaSave?: boolean } = {}): Prom
 function runtime(): Runtime {
   assert.ok(found);
   return found;
+}
+
+/** A sparse copy with one bit of its first data turned. */
+async function copyDamaged(from: string, to: string): Promise<void> {
+  await promisify(execFile)('cp', ['--sparse=auto', '--reflink=auto', '--no-preserve=mode', from, to]);
+  const { stdout } = await promisify(execFile)(runtime().qemu.img, ['map', '--output=json', '-f', 'raw', to]);
+  const extents = JSON.parse(stdout) as { start: number; data: boolean }[];
+  await flip(to, (extents.find((extent) => extent.data)?.start ?? 0) + 100);
+}
+
+async function flip(file: string, at: number): Promise<void> {
+  await using handle = await open(file, 'r+');
+  const byte = Buffer.alloc(1);
+  await handle.read(byte, 0, 1, at);
+  byte[0] = (byte[0] ?? 0) ^ 1;
+  await handle.write(byte, 0, 1, at);
 }
 
 function findRuntime(): Runtime | undefined {

@@ -13,7 +13,7 @@ import type { EngineContext } from '../machine/context.ts';
 import { fourDisks } from '../machine/disks.ts';
 import { restoreConfig, restoreMachine } from '../machine/restore.ts';
 import { whileAlive } from '../machine/with-vmm.ts';
-import { readManifest } from '../snapshot/manifest.ts';
+import type { Manifest } from '../snapshot/manifest.ts';
 import type { Disk } from '../vmm/vmm.ts';
 
 /** The service's limit for a build is unknown; a build under emulation may take long. */
@@ -42,7 +42,11 @@ export async function runBuilder(
   run: BuilderRun,
   options: { signal?: AbortSignal | undefined },
 ): Promise<number> {
-  const manifest = await readManifest(run.snapshotDir, context.driver);
+  const manifest = await context.integrity
+    .manifestOf(run.snapshotDir, context.driver)
+    .catch((error: unknown) => withoutDamaged(run.snapshotDir, error));
+  const verified = verifyBuilder(context, run.snapshotDir, manifest);
+  verified.catch(() => {});
   await using stack = new AsyncDisposableStack();
   const runDir = await context.folders.makeRun(run.id);
   stack.defer(() => remove(runDir));
@@ -61,6 +65,7 @@ export async function runBuilder(
       config: restoreConfig(manifest, { id: run.id, runDir, ram, disks, network: 'user' }),
       statePath: path.join(run.snapshotDir, 'state'),
       secret: manifest.link.secret,
+      verified,
     },
     options,
   );
@@ -78,6 +83,17 @@ export async function runBuilder(
     await vmm.pause();
     return exitCode;
   });
+}
+
+async function verifyBuilder({ integrity }: EngineContext, snapshotDir: string, { parts }: Manifest): Promise<void> {
+  await integrity.verify(snapshotDir, parts).catch((error: unknown) => withoutDamaged(snapshotDir, error));
+}
+
+/** The builder can be made anew at any time: the next build does when it is gone. */
+async function withoutDamaged(snapshotDir: string, error: unknown): Promise<never> {
+  if (!(error instanceof MachineError && error.kind === 'corrupt')) throw error;
+  await remove(snapshotDir);
+  throw new MachineError('corrupt', 'the builder was damaged and has been removed: build again', { cause: error });
 }
 
 export async function freeBytes(dir: string): Promise<number> {

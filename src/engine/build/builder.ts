@@ -17,6 +17,7 @@ import { probeHost } from '../host/host.ts';
 import { type EngineContext, SPARE_DISK_BYTES } from '../machine/context.ts';
 import { runToSnapshot } from '../machine/seal.ts';
 import type { Runtime } from '../runtime.ts';
+import { Integrity } from '../snapshot/integrity.ts';
 import { describeMachine } from '../snapshot/manifest.ts';
 import { createDraft, sealDraft } from '../snapshot/seal.ts';
 import { qemuDriver } from '../vmm/qemu/driver.ts';
@@ -60,6 +61,7 @@ export async function prepareBuilder(options: PrepareOptions): Promise<void> {
     log,
     clock: systemClock,
     ids: randomIds,
+    integrity: new Integrity({ mapper: runtime.qemu.img, clock: systemClock, log }),
     restoring: new Set<object>(),
   };
   await ensureBuilder(context, options.onProgress, { signal });
@@ -206,7 +208,7 @@ export async function makeOutDisk(runtime: Runtime, disk: string, signal: AbortS
 }
 
 /** Another process may have been quicker. */
-async function unlessThere(dir: string, make: () => Promise<void>): Promise<void> {
+async function unlessThere(dir: string, make: () => Promise<unknown>): Promise<void> {
   try {
     await make();
   } catch (error) {

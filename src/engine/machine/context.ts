@@ -3,6 +3,7 @@ import type { Clock, Ids, Logger } from '../../lib/index.ts';
 import type { HostReport } from '../engine.ts';
 import type { Folders } from '../folders.ts';
 import type { Runtime } from '../runtime.ts';
+import type { Integrity } from '../snapshot/integrity.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
 
 export interface EngineContext {
@@ -14,6 +15,7 @@ export interface EngineContext {
   readonly log: Logger;
   readonly clock: Clock;
   readonly ids: Ids;
+  readonly integrity: Integrity;
   /** Machines being restored at this moment: the more, the longer each takes. */
   readonly restoring: Set<object>;
 }

@@ -7,19 +7,20 @@ import { copySparse } from '../disk/copy.ts';
 import { createOverlay } from '../disk/overlay.ts';
 import type { LaunchRequest } from '../engine.ts';
 import { remove } from '../folders.ts';
-import { type Manifest, readManifest } from '../snapshot/manifest.ts';
+import { digestGuard, readChunkFile } from '../snapshot/chunk-file.ts';
+import type { Manifest } from '../snapshot/manifest.ts';
 import type { VmmConfig } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
 import { fourDisks } from './disks.ts';
 import { RunningMachine } from './machine.ts';
 import { restoreConfig, restoreMachine } from './restore.ts';
-import { machineFiles, readSaved } from './saved.ts';
+import { machineFiles, readSaved, verifySaved } from './saved.ts';
 
 type Options = { signal?: AbortSignal | undefined };
 
 /** @throws MachineError; nothing is left then */
 export async function launchMachine(context: EngineContext, request: LaunchRequest, options: Options) {
-  const manifest = await readManifest(request.snapshotDir, context.driver);
+  const manifest = await context.integrity.manifestOf(request.snapshotDir, context.driver);
   const files = machineFiles(context.folders.machine(request.id));
   if (existsSync(files.saved)) throw new MachineError('failed', `${request.id} is suspended: resume it, or destroy it`);
   await using stack = new AsyncDisposableStack();
@@ -38,16 +39,27 @@ export async function launchMachine(context: EngineContext, request: LaunchReque
 
 /** @throws MachineError; what was saved is still there then, unless the machine had begun to run */
 export async function resumeMachine(context: EngineContext, request: LaunchRequest, options: Options) {
-  const manifest = await readManifest(request.snapshotDir, context.driver);
+  const manifest = await context.integrity.manifestOf(request.snapshotDir, context.driver);
   const files = machineFiles(context.folders.machine(request.id));
   const saved = await readSaved(files, manifest);
-  if (saved.kind === 'delta' && !context.driver.capabilities.deltaSave) {
+  if (saved.memory.kind === 'delta' && !context.driver.capabilities.deltaSave) {
     throw new MachineError('unsupported', 'this host forbids writing the memory of the VMM; see `rekindle doctor`');
   }
+  const verified = verifySaved(files, saved, { mapper: context.runtime.qemu.img, signal: options.signal });
+  verified.catch(() => {});
   const source = {
+    verified,
     statePath: files.state,
     secret: saved.secret,
-    ...(saved.kind === 'delta' ? { memoryPath: files.memory } : { ramPath: files.ram }),
+    ...(saved.memory.kind === 'ram'
+      ? { ramPath: files.ram }
+      : {
+          memory: readChunkFile(
+            files.memory,
+            digestGuard(Buffer.from(saved.memory.fileId, 'hex')),
+            'the suspended memory',
+          ),
+        }),
   };
   const machine = await start(context, request, manifest, source, options);
   // From here on the overlay moves on without the saved memory: the two must never be joined again.
@@ -57,10 +69,12 @@ export async function resumeMachine(context: EngineContext, request: LaunchReque
 
 interface Source {
   readonly statePath?: string;
-  readonly memoryPath?: string;
+  readonly memory?: AsyncIterable<Buffer>;
   /** The machine's own RAM file, where it has one. */
   readonly ramPath?: string;
   readonly secret?: string;
+  /** That it is as it was saved. */
+  readonly verified?: Promise<void>;
 }
 
 async function start(
@@ -86,16 +100,25 @@ async function start(
     network: 'down',
     disks: fourDisks({ root: { kind: 'overlay', path: files.overlay, basePath: path.join(snapshotDir, 'disk') } }),
   });
-  const restored = await restoreMachine(
+  const verified = Promise.all([context.integrity.verify(snapshotDir, manifest.parts), source.verified]);
+  verified.catch(() => {});
+  const restoring = restoreMachine(
     context,
     {
       config,
       statePath: source.statePath ?? path.join(snapshotDir, 'state'),
       secret: source.secret ?? manifest.link.secret,
-      ...(source.memoryPath === undefined ? {} : { memoryPath: source.memoryPath }),
+      verified,
+      ...(source.memory === undefined ? {} : { memory: source.memory }),
     },
     options,
   );
+  const restored = await restoring.catch(async (error: unknown) => {
+    options.signal?.throwIfAborted();
+    // What the VMM stumbled over may be the damage itself, which says more.
+    await verified;
+    throw error;
+  });
   stack.use(restored.vmm);
   stack.use(restored.link);
   return new RunningMachine(context, { id, manifest, files, restored, owned: stack.move() });

@@ -10,11 +10,21 @@ import { type GuestLink, openLink } from '../../guest/index.ts';
 import { MachineError, messageOf, withDeadline } from '../../lib/index.ts';
 import type { LogLine, Machine, MachineExit, SuspendReport } from '../engine.ts';
 import { remove, syncPath } from '../folders.ts';
-import type { Manifest } from '../snapshot/manifest.ts';
-import type { Vmm } from '../vmm/vmm.ts';
+import { createChunkFile, digestGuard, type Guard } from '../snapshot/chunk-file.ts';
+import { digestFile } from '../snapshot/digest.ts';
+import type { Manifest, Part } from '../snapshot/manifest.ts';
+import type { ChangedMemory, Vmm } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
 import type { Restored } from './restore.ts';
-import { type MachineFiles, MEMORY_NAME, SAVED_NAME, type Saved, STATE_NAME } from './saved.ts';
+import {
+  digestOverlay,
+  encodeSaved,
+  type MachineFiles,
+  MEMORY_NAME,
+  SAVED_NAME,
+  type Saved,
+  STATE_NAME,
+} from './saved.ts';
 
 const CONNECT_TIMEOUT_MS = 30_000;
 const SUSPEND_TIMEOUT_MS = 300_000;
@@ -110,8 +120,10 @@ export class RunningMachine implements Machine {
       await mkdir(draft, { mode: 0o700 });
       await this.#vmm.pause();
       const memory = this.#saveMemory(draft);
-      await allSettled([memory, this.#saveState(draft), this.#saveFacts(draft), syncPath(files.overlay)]);
-      const deltaBytes = await memory;
+      const state = this.#saveState(draft);
+      const facts = this.#saveFacts(draft, memory.facts, state);
+      await allSettled([memory.deltaBytes, state, facts, syncPath(files.overlay)]);
+      const deltaBytes = await memory.deltaBytes;
       signal?.throwIfAborted();
       await this.#publish(draft);
       return deltaBytes;
@@ -122,25 +134,47 @@ export class RunningMachine implements Machine {
     }
   }
 
-  async #saveMemory(draft: string): Promise<number> {
+  /** What is recorded of a delta is known before it is written. */
+  #saveMemory(draft: string): { facts: Promise<Saved['memory']>; deltaBytes: Promise<number> } {
     const { changedMemory } = this.#vmm;
-    if (changedMemory !== undefined) return changedMemory.save(path.join(draft, MEMORY_NAME));
-    await syncPath(this.#parts.files.ram);
-    return 0;
+    const fileId = this.#context.ids.bytes(16);
+    if (changedMemory === undefined) {
+      const facts = this.#saveRam();
+      return { facts, deltaBytes: facts.then(() => 0) };
+    }
+    return {
+      facts: Promise.resolve({ kind: 'delta', fileId: fileId.toString('hex') }),
+      deltaBytes: saveDelta(changedMemory, path.join(draft, MEMORY_NAME), digestGuard(fileId)),
+    };
   }
 
-  async #saveState(draft: string): Promise<void> {
+  async #saveRam(): Promise<Saved['memory']> {
+    const { ram } = this.#parts.files;
+    await syncPath(ram);
+    return { kind: 'ram', part: await digestFile(ram, { mapper: this.#context.runtime.qemu.img }) };
+  }
+
+  async #saveState(draft: string): Promise<Part> {
     const file = path.join(draft, STATE_NAME);
     await this.#vmm.saveState(file);
     await syncPath(file);
+    return digestFile(file, { mapper: this.#context.runtime.qemu.img });
   }
 
-  async #saveFacts(draft: string): Promise<void> {
-    const { manifest, restored } = this.#parts;
-    const kind = this.#vmm.changedMemory === undefined ? 'ram' : 'delta';
-    const saved: Saved = { generation: 1, kind, base: manifest.parts.ram.sha256, secret: restored.secret };
+  async #saveFacts(draft: string, memory: Promise<Saved['memory']>, state: Promise<Part>): Promise<void> {
+    const { manifest, restored, files } = this.#parts;
+    const overlay = digestOverlay(files.overlay, this.#context.runtime.qemu.img);
+    overlay.catch(() => {});
+    const saved: Saved = {
+      generation: 2,
+      base: manifest.parts.ram.sha256,
+      secret: restored.secret,
+      memory: await memory,
+      state: await state,
+      overlay: await overlay,
+    };
     const file = path.join(draft, SAVED_NAME);
-    await writeFile(file, JSON.stringify(saved), { mode: 0o600, flag: 'wx', flush: true });
+    await writeFile(file, encodeSaved(saved), { mode: 0o600, flag: 'wx', flush: true });
   }
 
   /** From here on the machine counts as suspended: everything is on disk under its final name. */
@@ -203,6 +237,13 @@ export class RunningMachine implements Machine {
     this.#exit.resolve(exit);
     this[Symbol.asyncDispose]().catch(() => {});
   }
+}
+
+async function saveDelta(memory: ChangedMemory, file: string, guard: Guard): Promise<number> {
+  await using writer = await createChunkFile(file, guard);
+  const deltaBytes = await memory.save(writer);
+  await writer.finish();
+  return deltaBytes;
 }
 
 /** Waits until none of them works any more, then throws the first failure. */

@@ -28,8 +28,10 @@ export interface RestoreSource {
   readonly config: VmmConfig;
   readonly statePath: string;
   /** Changed memory to put back first. */
-  readonly memoryPath?: string;
+  readonly memory?: AsyncIterable<Buffer>;
   readonly secret: string;
+  /** Settles once all of it is known to be as it was written; the guest does not run before. */
+  readonly verified: Promise<unknown>;
 }
 
 /** The config of a machine restored from a snapshot. */
@@ -51,7 +53,8 @@ export async function restoreMachine(
   stack.defer(() => void restoring.delete(source));
   const vmm = stack.use(await driver.start(source.config, options));
   return await whileAlive(vmm, options.signal, async (signal) => {
-    if (source.memoryPath !== undefined) await vmm.changedMemory?.load(source.memoryPath);
+    if (source.memory !== undefined) await vmm.changedMemory?.load(source.memory);
+    await source.verified;
     const secret = newSecret(ids);
     const opening = openLink({
       socketPath: vmm.linkSocketPath,

@@ -2,11 +2,16 @@
  * What a suspended machine keeps under `microvms/<id>`: its overlay, and in `delta/` the memory it changed with the state
  * of its devices. The folder is written under another name and renamed when all of it is on disk; a machine that runs
  * again loses its `saved.json` first.
+ *
+ * Invariant: nothing of it is used that is not as it was written. Memory is proven chunk by chunk while it is loaded, the rest
+ * by digests in `saved.json`, which vouches for itself.
  */
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
-import type { Manifest } from '../snapshot/manifest.ts';
+import { digestFile } from '../snapshot/digest.ts';
+import type { Manifest, Part } from '../snapshot/manifest.ts';
+import { decodeSelfChecked, encodeSelfChecked } from '../snapshot/self-checked.ts';
 
 export interface MachineFiles {
   readonly dir: string;
@@ -21,17 +26,31 @@ export interface MachineFiles {
 }
 
 export interface Saved {
-  readonly generation: 1;
-  /** `delta`: memory relative to the snapshot's RAM. `ram`: a RAM file of its own. */
-  readonly kind: 'delta' | 'ram';
+  readonly generation: 2;
   /** Digest of the snapshot's RAM this is relative to. */
   readonly base: string;
   readonly secret: string;
+  /** `delta`: relative to the snapshot's RAM, in chunks that carry this id. `ram`: a RAM file of its own. */
+  readonly memory: { readonly kind: 'delta'; readonly fileId: string } | { readonly kind: 'ram'; readonly part: Part };
+  readonly state: Part;
+  readonly overlay: PartialDigest;
+}
+
+/** Digest of a file's beginning. */
+export interface PartialDigest extends Part {
+  readonly upToBytes: number;
 }
 
 export const MEMORY_NAME = 'memory';
 export const STATE_NAME = 'state';
 export const SAVED_NAME = 'saved.json';
+
+/**
+ * An overlay that takes up to this much is digested whole: a fifth of a second. Of a larger one only the header, the
+ * refcount table, the first refcounts and the table of tables, so that what a suspend costs stays bounded.
+ */
+const WHOLE_OVERLAY_BYTES = 256 * 1024 * 1024;
+const OVERLAY_HEAD_BYTES = 4 * 65_536;
 
 export function machineFiles(dir: string): MachineFiles {
   const delta = path.join(dir, 'delta');
@@ -46,17 +65,68 @@ export function machineFiles(dir: string): MachineFiles {
   };
 }
 
-/** @throws MachineError `failed` when nothing complete was saved, `unsupported` when it belongs to another snapshot */
+export const encodeSaved: (saved: Saved) => string = encodeSelfChecked;
+
+/**
+ * @throws MachineError `failed` when nothing complete was saved, `unsupported` when it belongs to another snapshot,
+ * `corrupt` when it is not as it was written
+ */
 export async function readSaved(files: MachineFiles, manifest: Manifest): Promise<Saved> {
-  let saved: Saved;
+  let text: string;
   try {
-    saved = JSON.parse(await readFile(files.saved, 'utf8')) as Saved;
+    text = await readFile(files.saved, 'utf8');
   } catch (cause) {
     throw new MachineError('failed', 'no suspended state of this machine is on disk', { cause });
   }
-  if (saved.generation !== 1) throw new MachineError('unsupported', 'the suspended state is of another generation');
+  const saved = decodeSelfChecked(text) as Saved | undefined;
+  if (saved === undefined) {
+    if (text.startsWith('{"generation":1,')) throw new MachineError('unsupported', 'the suspended state is too old');
+    throw corrupt('record');
+  }
+  if (saved.generation !== 2) throw new MachineError('unsupported', 'the suspended state is of another generation');
   if (saved.base !== manifest.parts.ram.sha256) {
     throw new MachineError('unsupported', 'the suspended state belongs to another snapshot');
   }
   return saved;
+}
+
+/** The paused machine's overlay. */
+export async function digestOverlay(file: string, mapper: string): Promise<PartialDigest> {
+  const { size, blocks } = await stat(file);
+  const upToBytes = blocks * 512 <= WHOLE_OVERLAY_BYTES ? size : OVERLAY_HEAD_BYTES;
+  return { ...(await digestFile(file, { mapper, upToBytes })), upToBytes };
+}
+
+/** All of it but a delta's memory. @throws MachineError `corrupt` */
+export async function verifySaved(
+  files: MachineFiles,
+  saved: Saved,
+  options: { mapper: string; signal?: AbortSignal | undefined },
+): Promise<void> {
+  const { upToBytes } = saved.overlay;
+  await Promise.all([
+    compare(files.state, saved.state, options, 'device state'),
+    compare(files.overlay, saved.overlay, { ...options, upToBytes }, 'disk'),
+    saved.memory.kind === 'ram' ? compare(files.ram, saved.memory.part, options, 'memory') : undefined,
+  ]);
+}
+
+async function compare(
+  file: string,
+  expected: Part,
+  options: Parameters<typeof digestFile>[1],
+  what: string,
+): Promise<void> {
+  let found: Part;
+  try {
+    found = await digestFile(file, options);
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') throw corrupt(what);
+    throw error;
+  }
+  if (found.bytes !== expected.bytes || found.sha256 !== expected.sha256) throw corrupt(what);
+}
+
+function corrupt(what: string): MachineError {
+  return new MachineError('corrupt', `the suspended state is damaged: its ${what} is not as it was written`);
 }

@@ -49,11 +49,12 @@ export async function sealMachine(
     container: config,
   };
   const sizes = { memoryBytes: await allocatedBytes(draft.ram), diskBytes: await allocatedBytes(draft.disk) };
-  await sealDraft(draft, request.snapshotDir, facts, {
+  const parts = await sealDraft(draft, request.snapshotDir, facts, {
     driver: context.driver,
     mapper: context.runtime.qemu.img,
     signal: options.signal,
   });
+  await context.integrity.trust(request.snapshotDir, parts);
   return { snapshotDir: request.snapshotDir, ...sizes };
 }
 

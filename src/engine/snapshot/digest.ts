@@ -1,60 +1,90 @@
 /**
- * SHA-256 of what a sparse file holds: over its 64 KiB blocks that are not all zero, each after its place in the file. Holes
- * and written zeros count the same, so the digest does not depend on how the file was copied.
+ * SHA-256 of what a sparse file holds: over the list of its 1 MiB chunks that are not all zero, each by its place and its own
+ * SHA-256. Holes and written zeros count the same, so the digest does not depend on how the file was copied; and the chunks
+ * are hashed beside each other, away from the event loop.
  */
 import { execFile } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { open } from 'node:fs/promises';
+import { createHash, webcrypto } from 'node:crypto';
+import { type FileHandle, open } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { MachineError } from '../../lib/index.ts';
 import type { Part } from './manifest.ts';
 
-const BLOCK_BYTES = 65_536;
-const READ_BYTES = 1024 * 1024;
+const CHUNK_BYTES = 1024 * 1024;
+/** As many as Node's threads; one alone reaches two fifths of the rate. */
+const LANES = 4;
 const MAP_TIMEOUT_MS = 60_000;
-const ZERO_BLOCK = Buffer.alloc(BLOCK_BYTES);
+/** Reading holes of a file up to this size is quicker than asking for its map. */
+const MAP_FROM_BYTES = 64 * CHUNK_BYTES;
+const ZEROS = Buffer.alloc(CHUNK_BYTES);
 
-interface Extent {
-  readonly start: number;
-  readonly length: number;
+export interface DigestOptions {
+  /** qemu-img, which tells data from holes: reading 32 GiB of holes would take half a minute. */
+  readonly mapper: string;
+  readonly signal?: AbortSignal | undefined;
+  /** Only the file's beginning. */
+  readonly upToBytes?: number;
+  /** Waited for after each chunk; one chunk at a time then. */
+  readonly pace?: (bytes: number) => Promise<void>;
 }
 
-/** @param mapper qemu-img, which tells data from holes: reading 32 GiB of holes would take half a minute. */
-export async function digestFile(path: string, mapper: string, signal: AbortSignal | undefined): Promise<Part> {
+export async function digestFile(path: string, options: DigestOptions): Promise<Part> {
   await using file = await open(path, 'r');
-  const { size } = await file.stat();
-  const hash = createHash('sha256');
-  const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
-  const place = Buffer.alloc(8);
-  for (const { start, length } of await dataExtents(path, mapper, size)) {
-    for (let at = start; at < start + length; at += READ_BYTES) {
-      signal?.throwIfAborted();
-      const { bytesRead } = await file.read(buffer, 0, Math.min(READ_BYTES, start + length - at), at);
-      for (let block = 0; block < bytesRead; block += BLOCK_BYTES) {
-        const part = buffer.subarray(block, Math.min(bytesRead, block + BLOCK_BYTES));
-        if (part.compare(ZERO_BLOCK, 0, part.length) === 0) continue;
-        place.writeUIntBE(at + block, 2, 6);
-        hash.update(place).update(part);
+  const { size, blocks } = await file.stat();
+  const length = Math.min(size, options.upToBytes ?? size);
+  const isSparse = length > MAP_FROM_BYTES && blocks * 512 < length;
+  const places = isSparse ? await dataPlaces(path, options.mapper, length) : placesOf(0, length);
+  const chunks: { at: number; digest: Buffer }[] = [];
+  const next = places[Symbol.iterator]();
+  const lane = async () => {
+    const buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
+    for (let place = next.next(); !place.done; place = next.next()) {
+      options.signal?.throwIfAborted();
+      const at = place.value;
+      const part = await readChunk(file, buffer, at, Math.min(CHUNK_BYTES, length - at));
+      if (part.compare(ZEROS, 0, part.length) !== 0) {
+        chunks.push({ at, digest: Buffer.from(await webcrypto.subtle.digest('SHA-256', part)) });
       }
+      await options.pace?.(part.length);
     }
+  };
+  await Promise.all(Array.from({ length: options.pace === undefined ? LANES : 1 }, lane));
+  const hash = createHash('sha256');
+  const place = Buffer.alloc(8);
+  for (const { at, digest } of chunks.sort((a, b) => a.at - b.at)) {
+    place.writeUIntBE(at, 2, 6);
+    hash.update(place).update(digest);
   }
   return { bytes: size, sha256: hash.digest('hex') };
 }
 
-/** Data of the file in whole blocks, in order and without overlap. */
-async function dataExtents(path: string, mapper: string, size: number): Promise<Extent[]> {
+async function readChunk(file: FileHandle, buffer: Buffer<ArrayBuffer>, at: number, length: number) {
+  for (let have = 0; have < length; ) {
+    const { bytesRead } = await file.read(buffer, have, length - have, at + have);
+    if (bytesRead === 0) throw new MachineError('failed', 'a file became shorter while it was read');
+    have += bytesRead;
+  }
+  return buffer.subarray(0, length);
+}
+
+function* placesOf(from: number, to: number): Generator<number> {
+  for (let at = from; at < to; at += CHUNK_BYTES) yield at;
+}
+
+/** Places of the chunks that hold data, in order, each once. */
+async function dataPlaces(path: string, mapper: string, length: number): Promise<number[]> {
   const args = ['map', '-U', '--output=json', '-f', 'raw', path];
   const { stdout } = await promisify(execFile)(mapper, args, { timeout: MAP_TIMEOUT_MS, maxBuffer: 64 * 1024 * 1024 });
   const found = JSON.parse(stdout) as { start: number; length: number; data: boolean }[];
   if (!Array.isArray(found)) throw new MachineError('failed', 'the map of a disk could not be read');
-  const extents: Extent[] = [];
+  const places: number[] = [];
   let done = 0;
-  for (const { start, length, data } of found) {
-    if (!data) continue;
-    const from = Math.max(done, Math.floor(start / BLOCK_BYTES) * BLOCK_BYTES);
-    const to = Math.min(size, Math.ceil((start + length) / BLOCK_BYTES) * BLOCK_BYTES);
-    if (to > from) extents.push({ start: from, length: to - from });
-    done = Math.max(done, to);
+  for (const extent of found) {
+    if (!extent.data) continue;
+    const from = Math.max(done, Math.floor(extent.start / CHUNK_BYTES) * CHUNK_BYTES);
+    const to = Math.min(length, extent.start + extent.length);
+    for (const at of placesOf(from, to)) places.push(at);
+    done = Math.max(done, Math.ceil(to / CHUNK_BYTES) * CHUNK_BYTES);
   }
-  return extents;
+  return places;
 }

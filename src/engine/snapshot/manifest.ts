@@ -8,12 +8,13 @@ import { MachineError } from '../../lib/index.ts';
 import type { ContainerConfig } from '../engine.ts';
 import { cpuFingerprint } from '../host/host.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
+import { decodeSelfChecked, encodeSelfChecked } from './self-checked.ts';
 
-export const FORMAT_GENERATION = 1;
+export const FORMAT_GENERATION = 2;
 
 export interface Part {
   readonly bytes: number;
-  /** Over the 64 KiB blocks that are not zero, each with its place. */
+  /** See `digestFile`. */
   readonly sha256: string;
 }
 
@@ -42,19 +43,34 @@ export function describeMachine(driver: VmmDriver): Pick<Manifest, 'generation' 
   };
 }
 
-/** @throws MachineError `failed` when there is no sealed snapshot, `unsupported` when it does not fit this host */
+export const encodeManifest: (manifest: Manifest) => string = encodeSelfChecked;
+
+/**
+ * @throws MachineError `failed` when there is no sealed snapshot, `corrupt` when the manifest is not as it was written,
+ * `unsupported` when the snapshot does not fit this host
+ */
 export async function readManifest(snapshotDir: string, driver: VmmDriver): Promise<Manifest> {
-  let manifest: Manifest;
+  let text: string;
   try {
-    manifest = JSON.parse(await readFile(path.join(snapshotDir, 'manifest.json'), 'utf8')) as Manifest;
+    text = await readFile(path.join(snapshotDir, 'manifest.json'), 'utf8');
   } catch (cause) {
     throw new MachineError('failed', 'the snapshot is missing or was never sealed', { cause });
   }
+  const manifest = decodeSelfChecked(text) as Manifest | undefined;
+  if (manifest === undefined) throw unreadable(text);
   const misfit = misfitOf(manifest, driver);
   if (misfit !== undefined) {
     throw new MachineError('unsupported', `the snapshot cannot run on this host: ${misfit}; build the version again`);
   }
   return manifest;
+}
+
+/** Snapshots of the first generation did not vouch for their manifests. */
+function unreadable(text: string): MachineError {
+  if (/^\{\s*"generation": 1,/.test(text) && !/\n {2}"sha256": "[0-9a-f]{64}"\n\}\n$/.test(text)) {
+    return new MachineError('unsupported', 'the snapshot is of an earlier format; build the version again');
+  }
+  return new MachineError('corrupt', "the snapshot's manifest is damaged");
 }
 
 /** Why the snapshot does not fit, or undefined when it does. */

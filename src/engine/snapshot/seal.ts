@@ -10,7 +10,7 @@ import path from 'node:path';
 import { remove, syncPath } from '../folders.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
 import { digestFile } from './digest.ts';
-import { describeMachine, type Manifest } from './manifest.ts';
+import { describeMachine, encodeManifest, type Manifest } from './manifest.ts';
 
 export interface Draft extends AsyncDisposable {
   /** The temporary folder. */
@@ -35,30 +35,31 @@ export async function createDraft(finalDir: string): Promise<Draft> {
   };
 }
 
-/** The machine that wrote the parts has ended. */
+/** The machine that wrote the parts has ended. Returns their digests. */
 export async function sealDraft(
   draft: Draft,
   finalDir: string,
   facts: Facts,
   options: { driver: VmmDriver; mapper: string; signal: AbortSignal | undefined },
-): Promise<void> {
+): Promise<Manifest['parts']> {
   const files = [draft.ram, draft.state, draft.disk];
   const synced = Promise.all(files.map((file) => syncPath(file)));
   const parts: Manifest['parts'] = {
-    ram: await digestFile(draft.ram, options.mapper, options.signal),
-    state: await digestFile(draft.state, options.mapper, options.signal),
-    disk: await digestFile(draft.disk, options.mapper, options.signal),
+    ram: await digestFile(draft.ram, options),
+    state: await digestFile(draft.state, options),
+    disk: await digestFile(draft.disk, options),
   };
   await synced;
   const manifest: Manifest = { ...describeMachine(options.driver), ...facts, parts };
   const manifestPath = path.join(draft.dir, 'manifest.json');
   // Holds the link's secret.
-  await writeFile(manifestPath, `${JSON.stringify(manifest, null, 2)}\n`, { mode: 0o600, flag: 'wx', flush: true });
+  await writeFile(manifestPath, encodeManifest(manifest), { mode: 0o600, flag: 'wx', flush: true });
   await Promise.all([...files, manifestPath].map((file) => chmod(file, 0o400)));
   await syncPath(draft.dir);
   await mkdir(path.dirname(finalDir), { recursive: true });
   await rename(draft.dir, finalDir);
   await syncPath(path.dirname(finalDir));
+  return parts;
 }
 
 /** Bytes a sparse file takes on disk. */

@@ -22,6 +22,7 @@ import type {
   MachineExit,
   SealedSnapshot,
   SealRequest,
+  SnapshotDamage,
   SuspendReport,
 } from '../../engine.ts';
 
@@ -72,6 +73,8 @@ export interface FakeEngine extends Engine {
   hold(operation: FakeOperation): Disposable;
   /** Lets the app or the VMM of `id` end. */
   exit(id: string, exit: MachineExit): void;
+  /** A snapshot is found damaged, as by the scrub. */
+  damage(damage: SnapshotDamage): void;
   /** Adds lines to a machine's captured output. */
   print(id: string, text: string, stream?: 'stdout' | 'stderr'): void;
 }
@@ -101,6 +104,7 @@ class InMemoryEngine implements FakeEngine {
   #recorded = Promise.withResolvers<void>();
   readonly #options: FakeEngineOptions;
   #failures: { operation: FakeOperation; error: Error; id: string | undefined }[] = [];
+  readonly #damageListeners = new Set<(damage: SnapshotDamage) => void>();
   readonly #gates = new Map<FakeOperation, Set<Promise<void>>>();
 
   constructor(options: FakeEngineOptions) {
@@ -199,6 +203,15 @@ class InMemoryEngine implements FakeEngine {
     await this.enter('destroy', id);
     await this.machines.get(id)?.[Symbol.asyncDispose]();
     this.disk.machines.delete(id);
+  }
+
+  onDamage(listener: (damage: SnapshotDamage) => void): Disposable {
+    this.#damageListeners.add(listener);
+    return { [Symbol.dispose]: () => void this.#damageListeners.delete(listener) };
+  }
+
+  damage(damage: SnapshotDamage): void {
+    for (const listener of this.#damageListeners) listener(damage);
   }
 
   async deleteSnapshot(snapshotDir: string): Promise<void> {

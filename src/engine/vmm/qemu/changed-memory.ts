@@ -2,18 +2,19 @@
  * What a VM wrote to its private mapping of the RAM file since it started, read from and written to its process.
  *
  * A page that is present or swapped and not file-backed (pagemap bit 61 clear) was copied on write, hence changed. Pages of
- * zeros are only named. The file: a header, the pages, then an index of runs in the same order as the pages.
+ * zeros are only named. Each chunk stands for itself: the number of its runs, the runs, their pages in the same order.
  */
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
-import { type FileHandle, open, readFile, stat } from 'node:fs/promises';
+import { open, readFile, stat } from 'node:fs/promises';
 import { MachineError } from '../../../lib/index.ts';
-import type { ChangedMemory } from '../vmm.ts';
+import type { ChangedMemory, MemorySink } from '../vmm.ts';
 
 const PAGE_BYTES = 4096;
-const MAGIC = 'RKDELTA1';
-/** Magic, number of runs, end of the page data; padded to a page. */
-const HEADER_BYTES = PAGE_BYTES;
-const RECORD_BYTES = 16;
+const COUNT_BYTES = 4;
+/** First page, number of pages, whether they are zeros. */
+const RUN_BYTES = 16;
+/** With the page data below the chunk limit of `MemorySink`. */
+const MAX_RUNS = 4096;
 /** Pagemap entries read at once: 512 MiB of memory. */
 const SCAN_ENTRIES = 131_072;
 /** Page data moved at once; the event loop gets its turn in between. Reads of memory are too quick to leave the thread. */
@@ -37,17 +38,16 @@ interface Mapping {
 
 export function changedMemoryOf(pid: number, ramPath: string): ChangedMemory {
   return {
-    save: (path) => save(pid, ramPath, path),
-    load: (path) => load(pid, ramPath, path),
+    save: (sink) => save(pid, ramPath, sink),
+    load: (chunks) => load(pid, ramPath, chunks),
   };
 }
 
-async function save(pid: number, ramPath: string, path: string): Promise<number> {
+async function save(pid: number, ramPath: string, sink: MemorySink): Promise<number> {
   const mappings = await findMappings(pid, ramPath);
   const memory = openSync(`/proc/${pid}/mem`, 'r');
   try {
-    await using file = await open(path, 'wx', 0o600);
-    const writer = new DeltaWriter(file, memory);
+    const writer = new DeltaWriter(sink, memory);
     for (const mapping of mappings) await scan(pid, mapping, writer);
     return await writer.finish();
   } finally {
@@ -55,78 +55,67 @@ async function save(pid: number, ramPath: string, path: string): Promise<number>
   }
 }
 
-async function load(pid: number, ramPath: string, path: string): Promise<void> {
-  await using file = await open(path, 'r');
-  const runs = await readIndex(file);
+async function load(pid: number, ramPath: string, chunks: AsyncIterable<Buffer>): Promise<void> {
   const mappings = await findMappings(pid, ramPath);
   const memory = openSync(`/proc/${pid}/mem`, 'r+');
   try {
-    let position = HEADER_BYTES;
-    const buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
-    let have = Buffer.alloc(0);
-    for (const run of runs) {
-      for (let done = 0; done < run.pages; ) {
-        if (!run.isZero && have.length === 0) {
-          const { bytesRead } = await file.read(buffer, 0, CHUNK_BYTES, position);
-          have = buffer.subarray(0, bytesRead - (bytesRead % PAGE_BYTES));
-          if (have.length === 0) throw new MachineError('failed', 'the saved memory is cut short');
-          position += have.length;
-        }
-        const count = run.isZero ? 1 : Math.min(run.pages - done, have.length / PAGE_BYTES);
-        const part = run.isZero ? ZERO_PAGE : have.subarray(0, count * PAGE_BYTES);
-        writeFully(memory, part, addressOf(mappings, (run.firstPage + done) * PAGE_BYTES, part.length));
-        if (!run.isZero) have = have.subarray(part.length);
-        done += count;
-      }
-    }
+    for await (const chunk of chunks) loadChunk(memory, mappings, chunk);
   } finally {
     closeSync(memory);
   }
 }
 
-/** Collects changed pages in chunks and keeps the index of what it wrote. */
+function loadChunk(memory: number, mappings: readonly Mapping[], chunk: Buffer): void {
+  const runs = readRuns(chunk);
+  let at = COUNT_BYTES + runs.length * RUN_BYTES;
+  for (const { firstPage, pages, isZero } of runs) {
+    const place = firstPage * PAGE_BYTES;
+    if (isZero) {
+      for (let page = 0; page < pages; page++) {
+        const to = place + page * PAGE_BYTES;
+        writeFully(memory, ZERO_PAGE, addressOf(mappings, to, PAGE_BYTES));
+      }
+    } else {
+      const part = chunk.subarray(at, at + pages * PAGE_BYTES);
+      if (part.length !== pages * PAGE_BYTES) throw new MachineError('corrupt', 'the saved memory is cut short');
+      writeFully(memory, part, addressOf(mappings, place, part.length));
+      at += part.length;
+    }
+  }
+}
+
+/** Collects changed pages in chunks, each with the runs it holds. */
 class DeltaWriter {
-  readonly #file: FileHandle;
+  readonly #sink: MemorySink;
   readonly #memory: number;
   readonly #buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
-  readonly #runs: Run[] = [];
+  #runs: Run[] = [];
   #used = 0;
-  #position = HEADER_BYTES;
+  #pageBytes = 0;
 
-  constructor(file: FileHandle, memory: number) {
-    this.#file = file;
+  constructor(sink: MemorySink, memory: number) {
+    this.#sink = sink;
     this.#memory = memory;
   }
 
   /** Neighbouring pages of the process, which are those of the RAM file from `filePage` on. */
   async add(address: number, filePage: number, pages: number): Promise<void> {
     for (let done = 0; done < pages; ) {
-      const count = Math.min(pages - done, (CHUNK_BYTES - this.#used) / PAGE_BYTES);
+      // Each page may begin a run of its own.
+      const room = Math.min((CHUNK_BYTES - this.#used) / PAGE_BYTES, MAX_RUNS - this.#runs.length);
+      const count = Math.min(pages - done, room);
       const part = this.#buffer.subarray(this.#used, this.#used + count * PAGE_BYTES);
       readFully(this.#memory, part, address + done * PAGE_BYTES);
       this.#take(part, filePage + done, count);
       done += count;
-      if (this.#used === CHUNK_BYTES) await this.#flush();
+      if (this.#used === CHUNK_BYTES || this.#runs.length === MAX_RUNS) await this.#flush();
     }
   }
 
-  /** Writes index and header, syncs. Returns the bytes of page data. */
+  /** Returns the bytes of page data. */
   async finish(): Promise<number> {
     await this.#flush();
-    const index = Buffer.alloc(this.#runs.length * RECORD_BYTES);
-    for (const [i, run] of this.#runs.entries()) {
-      index.writeUIntLE(run.firstPage, i * RECORD_BYTES, 6);
-      index.writeUInt32LE(run.pages, i * RECORD_BYTES + 8);
-      index.writeUInt32LE(run.isZero ? 1 : 0, i * RECORD_BYTES + 12);
-    }
-    const header = Buffer.alloc(HEADER_BYTES);
-    header.write(MAGIC, 'latin1');
-    header.writeUIntLE(this.#runs.length, 8, 6);
-    header.writeUIntLE(this.#position, 16, 6);
-    await this.#file.write(index, 0, index.length, this.#position);
-    await this.#file.write(header, 0, header.length, 0);
-    await this.#file.datasync();
-    return this.#position - HEADER_BYTES;
+    return this.#pageBytes;
   }
 
   /** Keeps the pages just read behind `#used`, without those of zeros. */
@@ -149,10 +138,11 @@ class DeltaWriter {
   }
 
   async #flush(): Promise<void> {
-    if (this.#used === 0) return;
-    await this.#file.write(this.#buffer, 0, this.#used, this.#position);
-    this.#position += this.#used;
+    if (this.#runs.length === 0) return;
+    await this.#sink.write(encodeRuns(this.#runs), this.#buffer.subarray(0, this.#used));
+    this.#pageBytes += this.#used;
     this.#used = 0;
+    this.#runs = [];
   }
 }
 
@@ -197,22 +187,31 @@ async function findMappings(pid: number, ramPath: string): Promise<Mapping[]> {
   return found;
 }
 
-async function readIndex(file: FileHandle): Promise<Run[]> {
-  const header = Buffer.alloc(HEADER_BYTES);
-  await file.read(header, 0, HEADER_BYTES, 0);
-  if (header.toString('latin1', 0, MAGIC.length) !== MAGIC) throw new MachineError('failed', 'no saved memory');
-  const index = Buffer.alloc(header.readUIntLE(8, 6) * RECORD_BYTES);
-  const { bytesRead } = await file.read(index, 0, index.length, header.readUIntLE(16, 6));
-  if (bytesRead !== index.length) throw new MachineError('failed', 'the saved memory is cut short');
-  const runs: Run[] = [];
-  for (let at = 0; at < index.length; at += RECORD_BYTES) {
-    runs.push({
-      firstPage: index.readUIntLE(at, 6),
-      pages: index.readUInt32LE(at + 8),
-      isZero: index.readUInt32LE(at + 12) === 1,
-    });
+function encodeRuns(runs: readonly Run[]): Buffer {
+  const bytes = Buffer.alloc(COUNT_BYTES + runs.length * RUN_BYTES);
+  bytes.writeUInt32LE(runs.length);
+  for (const [i, run] of runs.entries()) {
+    const at = COUNT_BYTES + i * RUN_BYTES;
+    bytes.writeUIntLE(run.firstPage, at, 6);
+    bytes.writeUInt32LE(run.pages, at + 8);
+    bytes.writeUInt32LE(run.isZero ? 1 : 0, at + 12);
   }
-  return runs;
+  return bytes;
+}
+
+function readRuns(chunk: Buffer): Run[] {
+  const count = chunk.length < COUNT_BYTES ? -1 : chunk.readUInt32LE();
+  if (count < 0 || count > MAX_RUNS || chunk.length < COUNT_BYTES + count * RUN_BYTES) {
+    throw new MachineError('corrupt', 'the saved memory is cut short');
+  }
+  return Array.from({ length: count }, (_, i) => {
+    const at = COUNT_BYTES + i * RUN_BYTES;
+    return {
+      firstPage: chunk.readUIntLE(at, 6),
+      pages: chunk.readUInt32LE(at + 8),
+      isZero: chunk.readUInt32LE(at + 12) === 1,
+    };
+  });
 }
 
 function addressOf(mappings: readonly Mapping[], fileOffset: number, bytes: number): number {
@@ -220,7 +219,7 @@ function addressOf(mappings: readonly Mapping[], fileOffset: number, bytes: numb
     const at = fileOffset - m.fileOffset;
     if (at >= 0 && at + bytes <= m.bytes) return m.address + at;
   }
-  throw new MachineError('failed', 'the saved memory does not fit the machine');
+  throw new MachineError('corrupt', 'the saved memory does not fit the machine');
 }
 
 function readFully(fd: number, buffer: Buffer, position: number): void {
