@@ -21,6 +21,7 @@ import { probeHost } from './host/host.ts';
 import type { EngineContext } from './machine/context.ts';
 import { launchMachine, resumeMachine } from './machine/launch.ts';
 import type { RunningMachine } from './machine/machine.ts';
+import { machineFiles } from './machine/saved.ts';
 import { sealMachine } from './machine/seal.ts';
 import type { Runtime } from './runtime.ts';
 import { Integrity } from './snapshot/integrity.ts';
@@ -107,6 +108,12 @@ class HostEngine implements Engine {
   async setEgress(): Promise<void> {}
 
   async *flows(): AsyncIterable<FlowRecord> {}
+
+  async isSuspended(id: string): Promise<boolean> {
+    if (this.#machines.has(id) || !existsSync(machineFiles(this.#context.folders.machine(id)).saved)) return false;
+    await this.#killLeftOver(id);
+    return true;
+  }
 
   async destroy(id: string): Promise<void> {
     const { folders } = this.#context;

@@ -177,6 +177,16 @@ export interface Engine extends AsyncDisposable {
   /** Brings a suspended machine back. Once it ran, what was saved is void: overlay and old memory must never be joined. @throws MachineError */
   resume(request: ResumeRequest, options: { signal?: AbortSignal }): Promise<Machine>;
   /**
+   * Takes over the live machine that an earlier server left under this id, its vCPUs running; undefined when there is none
+   * that can be talked to. Absent: this engine cannot, and what is left is ended by `destroy`. @throws MachineError
+   */
+  adopt?(request: LaunchRequest, options: { signal?: AbortSignal }): Promise<Machine | undefined>;
+  /**
+   * Whether a complete suspended state of `id` is on disk from which no machine ran on. If so, whatever process an earlier
+   * server left beside it is ended, so that a resume may follow.
+   */
+  isSuspended(id: string): Promise<boolean>;
+  /**
    * Replaces what a live machine may reach; connections the new policy refuses are cut. Nothing happens to an id without a
    * machine. @throws MachineError when the gateway could not be told: the old policy may still hold, try again
    */

@@ -29,7 +29,7 @@ export interface Exchange {
 }
 
 export interface Surroundings {
-  readonly microvms: Pick<Microvms, 'wake' | 'activity'>;
+  readonly microvms: Pick<Microvms, 'wake' | 'activity' | 'exchange'>;
   readonly upstreams: Upstreams;
   readonly clock: Clock;
   readonly log: Logger;
@@ -44,6 +44,7 @@ export async function forward(exchange: Exchange, around: Surroundings): Promise
   try {
     for (let attempt = 1; ; attempt++) {
       const machine = await wake(around, microvmId, gone.signal);
+      using _underWay = around.microvms.exchange(microvmId);
       const outcome = await tryOn(machine, exchange, around, gone.signal);
       if (outcome.kind === 'done') return;
       if (attempt === ATTEMPTS || outcome.kind === 'failed') throw outcome.error;

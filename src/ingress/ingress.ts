@@ -31,7 +31,7 @@ export interface IngressOptions {
 }
 
 /** The part of the microVMs room that carries traffic. */
-export type Traffic = Pick<Microvms, 'verifyToken' | 'wake' | 'activity'>;
+export type Traffic = Pick<Microvms, 'verifyToken' | 'wake' | 'activity' | 'exchange'>;
 
 export interface Ingress extends EndpointHost, AsyncDisposable {
   readonly caFile: string;

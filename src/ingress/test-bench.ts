@@ -59,6 +59,14 @@ export class FakeTraffic implements Traffic {
     return this.onWake(microvmId);
   }
 
+  /** Exchanges under way. */
+  underWay = 0;
+
+  exchange(_microvmId: string): Disposable {
+    this.underWay++;
+    return { [Symbol.dispose]: () => void this.underWay-- };
+  }
+
   activity(microvmId: string): void {
     this.active.push(microvmId);
   }

@@ -29,7 +29,10 @@ export async function requestOverStream(stream: Duplex, options: StreamRequest):
     },
   });
   request.once('response', (response) => resolve({ status: response.statusCode ?? 0 }));
+  // Without a listener the socket would be closed in silence.
+  request.once('upgrade', (response) => resolve({ status: response.statusCode ?? 0 }));
   request.once('error', reject);
+  request.once('close', () => reject(new Error('the connection was closed without an answer')));
   request.end(body);
   try {
     return await promise;

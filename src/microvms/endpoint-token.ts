@@ -18,17 +18,17 @@ interface Payload {
   readonly microvmId: string;
   readonly kind: 'app' | 'shell';
   readonly ports: TokenClaims['ports'];
-  /** Seconds since the epoch. */
+  /** Seconds of elapsed time (steady-clock.ts). */
   readonly exp: number;
 }
 
 export class EndpointTokens {
-  readonly #clock: Clock;
+  readonly #clock: Pick<Clock, 'now'>;
   readonly #kid: string;
   readonly #key: CryptoKey;
   readonly #verified = new Map<string, TokenClaims>();
 
-  constructor(options: { clock: Clock; kid: string; key: CryptoKey }) {
+  constructor(options: { clock: Pick<Clock, 'now'>; kid: string; key: CryptoKey }) {
     this.#clock = options.clock;
     this.#kid = options.kid;
     this.#key = options.key;
@@ -74,7 +74,7 @@ export class EndpointTokens {
 }
 
 /** The key lives in the store, so tokens outlive a restart. */
-export async function openEndpointTokens(store: Store, clock: Clock): Promise<EndpointTokens> {
+export async function openEndpointTokens(store: Store, clock: Pick<Clock, 'now'>): Promise<EndpointTokens> {
   const secret = await store.secret('endpoint-token-key', 32);
   const id = await store.secret('endpoint-token-kid', 16);
   const key = await crypto.subtle.importKey('raw', new Uint8Array(secret), 'AES-GCM', false, ['encrypt', 'decrypt']);

@@ -1,11 +1,15 @@
 /**
- * Run-time lifecycle hooks: one POST to the app inside the guest each.
+ * Run-time lifecycle hooks: one POST to the app inside the guest each, never a second one.
  *
  * Source: the guide's OpenAPI (path, bodies, only 200 is success), recordings (Host header `localhost:<port>`, texts).
+ *
+ * Invariant: what the guest does decides at most between two outcomes, within the hook's timeout. Only the answer's status
+ * is looked at; nothing of it is followed, kept or shown. The TLS greeting that the service sends first is left out: an app
+ * that survives it there answers here (docs/DEVIATIONS.md).
  */
 import type { Machine } from '../engine/index.ts';
 import { HOOK_PATH, type Hooks } from '../images/index.ts';
-import { messageOf, requestOverStream, withDeadline } from '../lib/index.ts';
+import { type Clock, MachineError, messageOf, requestOverStream, withDeadline } from '../lib/index.ts';
 
 export type RuntimeHook = 'run' | 'resume' | 'suspend' | 'terminate';
 
@@ -27,7 +31,7 @@ export async function callHook(
   machine: Machine,
   hooks: Hooks | null,
   name: RuntimeHook,
-  options: { body?: unknown; signal?: AbortSignal | undefined } = {},
+  options: { body?: unknown; signal: AbortSignal; clock: Clock },
 ): Promise<HookResult> {
   const port = hooks?.port;
   if (port === undefined || !wantsHook(hooks, name)) return { kind: 'passed' };
@@ -47,7 +51,7 @@ export async function callHook(
             body: JSON.stringify(options.body),
           }),
         }),
-      { signal: options.signal },
+      options,
     );
     if (status === 200) return { kind: 'passed' };
     return {
@@ -56,11 +60,13 @@ export async function callHook(
       detail: `HTTP ${status}`,
     };
   } catch (error) {
-    return { kind: 'failed', reason: `${nameOf(name)} did not answer in time. ${ADVICE}`, detail: messageOf(error) };
+    const what =
+      error instanceof MachineError && error.kind === 'timeout' ? 'did not answer in time' : 'gave no answer';
+    return { kind: 'failed', reason: `${nameOf(name)} ${what}. ${ADVICE}`, detail: messageOf(error) };
   }
 }
 
-/** Recorded wording. */
+/** Recorded wording; what stands before it in the other two cases is ours. GUESS: end-reasons */
 const ADVICE = 'Please check your hook endpoint and application logs for more details.';
 
 function nameOf(name: RuntimeHook): string {

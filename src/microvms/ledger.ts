@@ -9,8 +9,8 @@ import { apply, dueAt, type Event, type Microvm, type Outcome } from './lifecycl
 /** What `state` columns can hold; kept in step with the record's own. */
 export type MicrovmRow = Row<Microvm>;
 
-/** `before` is undefined for a new record. */
-export type OnMoved = (record: Microvm, before: Microvm | undefined) => void;
+/** `before` is undefined for a new record, whose `revision` is 1. */
+export type OnMoved = (record: Microvm, before: Microvm | undefined, revision: number) => void;
 
 /** More conflicts than this in a row on one record mean a bug, not a race. */
 const MAX_CONFLICTS = 20;
@@ -19,13 +19,15 @@ export class Ledger {
   readonly rows: Records<Microvm>;
   readonly #store: Store;
   readonly #clock: Clock;
+  readonly #elapsed: { now(): number };
   readonly #log: Logger;
   readonly #onMoved: OnMoved;
 
-  constructor(options: { store: Store; clock: Clock; log: Logger; onMoved: OnMoved }) {
+  constructor(options: { store: Store; clock: Clock; elapsed: { now(): number }; log: Logger; onMoved: OnMoved }) {
     this.rows = options.store.records<Microvm>('microvms');
     this.#store = options.store;
     this.#clock = options.clock;
+    this.#elapsed = options.elapsed;
     this.#log = options.log;
     this.#onMoved = options.onMoved;
   }
@@ -44,7 +46,7 @@ export class Ledger {
   /** `condition` is write 0 of the result. */
   async insert(record: Microvm, condition: Write, claim?: Claim): Promise<WriteResult> {
     const result = await this.#store.write([condition, this.rows.insert(rowOf(record))], claim);
-    if (result.kind === 'written') this.#announce(record, undefined);
+    if (result.kind === 'written') this.#announce(record, undefined, 1);
     return result;
   }
 
@@ -57,38 +59,44 @@ export class Ledger {
       const row = await this.rows.get(id);
       if (row === undefined) throw new DomainError('NOT_FOUND', `MicroVM not found: ${id}`);
       if (options.revision !== undefined && row.revision !== options.revision) return { kind: 'stale' };
-      const outcome = apply(row.body, event, this.#clock.now());
+      const outcome = apply(row.body, event, { wallMs: this.#clock.now(), elapsedMs: this.#elapsed.now() });
       if (outcome.kind !== 'moved') return outcome;
       const write = this.rows.save({ ...rowOf(outcome.record), revision: row.revision });
       const saved = await this.#store.write([write], undefined, { survives: survivalOf(outcome.record) });
       if (saved.kind === 'conflict') continue;
-      this.#announce(outcome.record, row.body);
+      this.#announce(outcome.record, row.body, row.revision + 1);
       return outcome;
     }
     throw new Error(`the record of ${id} kept changing under ${event.type}`);
   }
 
   /** Every record in one of `states`, page by page. */
-  async *inStates(states: readonly string[]): AsyncIterable<Microvm> {
+  async *inStates(states: readonly string[]): AsyncIterable<MicrovmRow> {
     const limit = 200;
     let afterId = '';
     for (;;) {
       const page = await this.rows.inStates(states, { afterId, limit });
-      for (const row of page) yield row.body;
+      yield* page;
       const last = page.at(-1);
       if (last === undefined || page.length < limit) return;
       afterId = last.id;
     }
   }
 
-  #announce(record: Microvm, before: Microvm | undefined): void {
-    const reason = record.state === 'TERMINATING' || record.state === 'TERMINATED' ? record.reason : undefined;
+  #announce(record: Microvm, before: Microvm | undefined, revision: number): void {
+    const reason = reasonOf(record);
     this.#log.info(
       { microvmId: record.id, from: before?.state ?? null, to: record.state, ...(reason && { reason }) },
       'microVM changed state',
     );
-    this.#onMoved(record, before);
+    this.#onMoved(record, before, revision);
   }
+}
+
+/** What the log says beside the states. */
+function reasonOf(record: Microvm): string | null {
+  if (record.state === 'TERMINATING' || record.state === 'TERMINATED') return record.reason;
+  return record.state === 'RUNNING' ? record.suspendFailure : null;
 }
 
 /**

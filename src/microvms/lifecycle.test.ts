@@ -3,11 +3,12 @@ import { test } from 'node:test';
 import { HOLDING_STATES } from '../images/index.ts';
 import {
   apply,
+  type Common,
   dueAt,
   type Event,
   type EventType,
-  type Identity,
   type Microvm,
+  type Moment,
   publicState,
   REASONS,
   type State,
@@ -15,7 +16,7 @@ import {
 } from './lifecycle.ts';
 
 const START = 1_000_000;
-const identity: Identity = {
+const identity: Common = {
   id: 'microvm-1',
   imageArn: 'arn:aws:lambda:us-east-1:000000000000:microvm-image:demo',
   imageVersion: '1.0',
@@ -30,13 +31,16 @@ const identity: Identity = {
   maximumDurationSeconds: 3600,
   ingressNetworkConnectors: [],
   egressNetworkConnectors: [],
-  startedAt: START,
+  startedAt: 5,
+  bornAt: START,
+  epoch: 3,
 };
+const { epoch } = identity;
 const LIFETIME_END = START + 3_600_000;
 
 /** Every shape a record of each state can have, as far as transitions look at it. */
 function variants(state: State): Microvm[] {
-  const bases: Identity[] = [
+  const bases: Common[] = [
     identity,
     { ...identity, idlePolicy: null },
     { ...identity, idlePolicy: { maxIdleDurationSeconds: 60, suspendedDurationSeconds: 0, autoResumeEnabled: false } },
@@ -46,7 +50,7 @@ function variants(state: State): Microvm[] {
       case 'PENDING':
         return [{ ...base, state, runHookPayload: 'secret' }];
       case 'RUNNING':
-        return [{ ...base, state, runningSince: START }];
+        return [{ ...base, state, suspendFailure: null }];
       case 'EXITED':
         return [{ ...base, state, exitCode: 3, exitedAt: START }];
       case 'SUSPENDING':
@@ -64,16 +68,44 @@ function variants(state: State): Microvm[] {
   });
 }
 
+/** Each shape an event of this type can have: from the machine the record means, from the one before, from one to come. */
 function events(type: EventType): Event[] {
-  if (type === 'suspend')
-    return [
-      { type, cause: 'request' },
-      { type, cause: 'idle' },
-    ];
-  if (type === 'app-exited') return [{ type, exitCode: 3 }];
-  if (type === 'failed') return [{ type, reason: 'broken' }];
-  return [{ type }];
+  const epochs = [epoch - 1, epoch, epoch + 1];
+  switch (type) {
+    case 'suspend':
+      return [
+        { type, cause: 'request' },
+        { type, cause: 'idle' },
+      ];
+    case 'resume':
+    case 'terminate':
+    case 'due':
+    case 'destroyed':
+      return [{ type }];
+    case 'app-exited':
+      return epochs.map((of) => ({ type, epoch: of, exitCode: 3 }));
+    case 'suspend-failed':
+      return epochs.map((of) => ({ type, epoch: of, detail: 'no space' }));
+    case 'launch-failed':
+    case 'suspend-refused':
+    case 'resume-broken':
+    case 'machine-ended':
+      return epochs.map((of) => ({ type, epoch: of, reason: 'broken' }));
+    case 'launched':
+    case 'suspended':
+    case 'resumed':
+    case 'resume-failed':
+    case 'lost':
+      return epochs.map((of) => ({ type, epoch: of }));
+    default:
+      return type satisfies never;
+  }
 }
+
+const at = (elapsedMs: number): Moment => ({ elapsedMs, wallMs: elapsedMs + 7 });
+
+/** Around every moment that means something to one of the variants. */
+const MOMENTS = [START, START + 15_000, START + 120_000, LIFETIME_END].flatMap((moment) => [moment - 1, moment]);
 
 for (const state of Object.keys(TRANSITIONS) as State[]) {
   for (const type of Object.keys(TRANSITIONS[state]) as EventType[]) {
@@ -81,12 +113,16 @@ for (const state of Object.keys(TRANSITIONS) as State[]) {
       const reached = new Set<string>();
       for (const record of variants(state)) {
         for (const event of events(type)) {
-          for (const at of [START, LIFETIME_END]) {
-            const outcome = apply(record, event, at);
+          for (const moment of MOMENTS) {
+            const outcome = apply(record, event, at(moment));
             reached.add(outcome.kind === 'moved' ? outcome.record.state : outcome.kind);
             if (outcome.kind !== 'moved') continue;
-            assert.equal(outcome.record.id, record.id);
-            assert.equal(outcome.record.idlePolicy, record.idlePolicy);
+            assert.ok(!('epoch' in event) || event.epoch === epoch, 'another machine moved it');
+            const { state: to, epoch: then, ...rest } = outcome.record;
+            assert.equal(then, to === 'RESUMING' ? epoch + 1 : epoch);
+            for (const key of Object.keys(identity).filter((name) => name !== 'epoch')) {
+              assert.deepEqual(rest[key as keyof typeof rest], record[key as keyof Microvm], key);
+            }
           }
         }
       }
@@ -95,6 +131,20 @@ for (const state of Object.keys(TRANSITIONS) as State[]) {
   }
 }
 
+test('whatever happens in whatever order, an ended microVM never comes back and every state can be left for the end', () => {
+  for (const state of Object.keys(TRANSITIONS) as State[]) {
+    const reachable = new Set<State>([state]);
+    for (const from of reachable) {
+      for (const cells of Object.values(TRANSITIONS[from])) {
+        for (const cell of cells) if (cell in TRANSITIONS) reachable.add(cell as State);
+      }
+    }
+    assert.ok(reachable.has('TERMINATED'), state);
+    if (state === 'TERMINATING') assert.deepEqual([...reachable].sort(), ['TERMINATED', 'TERMINATING']);
+    if (state === 'TERMINATED') assert.deepEqual([...reachable], ['TERMINATED']);
+  }
+});
+
 const [running] = variants('RUNNING');
 const [pending] = variants('PENDING');
 const [suspended] = variants('SUSPENDED');
@@ -102,28 +152,28 @@ const [exited] = variants('EXITED');
 assert.ok(running && pending && suspended && exited);
 
 function stateAfter(record: Microvm, ...steps: [Event, number][]): Microvm {
-  return steps.reduce((now, [event, at]) => {
-    const outcome = apply(now, event, at);
+  return steps.reduce((now, [event, moment]) => {
+    const outcome = apply(now, event, at(moment));
     return outcome.kind === 'moved' ? outcome.record : now;
   }, record);
 }
 
 test('a record keeps nothing of the state it left', () => {
-  const after = stateAfter(pending, [{ type: 'launched' }, START + 5]);
-  assert.deepEqual(after, { ...identity, state: 'RUNNING', runningSince: START + 5 });
+  const after = stateAfter(pending, [{ type: 'launched', epoch }, START + 5]);
+  assert.deepEqual(after, { ...identity, state: 'RUNNING', suspendFailure: null });
 });
 
 test('an app that exited ends after the shown delay with its code as the reason', () => {
-  const at = START + 1000;
-  const record = stateAfter(running, [{ type: 'app-exited', exitCode: 9 }, at]);
+  const then = START + 1000;
+  const record = stateAfter(running, [{ type: 'app-exited', epoch, exitCode: 9 }, then]);
   assert.equal(publicState(record.state), 'RUNNING');
-  assert.equal(dueAt(record), at + 15_000);
-  assert.equal(stateAfter(record, [{ type: 'due' }, at + 14_999]).state, 'EXITED');
-  assert.deepEqual(stateAfter(record, [{ type: 'due' }, at + 15_000], [{ type: 'destroyed' }, at + 15_001]), {
+  assert.equal(dueAt(record), then + 15_000);
+  assert.equal(stateAfter(record, [{ type: 'due' }, then + 14_999]).state, 'EXITED');
+  assert.deepEqual(stateAfter(record, [{ type: 'due' }, then + 15_000], [{ type: 'destroyed' }, then + 15_001]), {
     ...identity,
     state: 'TERMINATED',
     reason: 'Container Stopped with Exit Code: 9',
-    terminatedAt: at + 15_001,
+    terminatedAt: then + 15_008,
   });
 });
 
@@ -131,8 +181,8 @@ test('a suspended microVM is due at the end of its allowance, or of its lifetime
   assert.equal(dueAt(suspended), START + 120_000);
   assert.equal(dueAt({ ...suspended, maximumDurationSeconds: 30 }), START + 30_000);
   assert.equal(dueAt({ ...suspended, idlePolicy: null }), LIFETIME_END);
-  const reasonAt = (at: number) => {
-    const after = stateAfter(suspended, [{ type: 'due' }, at]);
+  const reasonAt = (moment: number) => {
+    const after = stateAfter(suspended, [{ type: 'due' }, moment]);
     return after.state === 'TERMINATING' ? after.reason : after.state;
   };
   assert.equal(reasonAt(START + 120_000), REASONS.allowance);
@@ -144,28 +194,29 @@ test('a resume asked for while suspending is carried out once suspended', () => 
     running,
     [{ type: 'suspend', cause: 'idle' }, START],
     [{ type: 'resume' }, START],
-    [{ type: 'suspended' }, START + 20],
+    [{ type: 'suspended', epoch }, START + 20],
   );
   assert.equal(record.state, 'RESUMING');
+  assert.equal(record.epoch, epoch + 1);
 });
 
 test('a failed resume returns to SUSPENDED without a longer allowance', () => {
   const record = stateAfter(
     suspended,
     [{ type: 'resume' }, START + 50_000],
-    [{ type: 'resume-failed' }, START + 60_000],
+    [{ type: 'resume-failed', epoch: epoch + 1 }, START + 60_000],
   );
-  assert.deepEqual(record, suspended);
+  assert.deepEqual(record, { ...suspended, epoch: epoch + 1 });
 });
 
 test('only an end asked for while the app runs calls the terminate hook', () => {
-  const hook = (record: Microvm, event: Event, at = START) => {
-    const after = stateAfter(record, [event, at]);
+  const hook = (record: Microvm, event: Event, moment = START) => {
+    const after = stateAfter(record, [event, moment]);
     return after.state === 'TERMINATING' && after.terminateHook;
   };
   assert.equal(hook(running, { type: 'terminate' }), true);
   assert.equal(hook(running, { type: 'due' }, LIFETIME_END), true);
-  assert.equal(hook(running, { type: 'failed', reason: 'x' }), false);
+  assert.equal(hook(running, { type: 'machine-ended', epoch, reason: 'x' }), false);
   assert.equal(hook(suspended, { type: 'terminate' }), false);
   assert.equal(hook(exited, { type: 'due' }, LIFETIME_END), false);
 });
@@ -173,7 +224,7 @@ test('only an end asked for while the app runs calls the terminate hook', () => 
 test('changing an ended microVM is refused in the recorded words', () => {
   const [terminated] = variants('TERMINATED');
   assert.ok(terminated);
-  const outcome = apply(terminated, { type: 'suspend', cause: 'request' }, START);
+  const outcome = apply(terminated, { type: 'suspend', cause: 'request' }, at(START));
   assert.equal(outcome.kind, 'refused');
   assert.equal(
     outcome.kind === 'refused' && outcome.error.message,

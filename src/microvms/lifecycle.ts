@@ -4,6 +4,10 @@
  *
  * Internal states are finer than the service's: EXITED (the app ended, still shown as RUNNING) and RESUMING (still shown
  * as SUSPENDED). Every way to the end goes through TERMINATING, so that cleaning up survives a crash.
+ *
+ * Invariant: what a machine did says which of the microVM's machines it was (`epoch`) and moves nothing once the record
+ * means another one. Moments that timers go by are on the scale of elapsed time (steady-clock.ts), those that are shown
+ * on the wall's.
  */
 import type { Hooks, Logging } from '../images/index.ts';
 import { DomainError } from '../lib/index.ts';
@@ -27,175 +31,242 @@ export interface Identity {
   readonly maximumDurationSeconds: number;
   readonly ingressNetworkConnectors: readonly string[];
   readonly egressNetworkConnectors: readonly string[];
+  /** Wall clock, for show. */
   readonly startedAt: number;
+  /** Elapsed time; its life is counted from here. */
+  readonly bornAt: number;
 }
 
-export type Pending = Identity & { readonly state: 'PENDING'; readonly runHookPayload: string | null };
-export type Running = Identity & { readonly state: 'RUNNING'; readonly runningSince: number };
-export type Exited = Identity & { readonly state: 'EXITED'; readonly exitCode: number; readonly exitedAt: number };
-export type Suspending = Identity & {
+/** What every state has. */
+export interface Common extends Identity {
+  /** Which machine is meant: the first is 1, each resume makes the next. */
+  readonly epoch: number;
+}
+
+export type Pending = Common & { readonly state: 'PENDING'; readonly runHookPayload: string | null };
+export type Running = Common & {
+  readonly state: 'RUNNING';
+  /** Why it is not SUSPENDED though that was wanted last; null when nothing else was wanted. */
+  readonly suspendFailure: string | null;
+};
+export type Exited = Common & {
+  readonly state: 'EXITED';
+  readonly exitCode: number;
+  /** Elapsed time. */
+  readonly exitedAt: number;
+};
+export type Suspending = Common & {
   readonly state: 'SUSPENDING';
   readonly cause: 'request' | 'idle';
   /** Somebody asked for it again meanwhile. */
   readonly thenResume: boolean;
 };
-export type Suspended = Identity & { readonly state: 'SUSPENDED'; readonly suspendedAt: number };
-export type Resuming = Identity & { readonly state: 'RESUMING'; readonly suspendedAt: number };
-export type Terminating = Identity & {
+/** `suspendedAt` is elapsed time. */
+export type Suspended = Common & { readonly state: 'SUSPENDED'; readonly suspendedAt: number };
+export type Resuming = Common & { readonly state: 'RESUMING'; readonly suspendedAt: number };
+export type Terminating = Common & {
   readonly state: 'TERMINATING';
   readonly reason: string;
   /** The app runs and is to be told. */
   readonly terminateHook: boolean;
 };
-export type Terminated = Identity & {
+export type Terminated = Common & {
   readonly state: 'TERMINATED';
   readonly reason: string;
+  /** Wall clock, for show. */
   readonly terminatedAt: number;
 };
 
 export type Microvm = Pending | Running | Exited | Suspending | Suspended | Resuming | Terminating | Terminated;
 export type State = Microvm['state'];
 
-export type Event =
-  | { readonly type: 'launched' }
+/** A moment, read off both clocks. */
+export interface Moment {
+  readonly wallMs: number;
+  readonly elapsedMs: number;
+}
+
+/** What callers and time ask for. */
+type Command =
   | { readonly type: 'suspend'; readonly cause: 'request' | 'idle' }
-  | { readonly type: 'suspended' }
-  | { readonly type: 'suspend-failed' }
   | { readonly type: 'resume' }
-  | { readonly type: 'resumed' }
-  | { readonly type: 'resume-failed' }
-  | { readonly type: 'app-exited'; readonly exitCode: number }
-  /** It cannot go on: launch failed, the VMM ended, a hook refused. */
-  | { readonly type: 'failed'; readonly reason: string }
-  /** The server found no machine for it at start. */
-  | { readonly type: 'lost' }
+  | { readonly type: 'terminate' }
   /** The moment `dueAt` names has come. */
   | { readonly type: 'due' }
-  | { readonly type: 'terminate' }
+  /** Nothing of it is left on the host. */
   | { readonly type: 'destroyed' };
+
+/** What became of a machine, and of which. */
+type MachineEvent = { readonly epoch: number } & (
+  | { readonly type: 'launched' }
+  | { readonly type: 'launch-failed'; readonly reason: string }
+  | { readonly type: 'suspended' }
+  /** It could not be saved and runs on. */
+  | { readonly type: 'suspend-failed'; readonly detail: string }
+  /** Its hook refused. */
+  | { readonly type: 'suspend-refused'; readonly reason: string }
+  | { readonly type: 'resumed' }
+  /** What was saved is as it was. */
+  | { readonly type: 'resume-failed' }
+  /** It ran, or what was saved is gone. */
+  | { readonly type: 'resume-broken'; readonly reason: string }
+  | { readonly type: 'app-exited'; readonly exitCode: number }
+  | { readonly type: 'machine-ended'; readonly reason: string }
+  /** An earlier server left neither machine nor saved state of it. */
+  | { readonly type: 'lost' }
+);
+
+export type Event = Command | MachineEvent;
 export type EventType = Event['type'];
 
 /** `kept`: accepted, nothing to change. `stale`: came too late to matter. `refused`: the caller is told. */
 type Cell = State | 'kept' | 'stale' | 'refused';
 
-/** Where each event may lead; `apply` decides among several by the record. The test walks the whole grid. */
+/**
+ * Where each event may lead; `apply` decides among several by the record. What comes from a machine is stale as well when
+ * the record means another one. The test walks the whole grid.
+ */
 export const TRANSITIONS = {
   PENDING: {
-    launched: ['RUNNING'],
+    launched: ['RUNNING', 'stale'],
+    'launch-failed': ['TERMINATING', 'stale'],
     suspend: ['refused', 'stale'],
     suspended: ['stale'],
     'suspend-failed': ['stale'],
+    'suspend-refused': ['stale'],
     resume: ['kept'],
     resumed: ['stale'],
     'resume-failed': ['stale'],
+    'resume-broken': ['stale'],
     'app-exited': ['stale'],
-    failed: ['TERMINATING'],
-    lost: ['TERMINATING'],
+    'machine-ended': ['TERMINATING', 'stale'],
+    lost: ['TERMINATING', 'stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
   },
   RUNNING: {
     launched: ['stale'],
+    'launch-failed': ['stale'],
     suspend: ['SUSPENDING', 'TERMINATING'],
     suspended: ['stale'],
     'suspend-failed': ['stale'],
+    'suspend-refused': ['stale'],
     resume: ['kept'],
     resumed: ['stale'],
     'resume-failed': ['stale'],
-    'app-exited': ['EXITED'],
-    failed: ['TERMINATING'],
-    lost: ['TERMINATING'],
+    'resume-broken': ['stale'],
+    'app-exited': ['EXITED', 'stale'],
+    'machine-ended': ['TERMINATING', 'stale'],
+    lost: ['TERMINATING', 'stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
   },
   EXITED: {
     launched: ['stale'],
+    'launch-failed': ['stale'],
     suspend: ['refused', 'stale'],
     suspended: ['stale'],
     'suspend-failed': ['stale'],
+    'suspend-refused': ['stale'],
     resume: ['kept'],
     resumed: ['stale'],
     'resume-failed': ['stale'],
+    'resume-broken': ['stale'],
     'app-exited': ['stale'],
-    failed: ['TERMINATING'],
-    lost: ['TERMINATING'],
+    'machine-ended': ['stale'],
+    lost: ['stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
   },
   SUSPENDING: {
     launched: ['stale'],
-    suspend: ['kept', 'SUSPENDING'],
-    suspended: ['SUSPENDED', 'RESUMING'],
-    'suspend-failed': ['RUNNING'],
+    'launch-failed': ['stale'],
+    suspend: ['kept', 'SUSPENDING', 'stale'],
+    suspended: ['SUSPENDED', 'RESUMING', 'stale'],
+    'suspend-failed': ['RUNNING', 'stale'],
+    'suspend-refused': ['TERMINATING', 'stale'],
     resume: ['SUSPENDING', 'kept'],
     resumed: ['stale'],
     'resume-failed': ['stale'],
-    'app-exited': ['EXITED'],
-    failed: ['TERMINATING'],
-    lost: ['TERMINATING'],
+    'resume-broken': ['stale'],
+    'app-exited': ['EXITED', 'stale'],
+    'machine-ended': ['TERMINATING', 'stale'],
+    lost: ['TERMINATING', 'stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
   },
   SUSPENDED: {
     launched: ['stale'],
-    suspend: ['kept'],
+    'launch-failed': ['stale'],
+    suspend: ['kept', 'stale'],
     suspended: ['stale'],
     'suspend-failed': ['stale'],
+    'suspend-refused': ['stale'],
     resume: ['RESUMING'],
     resumed: ['stale'],
     'resume-failed': ['stale'],
+    'resume-broken': ['stale'],
     'app-exited': ['stale'],
-    failed: ['TERMINATING'],
-    lost: ['kept'],
+    'machine-ended': ['stale'],
+    lost: ['stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
   },
   RESUMING: {
     launched: ['stale'],
+    'launch-failed': ['stale'],
     suspend: ['refused', 'stale'],
     suspended: ['stale'],
     'suspend-failed': ['stale'],
+    'suspend-refused': ['stale'],
     resume: ['kept'],
-    resumed: ['RUNNING'],
-    'resume-failed': ['SUSPENDED'],
+    resumed: ['RUNNING', 'stale'],
+    'resume-failed': ['SUSPENDED', 'stale'],
+    'resume-broken': ['TERMINATING', 'stale'],
     'app-exited': ['stale'],
-    failed: ['TERMINATING'],
-    lost: ['TERMINATING'],
+    'machine-ended': ['TERMINATING', 'stale'],
+    lost: ['TERMINATING', 'stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
   },
   TERMINATING: {
     launched: ['stale'],
+    'launch-failed': ['stale'],
     suspend: ['refused', 'stale'],
     suspended: ['stale'],
     'suspend-failed': ['stale'],
+    'suspend-refused': ['stale'],
     resume: ['refused'],
     resumed: ['stale'],
     'resume-failed': ['stale'],
+    'resume-broken': ['stale'],
     'app-exited': ['stale'],
-    failed: ['stale'],
-    lost: ['kept'],
+    'machine-ended': ['stale'],
+    lost: ['stale'],
     due: ['stale'],
     terminate: ['kept'],
     destroyed: ['TERMINATED'],
   },
   TERMINATED: {
     launched: ['stale'],
+    'launch-failed': ['stale'],
     suspend: ['refused', 'stale'],
     suspended: ['stale'],
     'suspend-failed': ['stale'],
+    'suspend-refused': ['stale'],
     resume: ['refused'],
     resumed: ['stale'],
     'resume-failed': ['stale'],
+    'resume-broken': ['stale'],
     'app-exited': ['stale'],
-    failed: ['stale'],
-    lost: ['kept'],
+    'machine-ended': ['stale'],
+    lost: ['stale'],
     due: ['stale'],
     terminate: ['kept'],
     destroyed: ['stale'],
@@ -221,50 +292,53 @@ export const REASONS = {
 } as const;
 
 /** What `event` makes of `record` at the moment `at`. */
-export function apply(record: Microvm, event: Event, at: number): Outcome {
+export function apply(record: Microvm, event: Event, at: Moment): Outcome {
   const cells: readonly Cell[] = TRANSITIONS[record.state][event.type];
   const [only] = cells;
   if (cells.length === 1 && only === 'kept') return { kind: 'kept' };
   if (cells.length === 1 && only === 'stale') return { kind: 'stale' };
+  if ('epoch' in event && event.epoch !== record.epoch) return { kind: 'stale' };
   switch (event.type) {
     case 'launched':
     case 'resumed':
+      return moved({ ...commonOf(record), state: 'RUNNING', suspendFailure: null });
     case 'suspend-failed':
-      return moved({ ...identityOf(record), state: 'RUNNING', runningSince: at });
+      return moved({ ...commonOf(record), state: 'RUNNING', suspendFailure: event.detail });
     case 'suspend':
       return suspend(record, event.cause);
     case 'suspended':
-      return record.state === 'SUSPENDING' && record.thenResume
-        ? moved({ ...identityOf(record), state: 'RESUMING', suspendedAt: at })
-        : moved({ ...identityOf(record), state: 'SUSPENDED', suspendedAt: at });
+      return suspended(record, at);
     case 'resume':
       return resume(record);
     case 'resume-failed':
       return record.state === 'RESUMING'
-        ? moved({ ...identityOf(record), state: 'SUSPENDED', suspendedAt: record.suspendedAt })
+        ? moved({ ...commonOf(record), state: 'SUSPENDED', suspendedAt: record.suspendedAt })
         : { kind: 'stale' };
     case 'app-exited':
-      return moved({ ...identityOf(record), state: 'EXITED', exitCode: event.exitCode, exitedAt: at });
-    case 'failed':
+      return moved({ ...commonOf(record), state: 'EXITED', exitCode: event.exitCode, exitedAt: at.elapsedMs });
+    case 'launch-failed':
+    case 'suspend-refused':
+    case 'resume-broken':
+    case 'machine-ended':
       return end(record, event.reason, false);
     case 'lost':
-      return end(record, record.state === 'EXITED' ? REASONS.exited(record.exitCode) : REASONS.lost, false);
+      return end(record, REASONS.lost, false);
     case 'due':
-      return due(record, at);
+      return due(record, at.elapsedMs);
     case 'terminate':
       return end(record, REASONS.success, record.state === 'RUNNING');
     case 'destroyed':
       return record.state === 'TERMINATING'
-        ? moved({ ...identityOf(record), state: 'TERMINATED', reason: record.reason, terminatedAt: at })
+        ? moved({ ...commonOf(record), state: 'TERMINATED', reason: record.reason, terminatedAt: at.wallMs })
         : { kind: 'stale' };
     default:
       return event satisfies never;
   }
 }
 
-/** When time alone moves the record, ms since the epoch; null when it never does. Idleness is not known here. */
+/** When time alone moves the record, in elapsed time; null when it never does. Idleness is not known here. */
 export function dueAt(record: Microvm): number | null {
-  const lifetimeEnd = record.startedAt + record.maximumDurationSeconds * 1000;
+  const lifetimeEnd = lifetimeEndOf(record);
   switch (record.state) {
     case 'PENDING':
     case 'RUNNING':
@@ -299,23 +373,34 @@ function moved(record: Microvm): Outcome {
   return { kind: 'moved', record };
 }
 
+function lifetimeEndOf(record: Microvm): number {
+  return record.bornAt + record.maximumDurationSeconds * 1000;
+}
+
 /** A suspend that was not asked for by a caller is never refused, only too late. */
 function suspend(record: Microvm, cause: 'request' | 'idle'): Outcome {
   if (record.state === 'RUNNING') {
     // 0 means: end instead of suspend (documented).
     if (record.idlePolicy?.suspendedDurationSeconds === 0) return end(record, REASONS.allowance, true);
-    return moved({ ...identityOf(record), state: 'SUSPENDING', cause, thenResume: false });
+    return moved({ ...commonOf(record), state: 'SUSPENDING', cause, thenResume: false });
   }
-  if (cause === 'idle') return record.state === 'SUSPENDING' ? { kind: 'kept' } : { kind: 'stale' };
+  if (cause === 'idle') return { kind: 'stale' };
+  if (record.state === 'SUSPENDED') return { kind: 'kept' };
   if (record.state === 'SUSPENDING') {
     return record.thenResume ? moved({ ...record, thenResume: false }) : { kind: 'kept' };
   }
   return { kind: 'refused', error: refusal(record, 'suspended') };
 }
 
+function suspended(record: Microvm, at: Moment): Outcome {
+  const state = { ...commonOf(record), state: 'SUSPENDED', suspendedAt: at.elapsedMs } as const;
+  return record.state === 'SUSPENDING' && record.thenResume ? resume(state) : moved(state);
+}
+
 function resume(record: Microvm): Outcome {
   if (record.state === 'SUSPENDED') {
-    return moved({ ...identityOf(record), state: 'RESUMING', suspendedAt: record.suspendedAt });
+    const next = { ...commonOf(record), epoch: record.epoch + 1 };
+    return moved({ ...next, state: 'RESUMING', suspendedAt: record.suspendedAt });
   }
   // The wish is kept and carried out once suspended. GUESS: resume-while-suspending
   if (record.state === 'SUSPENDING')
@@ -323,16 +408,16 @@ function resume(record: Microvm): Outcome {
   return { kind: 'refused', error: refusal(record, 'resumed') };
 }
 
-function due(record: Microvm, at: number): Outcome {
+function due(record: Microvm, elapsedMs: number): Outcome {
   const moment = dueAt(record);
-  if (moment === null || at < moment) return { kind: 'stale' };
+  if (moment === null || elapsedMs < moment) return { kind: 'stale' };
   if (record.state === 'EXITED') return end(record, REASONS.exited(record.exitCode), false);
-  const lifetimeOver = at >= record.startedAt + record.maximumDurationSeconds * 1000;
-  return end(record, lifetimeOver ? REASONS.lifetime : REASONS.allowance, record.state === 'RUNNING');
+  const reason = elapsedMs >= lifetimeEndOf(record) ? REASONS.lifetime : REASONS.allowance;
+  return end(record, reason, record.state === 'RUNNING');
 }
 
 function end(record: Microvm, reason: string, terminateHook: boolean): Outcome {
-  return moved({ ...identityOf(record), state: 'TERMINATING', reason, terminateHook });
+  return moved({ ...commonOf(record), state: 'TERMINATING', reason, terminateHook });
 }
 
 function allowanceEnd(record: Suspended): number {
@@ -355,7 +440,7 @@ function refusal(record: Microvm, what: 'suspended' | 'resumed'): DomainError {
 }
 
 /** The unchanging part alone, so that no field of an old state lives on. */
-function identityOf(record: Microvm): Identity {
+function commonOf(record: Microvm): Common {
   return {
     id: record.id,
     imageArn: record.imageArn,
@@ -372,5 +457,7 @@ function identityOf(record: Microvm): Identity {
     ingressNetworkConnectors: record.ingressNetworkConnectors,
     egressNetworkConnectors: record.egressNetworkConnectors,
     startedAt: record.startedAt,
+    bornAt: record.bornAt,
+    epoch: record.epoch,
   };
 }

@@ -1,6 +1,6 @@
 /**
- * What lives only in memory: the machine of each microVM that has one, its idle clock, and who waits for it. Never
- * written to the store: activity comes with every chunk of traffic.
+ * What lives only in memory: the machine of each microVM that has one, its idle clock, what is under way through it, and who
+ * waits for it. Never written to the store: activity comes with every chunk of traffic.
  */
 
 import type { Machine } from '../engine/index.ts';
@@ -9,15 +9,21 @@ import { type Clock, DomainError } from '../lib/index.ts';
 /** One live machine. `serving` only while the record is RUNNING. */
 export interface Live {
   readonly machine: Machine;
+  /** Of the record it was started for. */
+  readonly epoch: number;
   serving: boolean;
   lastActivityMs: number;
   idleTimer: Disposable | undefined;
 }
 
+/** Pause before an idle microVM whose suspend could not be written down is looked at again. */
+const RETRY_MS = 5000;
+
 export class LiveMachines {
   readonly #clock: Clock;
   readonly #live = new Map<string, Live>();
   readonly #waiters = new Map<string, Set<PromiseWithResolvers<Machine>>>();
+  readonly #exchanges = new Map<string, Exchanges>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -44,8 +50,14 @@ export class LiveMachines {
     if (live !== undefined) live.lastActivityMs = this.#clock.monotonicMs();
   }
 
-  add(machine: Machine): Live {
-    const live: Live = { machine, serving: false, lastActivityMs: this.#clock.monotonicMs(), idleTimer: undefined };
+  add(machine: Machine, epoch: number): Live {
+    const live: Live = {
+      machine,
+      epoch,
+      serving: false,
+      lastActivityMs: this.#clock.monotonicMs(),
+      idleTimer: undefined,
+    };
     this.#live.set(machine.id, live);
     return live;
   }
@@ -54,12 +66,16 @@ export class LiveMachines {
   remove(machine: Machine): void {
     const live = this.#live.get(machine.id);
     if (live?.machine !== machine) return;
+    live.serving = false;
     live.idleTimer?.[Symbol.dispose]();
     this.#live.delete(machine.id);
   }
 
-  /** The record became RUNNING: waiters go ahead, the idle clock starts. `onIdle` is called at most once per period. */
-  serve(id: string, maxIdleMs: number | null, onIdle: () => void): void {
+  /**
+   * The record became RUNNING: waiters go ahead, the idle clock starts. `onIdle` is called once per period; when it fails,
+   * again a little later.
+   */
+  serve(id: string, maxIdleMs: number | null, onIdle: () => Promise<void>): void {
     const live = this.#live.get(id);
     if (live === undefined) return;
     live.serving = true;
@@ -68,13 +84,33 @@ export class LiveMachines {
     if (maxIdleMs !== null) this.#watchIdle(live, maxIdleMs, onIdle);
   }
 
-  /** The record left RUNNING. */
+  /** The record left RUNNING; the machine may still be there. */
   stopServing(id: string): void {
     const live = this.#live.get(id);
     if (live === undefined) return;
     live.serving = false;
     live.idleTimer?.[Symbol.dispose]();
     live.idleTimer = undefined;
+  }
+
+  /** Something that should end before the microVM is suspended; disposing says that it did. */
+  exchange(id: string): Disposable {
+    let exchanges = this.#exchanges.get(id);
+    if (exchanges === undefined) {
+      exchanges = new Exchanges(() => this.#exchanges.delete(id));
+      this.#exchanges.set(id, exchanges);
+    }
+    return exchanges.begin();
+  }
+
+  /** Resolves when no exchange is under way, at the latest after `timeoutMs`. */
+  async quiet(id: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
+    const exchanges = this.#exchanges.get(id);
+    if (exchanges === undefined || signal.aborted) return;
+    const over = Promise.withResolvers<void>();
+    using _timer = this.#clock.after(timeoutMs, over.resolve);
+    signal.addEventListener('abort', () => over.resolve(), { once: true });
+    await Promise.race([exchanges.ended, over.promise]);
   }
 
   /** Resolves when the microVM serves. Whoever moves the record away from there calls `refuse`. */
@@ -92,16 +128,28 @@ export class LiveMachines {
     if (waiters?.size === 0) this.#waiters.delete(id);
   }
 
+  isAwaited(id: string): boolean {
+    return this.#waiters.has(id);
+  }
+
   refuse(id: string, why: string): void {
     for (const waiter of this.#takeWaiters(id)) waiter.reject(new DomainError('CONFLICT', why));
   }
 
+  /** Everybody who waits for anything: nothing will come any more. */
+  refuseAll(why: string): void {
+    for (const id of [...this.#waiters.keys()]) this.refuse(id, why);
+  }
+
   /** One timer per period of idleness, re-armed for what is left when there was traffic meanwhile. */
-  #watchIdle(live: Live, maxIdleMs: number, onIdle: () => void): void {
+  #watchIdle(live: Live, maxIdleMs: number, onIdle: () => Promise<void>): void {
     const leftMs = live.lastActivityMs + maxIdleMs - this.#clock.monotonicMs();
     live.idleTimer = this.#clock.after(Math.max(0, leftMs), () => {
-      if (this.#clock.monotonicMs() - live.lastActivityMs >= maxIdleMs) onIdle();
-      else this.#watchIdle(live, maxIdleMs, onIdle);
+      if (this.#clock.monotonicMs() - live.lastActivityMs < maxIdleMs) return this.#watchIdle(live, maxIdleMs, onIdle);
+      onIdle().catch(() => {
+        if (!live.serving) return;
+        live.idleTimer = this.#clock.after(RETRY_MS, () => this.#watchIdle(live, maxIdleMs, onIdle));
+      });
     });
   }
 
@@ -109,5 +157,35 @@ export class LiveMachines {
     const waiters = [...(this.#waiters.get(id) ?? [])];
     this.#waiters.delete(id);
     return waiters;
+  }
+}
+
+/** Exchanges of one microVM that are under way. */
+class Exchanges {
+  readonly #ended = Promise.withResolvers<void>();
+  readonly #onEnded: () => void;
+  #count = 0;
+
+  constructor(onEnded: () => void) {
+    this.#onEnded = onEnded;
+  }
+
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  begin(): Disposable {
+    this.#count += 1;
+    let open = true;
+    return {
+      [Symbol.dispose]: () => {
+        if (!open) return;
+        open = false;
+        this.#count -= 1;
+        if (this.#count > 0) return;
+        this.#onEnded();
+        this.#ended.resolve();
+      },
+    };
   }
 }

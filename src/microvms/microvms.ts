@@ -16,6 +16,7 @@ import {
   MachineError,
   messageOf,
   randomIds,
+  Slots,
   systemClock,
   withDeadline,
 } from '../lib/index.ts';
@@ -23,11 +24,12 @@ import { type Claim, DueClock, type Page, readPage, type Store } from '../store/
 import { AppLogs } from './app-log.ts';
 import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
 import { Ledger } from './ledger.ts';
-import { dueAt, type Event, type Microvm, type Pending } from './lifecycle.ts';
+import { dueAt, type Event, type Microvm, type Moment, type Pending, type Running } from './lifecycle.ts';
 import { LiveMachines } from './live.ts';
 import { MemoryQuota } from './memory-quota.ts';
 import { Reconciler } from './reconciler.ts';
 import { claimOf, draftOf } from './run-rules.ts';
+import { openSteadyClock, type SteadyClock } from './steady-clock.ts';
 import type {
   AuthTokenInput,
   EndpointHost,
@@ -54,6 +56,8 @@ export interface MicrovmsOptions {
   readonly concurrentLaunches?: number;
   /** Default twice the CPUs. */
   readonly concurrentSuspends?: number;
+  /** How long a suspend by API waits for exchanges under way; default 5 s. GUESS: suspend-drain */
+  readonly drainMs?: number;
   /** Bounds one engine call; default 60 s. */
   readonly stepTimeoutMs?: number;
   /** How long traffic is held while a microVM wakes; default 30 s. */
@@ -70,12 +74,18 @@ export interface MicrovmsOptions {
 const CLAIM_RETENTION_MS = 24 * 3_600_000;
 /** More conflicts than this in a row on one version mean a bug, not a race. */
 const MAX_CONFLICTS = 20;
-const LOST_STATES = ['PENDING', 'RUNNING', 'EXITED', 'SUSPENDING', 'RESUMING'] as const;
+/** Their address goes on answering. */
+const ADDRESSED_STATES = HOLDING_STATES.filter((state) => state !== 'TERMINATING');
+/** They have or had a machine, or something is to be done about them. */
+const UNSETTLED_STATES = HOLDING_STATES.filter((state) => state !== 'SUSPENDED');
+/** Machines taken over at once, at start. */
+const CONCURRENT_RECOVERIES = 16;
 
 export async function createMicrovms(options: MicrovmsOptions): Promise<Microvms> {
-  const tokens = await openEndpointTokens(options.store, options.clock ?? systemClock);
+  const elapsed = await openSteadyClock(options.store, options.clock ?? systemClock, options.log);
+  const tokens = await openEndpointTokens(options.store, elapsed);
   // Asked now: once builds run, their machines are there too.
-  return new MicrovmsRoom(options, tokens, await options.engine.residue());
+  return new MicrovmsRoom(options, { elapsed, tokens, residue: await options.engine.residue() });
 }
 
 class MicrovmsRoom implements Microvms {
@@ -86,6 +96,7 @@ class MicrovmsRoom implements Microvms {
   readonly #stepTimeoutMs: number;
   /** What the engine had when this server began. */
   readonly #residue: readonly string[];
+  readonly #elapsed: SteadyClock;
   readonly #tokens: EndpointTokens;
   readonly #ledger: Ledger;
   readonly #live: LiveMachines;
@@ -95,13 +106,17 @@ class MicrovmsRoom implements Microvms {
   readonly #memory: MemoryQuota;
   readonly #lingering = new Set<Disposable>();
 
-  constructor(options: MicrovmsOptions, tokens: EndpointTokens, residue: readonly string[]) {
-    this.#residue = residue;
+  constructor(
+    options: MicrovmsOptions,
+    opened: { elapsed: SteadyClock; tokens: EndpointTokens; residue: readonly string[] },
+  ) {
+    this.#residue = opened.residue;
+    this.#elapsed = opened.elapsed;
+    this.#tokens = opened.tokens;
     this.#o = options;
     this.#clock = options.clock ?? systemClock;
     this.#ids = options.ids ?? randomIds;
     this.#log = options.log;
-    this.#tokens = tokens;
     const { log } = options;
     const clock = this.#clock;
     this.#stepTimeoutMs = options.stepTimeoutMs ?? 60_000;
@@ -111,8 +126,9 @@ class MicrovmsRoom implements Microvms {
     this.#ledger = new Ledger({
       store: options.store,
       clock,
+      elapsed: this.#elapsed,
       log,
-      onMoved: (record, before) => this.#moved(record, before),
+      onMoved: (record, before, revision) => this.#moved(record, before, revision),
     });
     this.#reconciler = new Reconciler({
       engine: options.engine,
@@ -125,10 +141,12 @@ class MicrovmsRoom implements Microvms {
       concurrentLaunches: options.concurrentLaunches ?? 2 * availableParallelism(),
       concurrentSuspends: options.concurrentSuspends ?? 2 * availableParallelism(),
       stepTimeoutMs: this.#stepTimeoutMs,
+      drainMs: options.drainMs ?? 5000,
+      onAdopted: (record, revision) => this.#serve(record, revision),
       collectLogsAfterMs: options.collectLogsAfterMs ?? 1000,
     });
     this.#due = new DueClock({
-      clock,
+      clock: this.#elapsed,
       log,
       source: this.#ledger.rows,
       onDue: async (row) => void (await this.#ledger.apply(row.id, { type: 'due' }, { revision: row.revision })),
@@ -136,12 +154,11 @@ class MicrovmsRoom implements Microvms {
   }
 
   async start(): Promise<void> {
+    await this.#elapsed.note();
     await this.#o.store.forgetClaims(this.#clock.now() - CLAIM_RETENTION_MS);
-    for await (const { id, memoryMiB } of this.#ledger.inStates(HOLDING_STATES)) this.#memory.hold(id, memoryMiB);
-    for await (const record of this.#ledger.inStates(['SUSPENDED'])) await this.#reopenEndpoint(record);
-    for await (const record of this.#ledger.inStates(LOST_STATES))
-      await this.#ledger.apply(record.id, { type: 'lost' });
-    for await (const record of this.#ledger.inStates(['TERMINATING'])) this.#reconciler.kick(record);
+    for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) this.#memory.hold(body.id, body.memoryMiB);
+    for await (const { body } of this.#ledger.inStates(ADDRESSED_STATES)) await this.#reopenEndpoint(body);
+    await this.#recover();
     await this.#sweep();
     await this.#due.start();
   }
@@ -244,13 +261,19 @@ class MicrovmsRoom implements Microvms {
     const waiter = this.#live.waitFor(microvmId);
     try {
       await this.#rouse(microvmId, waiter);
-      return await withDeadline('waking the microVM', this.#o.wakeTimeoutMs ?? 30_000, () => waiter.promise, options);
+      const timeoutMs = this.#o.wakeTimeoutMs ?? 30_000;
+      const { signal } = options;
+      return await withDeadline('waking the microVM', timeoutMs, () => waiter.promise, { signal, clock: this.#clock });
     } catch (error) {
       if (!(error instanceof MachineError)) throw error;
       throw new DomainError('CONFLICT', `The MicroVM ${microvmId} did not wake in time.`, { cause: error });
     } finally {
       this.#live.forget(microvmId, waiter);
     }
+  }
+
+  exchange(microvmId: string): Disposable {
+    return this.#live.exchange(microvmId);
   }
 
   activity(microvmId: string): void {
@@ -269,24 +292,20 @@ class MicrovmsRoom implements Microvms {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#due[Symbol.dispose]();
     for (const timer of this.#lingering) timer[Symbol.dispose]();
+    this.#live.refuseAll('The server is stopping.');
     await this.#reconciler[Symbol.asyncDispose]();
+    await this.#elapsed[Symbol.asyncDispose]();
   }
 
   /** Every change of a record passes here, in the tick it was written. */
-  #moved(record: Microvm, before: Microvm | undefined): void {
+  #moved(record: Microvm, before: Microvm | undefined, revision: number): void {
     if (before?.state === 'RUNNING') this.#live.stopServing(record.id);
     switch (record.state) {
-      case 'RUNNING': {
-        const maxIdleSeconds = record.idlePolicy?.maxIdleDurationSeconds ?? null;
-        this.#live.serve(record.id, maxIdleSeconds === null ? null : maxIdleSeconds * 1000, () =>
-          this.#idle(record.id),
-        );
+      case 'RUNNING':
+        this.#serve(record, revision);
         break;
-      }
       case 'SUSPENDED':
-        // Traffic that came while it was being suspended is about to resume it; only a failed resume disappoints.
-        if (before?.state === 'RESUMING')
-          this.#live.refuse(record.id, `The MicroVM ${record.id} could not be resumed.`);
+        this.#slept(record, before);
         break;
       case 'EXITED':
       case 'TERMINATING':
@@ -307,18 +326,57 @@ class MicrovmsRoom implements Microvms {
     this.#due.consider(dueAt(record));
   }
 
+  #serve(record: Running, revision: number): void {
+    const maxIdleSeconds = record.idlePolicy?.maxIdleDurationSeconds ?? null;
+    this.#live.serve(record.id, maxIdleSeconds === null ? null : maxIdleSeconds * 1000, () =>
+      this.#idle(record.id, revision),
+    );
+  }
+
+  /** Who waits for it is told, or it is resumed for them: they came while it was being suspended. */
+  #slept(record: Microvm, before: Microvm | undefined): void {
+    const { id } = record;
+    if (!this.#live.isAwaited(id)) return;
+    if (before?.state === 'RESUMING' || record.idlePolicy?.autoResumeEnabled !== true) {
+      this.#live.refuse(id, `The MicroVM ${id} could not be resumed.`);
+      return;
+    }
+    this.#command(id, { type: 'resume' }).catch((error: unknown) => {
+      this.#log.error({ microvmId: id, error: messageOf(error) }, 'a microVM could not be resumed for its traffic');
+      this.#live.refuse(id, `The MicroVM ${id} could not be resumed.`);
+    });
+  }
+
+  /** First what time has ended meanwhile, so that nothing is started for it; then what is there is taken over or ended. */
+  async #recover(): Promise<void> {
+    const slots = new Slots(CONCURRENT_RECOVERIES);
+    const under: Promise<void>[] = [];
+    for await (const row of this.#ledger.inStates(UNSETTLED_STATES)) {
+      const ended = await this.#ledger.apply(row.id, { type: 'due' }, { revision: row.revision });
+      if (ended.kind === 'moved') continue;
+      const slot = await slots.acquire();
+      under.push(this.#reconciler.recover(row).finally(() => slot[Symbol.dispose]()));
+    }
+    await Promise.all(under);
+  }
+
   async #draft(input: RunMicrovmInput) {
     const version = await this.#o.images.resolve(input.imageIdentifier, input.imageVersion);
-    const draft = draftOf(this.#o.region, input, version, this.#clock.now());
+    const at: Moment = { wallMs: this.#clock.now(), elapsedMs: this.#elapsed.now() };
+    const draft = draftOf(this.#o.region, input, version, at);
     // The image's own one may have gone since its build.
     await this.#o.connectors.requireActive(draft.egressNetworkConnectors);
     return { version, draft };
   }
 
-  #idle(id: string): void {
-    this.#ledger.apply(id, { type: 'suspend', cause: 'idle' }).catch((error: unknown) => {
+  /** @throws when it could not be written down */
+  async #idle(id: string, revision: number): Promise<void> {
+    try {
+      await this.#ledger.apply(id, { type: 'suspend', cause: 'idle' }, { revision });
+    } catch (error) {
       this.#log.error({ microvmId: id, error: messageOf(error) }, 'an idle microVM could not be suspended');
-    });
+      throw error;
+    }
   }
 
   async #command(id: string, event: Event): Promise<void> {

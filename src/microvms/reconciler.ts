@@ -2,17 +2,26 @@
  * Drives machines towards records. Event driven: whoever moves a record to a transient state calls `kick`, and the work
  * begins in the same tick. One job per microVM at a time; its outcome is an event on the record like any other, so a
  * record that moved on meanwhile is not overwritten and its machine is undone.
+ *
+ * Invariant: steps can be repeated. After a start, or when an outcome could not be written down, a step first looks at
+ * what is there: a machine of the record's epoch, a complete suspended state, neither. And no engine call for a microVM
+ * begins before the one before it came back; one that never does ends the microVM.
  */
-import type { Engine, Machine, MachineExit } from '../engine/index.ts';
+import type { Engine, LaunchRequest, Machine, MachineExit } from '../engine/index.ts';
 import { type Clock, type Logger, MachineError, messageOf, Slots, withDeadline } from '../lib/index.ts';
 import type { AppLogs, LogCollection } from './app-log.ts';
-import { callHook } from './hooks.ts';
-import type { Ledger } from './ledger.ts';
+import { type Came, callWithGrace } from './engine-call.ts';
+import { callHook, type HookResult, type RuntimeHook } from './hooks.ts';
+import type { Ledger, MicrovmRow } from './ledger.ts';
 import {
+  type Event,
   isTransient,
   type Microvm,
   type Pending,
+  REASONS,
   type Resuming,
+  type Running,
+  type State,
   type Suspending,
   type Terminating,
 } from './lifecycle.ts';
@@ -29,6 +38,10 @@ export interface ReconcilerOptions {
   readonly concurrentLaunches: number;
   readonly concurrentSuspends: number;
   readonly stepTimeoutMs: number;
+  /** How long a suspend asked for by a caller lets exchanges end that are under way. */
+  readonly drainMs: number;
+  /** A machine of an earlier server was taken over: its microVM serves again. */
+  readonly onAdopted: (record: Running, revision: number) => void;
   /** Reading the app's log costs a fresh guest time that its first answer needs. */
   readonly collectLogsAfterMs: number;
 }
@@ -36,7 +49,11 @@ export interface ReconcilerOptions {
 /** Longest pause between attempts of a step that cannot be given up (cleaning up, writing an outcome). */
 const MAX_RETRY_MS = 60_000;
 
+/** First pause before such a step is tried again. */
+const FIRST_RETRY_MS = 1000;
+
 interface Job {
+  readonly state: State;
   readonly stop: AbortController;
   again: boolean;
 }
@@ -49,6 +66,8 @@ export class Reconciler implements AsyncDisposable {
   readonly #running = new Set<Promise<void>>();
   readonly #retries = new Map<string, { timer: Disposable; delayMs: number }>();
   readonly #collections = new Map<Machine, LogCollection>();
+  /** Of these it is not known what is on the host. */
+  readonly #unsure = new Set<string>();
   #disposed = false;
 
   constructor(options: ReconcilerOptions) {
@@ -59,35 +78,58 @@ export class Reconciler implements AsyncDisposable {
 
   /** The record was written; does nothing for states that need no work. */
   kick(record: Microvm): void {
-    if (!isTransient(record) || this.#disposed) return;
+    if (this.#disposed) return;
     const job = this.#jobs.get(record.id);
-    if (job !== undefined) {
-      job.again = true;
-      if (record.state === 'TERMINATING') job.stop.abort(new Error('the microVM is being terminated'));
+    if (job === undefined) {
+      if (isTransient(record)) this.#track(this.#drive(record));
       return;
     }
-    const started = this.#drive(record);
-    this.#running.add(started);
-    void started.finally(() => this.#running.delete(started));
+    job.again = true;
+    const ends = record.state === 'TERMINATING' || record.state === 'EXITED';
+    if (ends && job.state !== record.state) job.stop.abort(new Error('the microVM is coming to its end'));
+  }
+
+  /** At the start of a server: brings a record that has or had a machine together with what is there. */
+  async recover({ body: record, revision }: MicrovmRow): Promise<void> {
+    if (isTransient(record)) {
+      this.#unsure.add(record.id);
+      this.kick(record);
+      return;
+    }
+    if (record.state !== 'RUNNING') return;
+    const machine = await this.#adopt(record);
+    if (machine === undefined) {
+      await this.#o.ledger.apply(record.id, { type: 'lost', epoch: record.epoch });
+      return;
+    }
+    this.#o.live.add(machine, record.epoch);
+    this.#o.onAdopted(record, revision);
+    this.#watch(machine, record.epoch);
+  }
+
+  #track(work: Promise<void>): void {
+    this.#running.add(work);
+    void work.finally(() => this.#running.delete(work));
   }
 
   async #drive(record: Microvm): Promise<void> {
     const { id } = record;
     let next: Microvm | undefined = record;
     while (next !== undefined && isTransient(next) && !this.#disposed) {
-      const job: Job = { stop: new AbortController(), again: false };
+      const job: Job = { state: next.state, stop: new AbortController(), again: false };
       this.#jobs.set(id, job);
       try {
         await this.#step(next, job.stop.signal);
-        this.#retries.get(id)?.timer[Symbol.dispose]();
-        this.#retries.delete(id);
+        this.#forgetRetry(id);
+        this.#unsure.delete(id);
         // A kick during the read may be about a later state than the one read.
         do {
           job.again = false;
           next = await this.#o.ledger.find(id);
         } while (job.again);
       } catch (error) {
-        if (!this.#disposed) this.#retryLater(id, error);
+        this.#unsure.add(id);
+        this.#retryLater(id, error, () => this.#kickAgain(id));
         next = undefined;
       }
     }
@@ -103,183 +145,284 @@ export class Reconciler implements AsyncDisposable {
       case 'RESUMING':
         return this.#resume(record, signal);
       case 'TERMINATING':
-        return this.#terminate(record);
+        return this.#terminate(record, signal);
       default:
         return record satisfies never;
     }
   }
 
   async #launch(record: Pending, signal: AbortSignal): Promise<void> {
-    const log = this.#o.log.child({ microvmId: record.id });
-    const startedMs = this.#o.clock.monotonicMs();
-    let machine: Machine;
-    try {
-      using _slot = await this.#launches.acquire({ signal });
-      machine = await this.#own('launch', record, signal);
-    } catch (error) {
+    const { id, epoch } = record;
+    const ready = this.#readyMachine(record);
+    if (ready !== undefined) return this.#serve(record, ready, 'launched');
+    // What a launch left that nobody heard the end of may have run: it is begun anew, not gone on with.
+    if (this.#unsure.has(id)) await this.#destroy(id);
+    const machine = await this.#start('launch', record, signal);
+    if (machine.kind !== 'done') {
       if (signal.aborted) return;
-      logFailure(log, error, 'launch failed');
-      await this.#o.ledger.apply(record.id, { type: 'failed', reason: 'The MicroVM could not be started.' });
+      await this.#o.ledger.apply(id, { type: 'launch-failed', epoch, reason: TEXTS.notStarted });
       return;
     }
-    log.debug({ tookMs: this.#o.clock.monotonicMs() - startedMs, pid: machine.pid }, 'machine launched');
-    const body = { microvmId: record.id, runHookPayload: record.runHookPayload ?? '' }; // GUESS: run-hook-payload-absent
-    const hook = await callHook(machine, record.hooks, 'run', { body, signal });
+    const body = { microvmId: id, runHookPayload: record.runHookPayload ?? '' }; // GUESS: run-hook-payload-absent
+    const hook = await this.#hook(machine.value, record, 'run', { body, signal });
     if (hook.kind === 'failed') {
-      await this.#release(machine);
+      await this.#release(machine.value);
       if (signal.aborted) return;
-      log.info({ detail: hook.detail }, 'run hook failed');
-      await this.#o.ledger.apply(record.id, { type: 'failed', reason: hook.reason });
+      await this.#o.ledger.apply(id, { type: 'launch-failed', epoch, reason: hook.reason });
       return;
     }
-    await this.#serve(record.id, machine, 'launched');
+    await this.#serve(record, machine.value, 'launched');
   }
 
   async #suspend(record: Suspending, signal: AbortSignal): Promise<void> {
-    const log = this.#o.log.child({ microvmId: record.id });
-    const machine = this.#o.live.get(record.id)?.machine;
-    if (machine === undefined) {
-      await this.#o.ledger.apply(record.id, { type: 'lost' });
+    const { id, epoch } = record;
+    const log = this.#o.log.child({ microvmId: id });
+    const machine = this.#readyMachine(record) ?? (await this.#whatIsLeft(record));
+    if (machine === 'saved' || machine === 'nothing') {
+      const type = machine === 'saved' ? 'suspended' : 'lost';
+      await this.#o.ledger.apply(id, { type, epoch });
       return;
     }
+    const saving = await this.#save(record, machine, signal);
+    if (saving.kind === 'done') {
+      log.debug({ ...saving.value }, 'machine suspended');
+      this.#o.live.remove(machine);
+      await this.#o.ledger.apply(id, { type: 'suspended', epoch });
+      return;
+    }
+    if (saving.kind === 'stuck') {
+      logFailure(log, new MachineError('timeout', 'the suspend never came to an end'), 'suspend failed');
+      await this.#release(machine);
+      await this.#o.ledger.apply(id, { type: 'machine-ended', epoch, reason: TEXTS.stuck });
+      return;
+    }
+    if (signal.aborted) return;
+    if (saving.kind === 'refused') {
+      // A machine that came to its end during the hook announces that itself.
+      if (!saving.exited) await this.#o.ledger.apply(id, { type: 'suspend-refused', epoch, reason: saving.reason });
+      return;
+    }
+    logFailure(log, saving.error, 'suspend failed');
+    this.#collect(machine);
+    await this.#o.ledger.apply(id, { type: 'suspend-failed', epoch, detail: TEXTS.notSaved });
+  }
+
+  async #save(record: Suspending, machine: Machine, signal: AbortSignal) {
+    let slot: Disposable;
     try {
-      using _slot = await this.#suspends.acquire({ signal });
-      const hook = await callHook(machine, record.hooks, 'suspend', { signal });
-      if (hook.kind === 'failed') {
-        if (signal.aborted) return;
-        log.info({ detail: hook.detail }, 'suspend hook failed');
-        await this.#o.ledger.apply(record.id, { type: 'failed', reason: hook.reason });
-        return;
-      }
-      await this.#stopCollecting(machine);
-      const report = await withDeadline('suspend', this.#o.stepTimeoutMs, (s) => machine.suspend({ signal: s }), {
-        signal,
-      });
-      log.debug({ ...report }, 'machine suspended');
+      // What is under way through the endpoint may end first; for an idle one nothing moved for a long time.
+      if (record.cause === 'request') await this.#o.live.quiet(record.id, this.#o.drainMs, signal);
+      slot = await this.#suspends.acquire({ signal });
     } catch (error) {
-      if (signal.aborted) return;
-      logFailure(log, error, 'suspend failed');
-      this.#collect(machine);
-      // A machine that died meanwhile announces itself through `exited`.
-      await this.#o.ledger.apply(record.id, { type: 'suspend-failed' });
-      return;
+      return { kind: 'failed', error } as const;
     }
-    this.#o.live.remove(machine);
-    await this.#o.ledger.apply(record.id, { type: 'suspended' });
+    using _slot = slot;
+    const hook = await this.#hook(machine, record, 'suspend', { signal });
+    if (hook.kind === 'failed') return { ...hook, kind: 'refused' } as const;
+    await this.#stopCollecting(machine);
+    return this.#call('suspend', (s) => machine.suspend({ signal: s }), signal);
   }
 
   async #resume(record: Resuming, signal: AbortSignal): Promise<void> {
-    const log = this.#o.log.child({ microvmId: record.id });
-    const startedMs = this.#o.clock.monotonicMs();
-    let machine: Machine;
-    try {
-      using _slot = await this.#launches.acquire({ signal });
-      machine = await this.#own('resume', record, signal);
-    } catch (error) {
-      if (signal.aborted) return;
-      logFailure(log, error, 'resume failed');
-      await this.#o.ledger.apply(
-        record.id,
-        guestNeverRan(error)
-          ? { type: 'resume-failed' }
-          : { type: 'failed', reason: 'The MicroVM could not be resumed.' },
-      );
+    const { id, epoch } = record;
+    const ready = this.#readyMachine(record);
+    if (ready !== undefined) return this.#serve(record, ready, 'resumed');
+    const left = this.#unsure.has(id) ? await this.#whatIsLeft(record) : 'saved';
+    if (left === 'nothing') {
+      await this.#o.ledger.apply(id, { type: 'lost', epoch });
       return;
     }
-    log.debug({ tookMs: this.#o.clock.monotonicMs() - startedMs, pid: machine.pid }, 'machine resumed');
-    const hook = await callHook(machine, record.hooks, 'resume', { signal });
-    if (hook.kind === 'failed') return this.#suspendAgain(record, machine, hook, signal);
-    await this.#serve(record.id, machine, 'resumed');
+    const coming =
+      left === 'saved' ? await this.#start('resume', record, signal) : ({ kind: 'done', value: left } as const);
+    if (coming.kind !== 'done') {
+      if (signal.aborted) return;
+      const isAsBefore =
+        coming.kind === 'failed' && guestNeverRan(coming.error) && (await this.#o.engine.isSuspended(id));
+      const event = isAsBefore ? 'resume-failed' : 'resume-broken';
+      await this.#o.ledger.apply(id, { type: event, epoch, reason: TEXTS.notResumed });
+      return;
+    }
+    // A machine taken over may have been told already; being told again is allowed.
+    const hook = await this.#hook(coming.value, record, 'resume', { signal });
+    if (hook.kind === 'failed') return this.#suspendAgain(record, coming.value, hook, signal);
+    await this.#serve(record, coming.value, 'resumed');
   }
 
   /** The resume hook refused: the microVM stays SUSPENDED (documented), so what ran since is saved again. */
   async #suspendAgain(
-    record: Resuming,
+    { id, epoch }: Resuming,
     machine: Machine,
-    hook: { reason: string; detail: string },
+    hook: { reason: string; exited: boolean },
     signal: AbortSignal,
   ): Promise<void> {
-    if (signal.aborted) return this.#release(machine);
-    this.#o.log.info({ microvmId: record.id, detail: hook.detail }, 'resume hook failed');
-    try {
-      await withDeadline('suspend', this.#o.stepTimeoutMs, (s) => machine.suspend({ signal: s }), { signal });
-      await this.#o.ledger.apply(record.id, { type: 'resume-failed' });
-    } catch (error) {
+    if (signal.aborted || hook.exited) {
       await this.#release(machine);
-      if (signal.aborted) return;
-      logFailure(this.#o.log.child({ microvmId: record.id }), error, 'suspend after a failed resume hook failed');
-      await this.#o.ledger.apply(record.id, { type: 'failed', reason: hook.reason });
+      if (!signal.aborted) await this.#o.ledger.apply(id, { type: 'resume-broken', epoch, reason: hook.reason });
+      return;
     }
+    const saving = await this.#call('suspend', (s) => machine.suspend({ signal: s }), signal);
+    if (saving.kind === 'done') {
+      await this.#o.ledger.apply(id, { type: 'resume-failed', epoch });
+      return;
+    }
+    await this.#release(machine);
+    if (signal.aborted) return;
+    const error = saving.kind === 'failed' ? saving.error : new MachineError('timeout', 'it never came to an end');
+    logFailure(this.#o.log.child({ microvmId: id }), error, 'suspend after a failed resume hook failed');
+    await this.#o.ledger.apply(id, { type: 'resume-broken', epoch, reason: hook.reason });
   }
 
-  async #terminate(record: Terminating): Promise<void> {
-    const machine = this.#o.live.get(record.id)?.machine;
+  /** @throws when something is left; the step is tried again. `signal`: the server stops, the next one goes on. */
+  async #terminate(record: Terminating, signal: AbortSignal): Promise<void> {
+    const { id } = record;
+    let machine = this.#o.live.get(id)?.machine;
+    if (machine === undefined && record.terminateHook && this.#unsure.has(id)) machine = await this.#adopt(record);
     if (machine !== undefined) {
-      if (record.terminateHook) await callHook(machine, record.hooks, 'terminate');
+      if (record.terminateHook) await this.#hook(machine, record, 'terminate', { signal });
       await this.#collections.get(machine)?.finish();
       this.#collections.delete(machine);
       await this.#release(machine);
     }
-    await withDeadline('destroy', this.#o.stepTimeoutMs, () => this.#o.engine.destroy(record.id));
-    this.#o.logs.end(record.id);
-    await this.#o.ledger.apply(record.id, { type: 'destroyed' });
+    await this.#destroy(id);
+    await this.#o.ledger.apply(id, { type: 'destroyed' });
+    this.#o.logs.end(id);
   }
 
-  /** Launches or resumes; a machine that comes after the deadline or an abort is disposed, not leaked. */
-  async #own(what: 'launch' | 'resume', record: Microvm, signal: AbortSignal): Promise<Machine> {
-    const request = { id: record.id, snapshotDir: this.#o.snapshotDirOf(record) };
-    let coming: Promise<Machine> | undefined;
-    try {
-      return await withDeadline(
-        what,
-        this.#o.stepTimeoutMs,
-        (s) => {
-          coming = this.#o.engine[what](request, { signal: s });
-          return coming;
-        },
-        { signal },
-      );
-    } catch (error) {
-      coming
-        ?.then(
-          (late) => late[Symbol.asyncDispose](),
-          () => {},
-        )
-        .catch(() => {});
-      throw error;
+  /** The machine a step that could not write its outcome down has made ready. */
+  #readyMachine(record: Microvm): Machine | undefined {
+    const live = this.#o.live.get(record.id);
+    return live?.epoch === record.epoch ? live.machine : undefined;
+  }
+
+  /** What an earlier attempt left, in this server or one before. */
+  async #whatIsLeft(record: Suspending | Resuming): Promise<Machine | 'saved' | 'nothing'> {
+    if (await this.#o.engine.isSuspended(record.id)) return 'saved';
+    const machine = await this.#adopt(record);
+    if (machine === undefined) return 'nothing';
+    if (record.state === 'SUSPENDING') {
+      this.#o.live.add(machine, record.epoch);
+      this.#watch(machine, record.epoch);
     }
+    return machine;
+  }
+
+  /** The seam for engines whose machines outlive a server; undefined where there is none to take over. */
+  async #adopt(record: Microvm): Promise<Machine | undefined> {
+    const { engine } = this.#o;
+    if (engine.adopt === undefined) return undefined;
+    const came = await this.#call('adopt', async (signal) => engine.adopt?.(this.#requestOf(record), { signal }));
+    if (came.kind === 'done') return came.value;
+    const error = came.kind === 'failed' ? came.error : new MachineError('timeout', 'taking it over took too long');
+    logFailure(this.#o.log.child({ microvmId: record.id }), error, 'a machine could not be taken over');
+    return undefined;
+  }
+
+  /** Launches or resumes. A machine that comes when nobody expects it any more is undone with all it left. */
+  async #start(what: 'launch' | 'resume', record: Microvm, signal: AbortSignal): Promise<Came<Machine>> {
+    const log = this.#o.log.child({ microvmId: record.id });
+    const startedMs = this.#o.clock.monotonicMs();
+    let slot: Disposable;
+    try {
+      slot = await this.#launches.acquire({ signal });
+    } catch (error) {
+      return { kind: 'failed', error };
+    }
+    using _slot = slot;
+    const came = await this.#call(what, (s) => this.#o.engine[what](this.#requestOf(record), { signal: s }), signal);
+    if (came.kind === 'failed' && !signal.aborted) logFailure(log, came.error, `${what} failed`);
+    if (came.kind === 'stuck') {
+      logFailure(log, new MachineError('timeout', 'it never came to an end'), `${what} failed`);
+      void came.late.then((machine) => this.#undoLate(machine)).catch(() => {});
+    }
+    if (came.kind !== 'done') return came;
+    log.debug({ tookMs: this.#o.clock.monotonicMs() - startedMs, pid: came.value.pid, what }, 'machine started');
+    if (!signal.aborted) return came;
+    await this.#release(came.value);
+    return { kind: 'failed', error: signal.reason };
+  }
+
+  /** Its microVM was ended when it did not come. */
+  async #undoLate(machine: Machine): Promise<void> {
+    await machine[Symbol.asyncDispose]();
+    if (!this.#disposed) await this.#o.engine.destroy(machine.id);
+  }
+
+  #requestOf(record: Microvm): LaunchRequest {
+    return { id: record.id, snapshotDir: this.#o.snapshotDirOf(record) };
+  }
+
+  #call<T>(what: string, work: (signal: AbortSignal) => Promise<T>, signal?: AbortSignal): Promise<Came<T>> {
+    const { clock, stepTimeoutMs } = this.#o;
+    return callWithGrace(what, work, { clock, timeoutMs: stepTimeoutMs, signal });
+  }
+
+  /** @throws when it could not be made sure that nothing is left */
+  async #destroy(id: string): Promise<void> {
+    const { clock, stepTimeoutMs, engine } = this.#o;
+    await withDeadline('destroy', stepTimeoutMs, () => engine.destroy(id), { clock });
+  }
+
+  /** Calls a hook for as long as the machine lives. */
+  async #hook(
+    machine: Machine,
+    record: Microvm,
+    name: RuntimeHook,
+    options: { body?: unknown; signal: AbortSignal },
+  ): Promise<Exclude<HookResult, { kind: 'failed' }> | { kind: 'failed'; reason: string; exited: boolean }> {
+    const ended = new AbortController();
+    let exit: MachineExit | undefined;
+    void machine.exited.then((how) => {
+      exit = how;
+      ended.abort(new MachineError('exited', 'the machine came to its end'));
+    });
+    const signal = AbortSignal.any([options.signal, ended.signal]);
+    const result = await callHook(machine, record.hooks, name, { ...options, signal, clock: this.#o.clock });
+    if (result.kind === 'passed') return result;
+    this.#o.log.info({ microvmId: record.id, hook: name, detail: result.detail }, 'hook failed');
+    return { kind: 'failed', reason: exit === undefined ? result.reason : endOf(exit), exited: exit !== undefined };
   }
 
   /** The machine is up: it serves if the record agrees, else it is undone. */
-  async #serve(id: string, machine: Machine, event: 'launched' | 'resumed'): Promise<void> {
-    this.#o.live.add(machine);
-    const outcome = await this.#o.ledger.apply(id, { type: event });
+  async #serve(record: Pending | Resuming, machine: Machine, type: 'launched' | 'resumed'): Promise<void> {
+    if (this.#disposed) return this.#release(machine);
+    this.#o.live.add(machine, record.epoch);
+    const outcome = await this.#o.ledger.apply(record.id, { type, epoch: record.epoch });
     if (outcome.kind !== 'moved') return this.#release(machine);
     // Only now: an exit that came earlier would find a record that cannot take it yet.
-    void machine.exited.then((exit) => this.#exited(machine, exit));
+    this.#watch(machine, record.epoch);
+  }
+
+  #watch(machine: Machine, epoch: number): void {
+    void machine.exited.then((exit) => this.#exited(machine, epoch, exit));
     this.#collectSoon(machine);
   }
 
-  async #exited(machine: Machine, exit: MachineExit): Promise<void> {
+  #exited(machine: Machine, epoch: number, exit: MachineExit): void {
     if (this.#disposed || this.#o.live.get(machine.id)?.machine !== machine) return;
     const log = this.#o.log.child({ microvmId: machine.id });
-    try {
-      if (exit.kind === 'app') {
-        log.info({ exitCode: exit.exitCode }, 'app exited');
-        await this.#o.ledger.apply(machine.id, { type: 'app-exited', exitCode: exit.exitCode });
-      } else {
-        log.error({ message: exit.message, evidence: exit.evidence }, 'VMM ended unexpectedly');
-        await this.#o.ledger.apply(machine.id, { type: 'failed', reason: 'The MicroVM stopped unexpectedly.' });
-      }
-    } catch (error) {
-      logFailure(log, error, 'the end of a machine could not be recorded');
+    if (exit.kind === 'app') {
+      log.info({ exitCode: exit.exitCode }, 'app exited');
+      this.#report(machine.id, { type: 'app-exited', epoch, exitCode: exit.exitCode });
+    } else {
+      log.error({ message: exit.message, evidence: exit.evidence }, 'VMM ended unexpectedly');
+      this.#report(machine.id, { type: 'machine-ended', epoch, reason: endOf(exit) });
     }
   }
 
+  /** Writes down what happened, for as long as it takes. */
+  #report(id: string, event: Event): void {
+    const key = `${id} ${event.type}`;
+    this.#o.ledger.apply(id, event).then(
+      () => this.#forgetRetry(key),
+      (error: unknown) => this.#retryLater(key, error, () => this.#report(id, event)),
+    );
+  }
+
   async #release(machine: Machine): Promise<void> {
+    const { clock, stepTimeoutMs } = this.#o;
     this.#o.live.remove(machine);
     await this.#stopCollecting(machine);
-    await withDeadline('dispose', this.#o.stepTimeoutMs, async () => machine[Symbol.asyncDispose]());
+    await withDeadline('dispose', stepTimeoutMs, async () => machine[Symbol.asyncDispose](), { clock });
   }
 
   #collectSoon(machine: Machine): void {
@@ -298,18 +441,30 @@ export class Reconciler implements AsyncDisposable {
     await collection?.stop();
   }
 
+  #kickAgain(id: string): void {
+    this.#o.ledger.find(id).then(
+      (record) => record && this.kick(record),
+      (error: unknown) => this.#retryLater(id, error, () => this.#kickAgain(id)),
+    );
+  }
+
   /** Only for what must not be given up; everything else became a state. */
-  #retryLater(id: string, error: unknown): void {
-    const delayMs = Math.min(MAX_RETRY_MS, (this.#retries.get(id)?.delayMs ?? 500) * 2);
-    logFailure(this.#o.log.child({ microvmId: id, retryMs: delayMs }), error, 'a step failed and will be tried again');
-    const timer = this.#o.clock.after(delayMs, () => {
-      void this.#o.ledger
-        .find(id)
-        .then((record) => record && this.kick(record))
-        .catch((again: unknown) => this.#retryLater(id, again));
-    });
-    this.#retries.get(id)?.timer[Symbol.dispose]();
-    this.#retries.set(id, { timer, delayMs });
+  #retryLater(key: string, error: unknown, again: () => void): void {
+    if (this.#disposed) return;
+    const before = this.#retries.get(key);
+    const delayMs = before === undefined ? FIRST_RETRY_MS : Math.min(MAX_RETRY_MS, before.delayMs * 2);
+    logFailure(
+      this.#o.log.child({ microvmId: key.split(' ', 1)[0], retryMs: delayMs }),
+      error,
+      'a step failed and will be tried again',
+    );
+    before?.timer[Symbol.dispose]();
+    this.#retries.set(key, { timer: this.#o.clock.after(delayMs, again), delayMs });
+  }
+
+  #forgetRetry(key: string): void {
+    this.#retries.get(key)?.timer[Symbol.dispose]();
+    this.#retries.delete(key);
   }
 
   /** Stops all work and ends every machine; records stay as they are, the next start sorts them out. */
@@ -322,9 +477,22 @@ export class Reconciler implements AsyncDisposable {
   }
 }
 
+/** What callers read; the log says more. GUESS: end-reasons */
+const TEXTS = {
+  notStarted: 'The MicroVM could not be started.',
+  notResumed: 'The MicroVM could not be resumed.',
+  notSaved: 'The MicroVM could not be suspended and runs on.',
+  stuck: 'The MicroVM could not be suspended and did not go on.',
+  ended: 'The MicroVM stopped unexpectedly.',
+} as const;
+
+function endOf(exit: MachineExit): string {
+  return exit.kind === 'app' ? REASONS.exited(exit.exitCode) : TEXTS.ended;
+}
+
 /** Kinds thrown before the guest ran, so its saved state is as it was; after anything else it may have written to its disk. */
 function guestNeverRan(error: unknown): boolean {
-  return error instanceof MachineError && (error.kind === 'unsupported' || error.kind === 'failed');
+  return error instanceof MachineError && ['unsupported', 'failed', 'corrupt'].includes(error.kind);
 }
 
 function logFailure(log: Logger, error: unknown, message: string): void {

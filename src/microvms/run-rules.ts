@@ -4,7 +4,7 @@ import type { LaunchableVersion } from '../images/index.ts';
 import { DomainError } from '../lib/index.ts';
 import { type Claim, fingerprintOf } from '../store/index.ts';
 import { wantsHook } from './hooks.ts';
-import type { Pending } from './lifecycle.ts';
+import type { Moment, Pending } from './lifecycle.ts';
 import type { RunMicrovmInput } from './types.ts';
 
 /** Source: model text, default and maximum. */
@@ -15,7 +15,7 @@ export function draftOf(
   region: string,
   input: RunMicrovmInput,
   version: LaunchableVersion,
-  at: number,
+  at: Moment,
 ): Omit<Pending, 'id' | 'endpointId' | 'endpoint' | 'endpointPort'> {
   const payload = input.runHookPayload;
   if (payload !== undefined && payload !== '' && !wantsHook(version.hooks, 'run')) {
@@ -37,7 +37,9 @@ export function draftOf(
     maximumDurationSeconds: input.maximumDurationInSeconds ?? DEFAULT_MAXIMUM_DURATION_SECONDS,
     ingressNetworkConnectors: resolveIngress(region, input.ingressNetworkConnectors),
     egressNetworkConnectors: resolveEgress(region, input.egressNetworkConnectors, version.egressNetworkConnectors),
-    startedAt: at,
+    startedAt: at.wallMs,
+    bornAt: at.elapsedMs,
+    epoch: 1,
     runHookPayload: payload ?? null,
   };
 }

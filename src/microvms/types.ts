@@ -123,6 +123,11 @@ export interface Microvms extends AsyncDisposable {
    * @throws DomainError NOT_FOUND, CONFLICT (it cannot be reached now); the signal's reason
    */
   wake(microvmId: string, options: { signal?: AbortSignal }): Promise<Machine>;
+  /**
+   * An exchange through the machine has begun; dispose when it ended. A suspend asked for by a caller waits a moment for
+   * those under way.
+   */
+  exchange(microvmId: string): Disposable;
   /** Bytes came through the endpoint: restarts the idle clock. In memory only, cheap enough to be called per chunk. */
   activity(microvmId: string): void;
   /** The app's output, kept copy included, so also after the end. @throws DomainError NOT_FOUND */

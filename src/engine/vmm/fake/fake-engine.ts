@@ -26,7 +26,20 @@ import type {
   SuspendReport,
 } from '../../engine.ts';
 
-export type FakeOperation = 'build' | 'seal' | 'launch' | 'suspend' | 'resume' | 'connect' | 'setEgress' | 'destroy';
+/** `launched`, `resumed` and `suspended` come when the work is done and the caller has not been told yet. */
+export type FakeOperation =
+  | 'build'
+  | 'seal'
+  | 'launch'
+  | 'suspend'
+  | 'resume'
+  | 'connect'
+  | 'setEgress'
+  | 'destroy'
+  | 'adopt'
+  | 'launched'
+  | 'resumed'
+  | 'suspended';
 
 /** What an app's handler sees of its machine. `memory` starts as a copy of the snapshot's and survives suspend. */
 export interface FakeGuest {
@@ -42,6 +55,8 @@ export interface FakeDisk {
   readonly snapshots: Map<string, Record<string, unknown>>;
   /** Machine id to the memory it was suspended with, or `null` while it has only a folder. */
   readonly machines: Map<string, Record<string, unknown> | null>;
+  /** Machine id to the guest that runs, whatever server started it. */
+  readonly processes: Map<string, FakeGuest>;
 }
 
 export interface FakeEngineOptions {
@@ -53,6 +68,8 @@ export interface FakeEngineOptions {
   readonly config?: Partial<ContainerConfig>;
   readonly buildLog?: string;
   readonly appLog?: string;
+  /** When true, machines that an abandoned engine left are taken over. */
+  readonly adopts?: boolean;
   /** When true, `launch` takes any snapshot folder, sealed here or not. */
   readonly anySnapshot?: boolean;
 }
@@ -71,6 +88,11 @@ export interface FakeEngine extends Engine {
   failNext(operation: FakeOperation, error: Error, id?: string): void;
   /** Operations of this kind wait until the result is disposed (or their signal aborts). */
   hold(operation: FakeOperation): Disposable;
+  /**
+   * The server was killed: no call to this engine comes back any more, nothing it knows ends. Machines live on, for another
+   * engine on the same disk to find.
+   */
+  abandon(): void;
   /** Lets the app or the VMM of `id` end. */
   exit(id: string, exit: MachineExit): void;
   /** A snapshot is found damaged, as by the scrub. */
@@ -80,7 +102,7 @@ export interface FakeEngine extends Engine {
 }
 
 export function createFakeDisk(): FakeDisk {
-  return { snapshots: new Map(), machines: new Map() };
+  return { snapshots: new Map(), machines: new Map(), processes: new Map() };
 }
 
 export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
@@ -106,10 +128,17 @@ class InMemoryEngine implements FakeEngine {
   #failures: { operation: FakeOperation; error: Error; id: string | undefined }[] = [];
   readonly #damageListeners = new Set<(damage: SnapshotDamage) => void>();
   readonly #gates = new Map<FakeOperation, Set<Promise<void>>>();
+  readonly adopt?: (request: LaunchRequest, options: { signal?: AbortSignal }) => Promise<Machine | undefined>;
+  #abandoned = false;
 
   constructor(options: FakeEngineOptions) {
     this.#options = options;
     this.disk = options.disk ?? createFakeDisk();
+    if (options.adopts === true) this.adopt = (request, { signal }) => this.#adopt(request, signal);
+  }
+
+  abandon(): void {
+    this.#abandoned = true;
   }
 
   failNext(operation: FakeOperation, error: Error, id?: string): void {
@@ -167,14 +196,38 @@ class InMemoryEngine implements FakeEngine {
       throw new MachineError('failed', `the snapshot of ${request.id} does not exist`);
     }
     this.disk.machines.set(request.id, null);
-    return this.#start(request, memory ?? {});
+    const machine = this.#start(request, memory ?? {});
+    try {
+      await this.enter('launched', request.id, signal);
+    } catch (error) {
+      await machine[Symbol.asyncDispose]();
+      this.disk.machines.delete(request.id);
+      throw error;
+    }
+    return machine;
   }
 
   async resume(request: LaunchRequest, { signal }: { signal?: AbortSignal }): Promise<Machine> {
     await this.enter('resume', request.id, signal);
     const memory = this.disk.machines.get(request.id);
     if (memory == null) throw new MachineError('failed', `${request.id} has no suspended state`);
-    return this.#start(request, memory);
+    const machine = this.#start(request, memory);
+    // What was saved is void: the guest runs on.
+    this.disk.machines.set(request.id, null);
+    try {
+      await this.enter('resumed', request.id, signal);
+    } catch (error) {
+      await machine[Symbol.asyncDispose]();
+      throw error;
+    }
+    return machine;
+  }
+
+  async isSuspended(id: string): Promise<boolean> {
+    await this.#unlessAbandoned();
+    if (this.machines.has(id) || this.disk.machines.get(id) == null) return false;
+    this.disk.processes.delete(id);
+    return true;
   }
 
   async setEgress(id: string, egress: Egress): Promise<void> {
@@ -202,6 +255,7 @@ class InMemoryEngine implements FakeEngine {
   async destroy(id: string): Promise<void> {
     await this.enter('destroy', id);
     await this.machines.get(id)?.[Symbol.asyncDispose]();
+    this.disk.processes.delete(id);
     this.disk.machines.delete(id);
   }
 
@@ -224,15 +278,17 @@ class InMemoryEngine implements FakeEngine {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#abandoned) return;
     await Promise.all([...this.machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
   }
 
   /** Records the call, waits at its gate, and throws what was scripted for it. */
   async enter(operation: FakeOperation, id: string, signal?: AbortSignal): Promise<void> {
-    this.calls.push(`${operation} ${id}`);
+    if (!isAfterwards(operation)) this.calls.push(`${operation} ${id}`);
     signal?.throwIfAborted();
     const gates = [...(this.#gates.get(operation) ?? [])];
     if (gates.length > 0) await abortable(Promise.all(gates), signal);
+    await this.#unlessAbandoned();
     const failure = this.#failures.find((f) => f.operation === operation && (f.id === undefined || f.id === id));
     if (failure === undefined) return;
     this.#failures = this.#failures.filter((f) => f !== failure);
@@ -240,11 +296,32 @@ class InMemoryEngine implements FakeEngine {
   }
 
   #start({ id, egress }: LaunchRequest, memory: Record<string, unknown>): Machine {
+    if (this.machines.has(id)) throw new MachineError('failed', `${id} runs already`);
     this.egress.set(id, egress);
-    const machine = new FakeMachine(this, { id, memory: structuredClone(memory) }, this.#options);
+    const guest = { id, memory: structuredClone(memory) };
+    const machine = new FakeMachine(this, guest, this.#options);
+    this.machines.set(id, machine);
+    this.disk.processes.set(id, guest);
+    return machine;
+  }
+
+  async #adopt({ id, egress }: LaunchRequest, signal: AbortSignal | undefined): Promise<Machine | undefined> {
+    await this.enter('adopt', id, signal);
+    const guest = this.disk.processes.get(id);
+    if (guest === undefined) return undefined;
+    this.egress.set(id, egress);
+    const machine = new FakeMachine(this, guest, this.#options);
     this.machines.set(id, machine);
     return machine;
   }
+
+  #unlessAbandoned(): Promise<void> {
+    return this.#abandoned ? new Promise(() => {}) : Promise.resolve();
+  }
+}
+
+function isAfterwards(operation: FakeOperation): boolean {
+  return operation === 'launched' || operation === 'resumed' || operation === 'suspended';
 }
 
 class FakeMachine implements Machine {
@@ -290,6 +367,7 @@ class FakeMachine implements Machine {
     await this.#engine.enter('suspend', this.id, signal);
     if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
     this.#engine.disk.machines.set(this.id, structuredClone(this.#guest.memory));
+    await this.#engine.enter('suspended', this.id);
     this.#close();
     return { deltaBytes: 3_600_000, tookMs: 14 };
   }
@@ -322,7 +400,10 @@ class FakeMachine implements Machine {
 
   #close(): void {
     this.#live = false;
-    this.#engine.machines.delete(this.id);
+    if (this.#engine.machines.get(this.id) === this) {
+      this.#engine.machines.delete(this.id);
+      if (this.#engine.disk.processes.get(this.id) === this.#guest) this.#engine.disk.processes.delete(this.id);
+    }
     for (const stream of this.#streams) stream.destroy();
     this.#wakeReaders();
   }
