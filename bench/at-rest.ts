@@ -33,7 +33,7 @@ async function main(): Promise<void> {
     await using engine = await open();
     await sealApp(engine, runtime.base.disk, snapshotDir);
   }
-  for (const part of ['ram', 'state', 'disk']) {
+  for (const part of ['ram', 'state', 'disk', 'changes']) {
     const file = join(snapshotDir, part);
     const took = await times(5, () => digestFile(file, { mapper: runtime.qemu.img }));
     const mib = ((await stat(file)).blocks * 512) / 2 ** 20;

@@ -22,7 +22,7 @@ import type { EngineContext } from './machine/context.ts';
 import { launchMachine, resumeMachine } from './machine/launch.ts';
 import type { RunningMachine } from './machine/machine.ts';
 import { machineFiles } from './machine/saved.ts';
-import { sealMachine } from './machine/seal.ts';
+import { keptDisk, sealMachine } from './machine/seal.ts';
 import type { Runtime } from './runtime.ts';
 import { Integrity } from './snapshot/integrity.ts';
 import { qemuDriver } from './vmm/qemu/driver.ts';
@@ -90,6 +90,10 @@ class HostEngine implements Engine {
     return this.#builds.run(request.cacheOwner, () =>
       buildImage(this.#context, request, { signal: this.#bounded(signal) }),
     );
+  }
+
+  keptDisk(snapshotDir: string): Promise<BuiltDisk | undefined> {
+    return keptDisk(this.#context, snapshotDir);
   }
 
   seal(request: SealRequest, { signal }: Options): Promise<SealedSnapshot> {

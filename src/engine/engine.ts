@@ -155,7 +155,7 @@ export interface SuspendReport {
 
 export interface SnapshotDamage {
   readonly snapshotDir: string;
-  readonly part: 'ram' | 'state' | 'disk' | 'manifest';
+  readonly part: 'ram' | 'state' | 'disk' | 'changes' | 'manifest';
 }
 
 export interface HostReport {
@@ -170,6 +170,11 @@ export interface Engine extends AsyncDisposable {
   readonly host: HostReport;
   /** Runs the Dockerfile in a builder machine. @throws BuildFailure, MachineError */
   build(request: BuildRequest, options: { signal?: AbortSignal }): Promise<BuiltDisk>;
+  /**
+   * The root disk a sealed snapshot was made of, as its build left it; undefined when there is none any more that is whole.
+   * It lies in the snapshot's folder: to be read, and only while that is there.
+   */
+  keptDisk(snapshotDir: string): Promise<BuiltDisk | undefined>;
   /** Boots the root disk, starts the app, waits until it is ready, seals. @throws BuildFailure, MachineError */
   seal(request: SealRequest, options: { signal?: AbortSignal }): Promise<SealedSnapshot>;
   /** Starts a new machine from a sealed snapshot: clock, seed and identity are set before it returns. @throws MachineError */

@@ -30,6 +30,7 @@ const { cacheDir } = loadConfig({}, process.env);
 const found = findRuntime();
 const skip = found === undefined ? 'set-up has not run: no runtime.json' : false;
 
+const PARTS = ['ram', 'state', 'disk', 'changes'];
 const PORT = 8080;
 const APP = `
 import http.server, os, sys, time
@@ -220,17 +221,17 @@ describe('the engine on real machines', { skip }, () => {
   test('a snapshot with one wrong byte is refused before its guest runs, whichever part it is in', async () => {
     const told: string[] = [];
     using _watch = engine.onDamage((damage) => told.push(damage.part));
-    for (const name of ['ram', 'state', 'disk', 'manifest.json']) {
+    for (const name of [...PARTS, 'manifest.json']) {
       const broken = path.join(root, `broken-${name}`);
       await mkdir(broken);
-      for (const part of ['ram', 'state', 'disk', 'manifest.json']) {
+      for (const part of [...PARTS, 'manifest.json']) {
         if (part === name) await copyDamaged(path.join(snapshotDir, part), path.join(broken, part));
         else await link(path.join(snapshotDir, part), path.join(broken, part));
       }
       const launch = engine.launch({ id: 'vm-10', snapshotDir: broken }, {});
       await assert.rejects(launch, { kind: 'corrupt' }, name);
     }
-    assert.deepEqual(told, ['ram', 'state', 'disk', 'manifest']);
+    assert.deepEqual(told, [...PARTS, 'manifest']);
   });
 
   test('a suspended machine with one wrong byte does not resume, and does once the byte is right again', async () => {
@@ -245,6 +246,20 @@ describe('the engine on real machines', { skip }, () => {
     }
     const again = await engine.resume({ id: 'vm-13', snapshotDir }, {});
     assert.equal(await get(again, '/count'), '2');
+  });
+
+  test('a snapshot is made anew from the root disk it kept, untouched by the app that ran on it', async () => {
+    const kept = await engine.keptDisk(snapshotDir);
+    assert.ok(kept);
+    assert.deepEqual(kept.config.cmd, [APP]);
+    const into = path.join(stateDir, 'images/test/2.0/snapshot');
+    const request = { buildId: 'seal-4', disk: kept, config: kept.config, capabilities: 'default' } as const;
+    const readiness = { kind: 'listening', port: PORT, graceMs: 60_000 } as const;
+    await engine.seal({ ...request, memoryMiB: 512, readiness, snapshotDir: into, onLog: () => {} }, {});
+    const machine = await engine.launch({ id: 'vm-14', snapshotDir: into }, {});
+    assert.equal(await get(machine, '/count'), '1');
+    const broken = path.join(root, 'broken-disk');
+    assert.equal(await engine.keptDisk(broken), undefined);
   });
 
   test('a launch can be called off', async () => {

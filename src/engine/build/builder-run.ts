@@ -10,7 +10,7 @@ import { createOverlay } from '../disk/overlay.ts';
 import { BuildFailure } from '../engine.ts';
 import { remove } from '../folders.ts';
 import type { EngineContext } from '../machine/context.ts';
-import { fourDisks } from '../machine/disks.ts';
+import { fourDisks, overlayOf } from '../machine/disks.ts';
 import { restoreConfig, restoreMachine } from '../machine/restore.ts';
 import { whileAlive } from '../machine/with-vmm.ts';
 import type { Manifest } from '../snapshot/manifest.ts';
@@ -53,7 +53,7 @@ export async function runBuilder(
   const overlay = path.join(run.workDir, 'builder.qcow2');
   await createOverlay(overlay, manifest.parts.disk.bytes);
   const disks = fourDisks({
-    root: { kind: 'overlay', path: overlay, basePath: path.join(run.snapshotDir, 'disk') },
+    root: overlayOf(run.snapshotDir, overlay),
     spare1: run.context,
     spare2: run.cache,
     spare3: run.out,

@@ -120,6 +120,7 @@ async function makeSnapshot(
     network: 'none' as const,
     link: sealed,
     container: null,
+    built: null,
     runtimeStamp: runtime.stamp,
     kernelRelease: runtime.guest.kernelRelease,
   };

@@ -1,4 +1,5 @@
 /** The four disks every machine has; those not given are empty. */
+import path from 'node:path';
 import type { Disk, DiskSerial } from '../vmm/vmm.ts';
 import { SPARE_DISK_BYTES } from './context.ts';
 
@@ -9,4 +10,14 @@ export function fourDisks(given: Partial<Record<DiskSerial, Disk['source']>>): D
     serial,
     source: given[serial] ?? { kind: 'empty', bytes: SPARE_DISK_BYTES },
   }));
+}
+
+/** The root disk of a machine restored from a sealed snapshot. */
+export function overlayOf(snapshotDir: string, overlay: string): Extract<Disk['source'], { kind: 'overlay' }> {
+  return {
+    kind: 'overlay',
+    path: overlay,
+    layerPaths: [path.join(snapshotDir, 'changes')],
+    basePath: path.join(snapshotDir, 'disk'),
+  };
 }

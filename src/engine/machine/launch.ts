@@ -11,7 +11,7 @@ import { digestGuard, readChunkFile } from '../snapshot/chunk-file.ts';
 import type { Manifest } from '../snapshot/manifest.ts';
 import type { VmmConfig } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
-import { fourDisks } from './disks.ts';
+import { fourDisks, overlayOf } from './disks.ts';
 import { RunningMachine } from './machine.ts';
 import { restoreConfig, restoreMachine } from './restore.ts';
 import { machineFiles, readSaved, verifySaved } from './saved.ts';
@@ -98,7 +98,7 @@ async function start(
     runDir,
     ram,
     network: 'down',
-    disks: fourDisks({ root: { kind: 'overlay', path: files.overlay, basePath: path.join(snapshotDir, 'disk') } }),
+    disks: fourDisks({ root: overlayOf(snapshotDir, files.overlay) }),
   });
   const verified = Promise.all([context.integrity.verify(snapshotDir, manifest.parts), source.verified]);
   verified.catch(() => {});

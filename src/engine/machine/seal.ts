@@ -1,10 +1,20 @@
 /** Boots a built root disk, starts its app, waits until it is ready and seals the snapshot. */
 import { stat, truncate } from 'node:fs/promises';
+import path from 'node:path';
 import type { GuestLink } from '../../guest/index.ts';
 import { messageOf } from '../../lib/index.ts';
 import { copySparse } from '../disk/copy.ts';
-import { BuildFailure, MEMORY_SIZES_MIB, type MemoryMiB, type SealedSnapshot, type SealRequest } from '../engine.ts';
+import { createOverlay } from '../disk/overlay.ts';
+import {
+  BuildFailure,
+  type BuiltDisk,
+  MEMORY_SIZES_MIB,
+  type MemoryMiB,
+  type SealedSnapshot,
+  type SealRequest,
+} from '../engine.ts';
 import { remove } from '../folders.ts';
+import { type Manifest, readManifest } from '../snapshot/manifest.ts';
 import { allocatedBytes, createDraft, type Draft, sealDraft } from '../snapshot/seal.ts';
 import type { VmmNetwork } from '../vmm/vmm.ts';
 import { type Booted, bootMachine } from './boot.ts';
@@ -47,8 +57,12 @@ export async function sealMachine(
     kernelRelease: context.runtime.guest.kernelRelease,
     link: booted,
     container: config,
+    built: { config: request.disk.config, usedBytes: request.disk.usedBytes },
   };
-  const sizes = { memoryBytes: await allocatedBytes(draft.ram), diskBytes: await allocatedBytes(draft.disk) };
+  const sizes = {
+    memoryBytes: await allocatedBytes(draft.ram),
+    diskBytes: (await allocatedBytes(draft.disk)) + (await allocatedBytes(draft.changes)),
+  };
   const parts = await sealDraft(draft, request.snapshotDir, facts, {
     driver: context.driver,
     mapper: context.runtime.qemu.img,
@@ -56,6 +70,23 @@ export async function sealMachine(
   });
   await context.integrity.trust(request.snapshotDir, parts);
   return { snapshotDir: request.snapshotDir, ...sizes };
+}
+
+/** See `Engine.keptDisk`. */
+export async function keptDisk(
+  { integrity, driver }: EngineContext,
+  snapshotDir: string,
+): Promise<BuiltDisk | undefined> {
+  let manifest: Manifest;
+  try {
+    manifest = await readManifest(snapshotDir, driver);
+  } catch {
+    // Also one that does not fit this host: its guest's file system might not either.
+    return undefined;
+  }
+  const { built, parts } = manifest;
+  if (built === null || !(await integrity.isWhole(snapshotDir, 'disk', parts.disk))) return undefined;
+  return { ...built, diskPath: path.join(snapshotDir, 'disk') };
 }
 
 /**
@@ -73,9 +104,10 @@ export async function runToSnapshot(
   await using stack = new AsyncDisposableStack();
   const runDir = await context.folders.makeRun(shape.id);
   stack.defer(() => remove(runDir));
+  await createOverlay(draft.changes, (await stat(draft.disk)).size);
   const booted = await bootMachine(
     context,
-    { ...shape, runDir, ramPath: draft.ram, root: { kind: 'raw', path: draft.disk } },
+    { ...shape, runDir, ramPath: draft.ram, root: { kind: 'overlay', path: draft.changes, basePath: draft.disk } },
     options,
   );
   const { vmm, link, secret } = booted;

@@ -38,7 +38,13 @@ async function bench(): Promise<Bench> {
     network: 'none',
     link: { generation: 1, secret: 'a'.repeat(64) },
     container: null,
-    parts: { ram: await digest('ram'), state: await digest('state'), disk: await digest('disk') },
+    built: null,
+    parts: {
+      ram: await digest('ram'),
+      state: await digest('state'),
+      disk: await digest('disk'),
+      changes: await digest('changes'),
+    },
   };
   await writeFile(path.join(dir, 'manifest.json'), encodeManifest(manifest));
   const clock = new TestClock();

@@ -20,7 +20,7 @@ const SCRUB_AGE_MS = 24 * 3600_000;
 /** A hundredth of a core, and far below what a disk gives. */
 const SCRUB_BYTES_PER_SECOND = 16 * 1024 * 1024;
 
-export const PART_NAMES = ['ram', 'state', 'disk'] as const;
+export const PART_NAMES = ['ram', 'state', 'disk', 'changes'] as const;
 export type PartName = (typeof PART_NAMES)[number];
 
 export interface IntegrityOptions {
@@ -104,6 +104,13 @@ export class Integrity implements Disposable {
       known.checkedAtMs = this.#o.clock.monotonicMs();
       this.#o.log.debug({ snapshotDir, tookMs: known.checkedAtMs - startedMs }, 'sealed snapshot verified');
     });
+  }
+
+  /** Reads one part, whatever is known of it. */
+  async isWhole(snapshotDir: string, part: PartName, expected: Part): Promise<boolean> {
+    const options = { mapper: this.#o.mapper, signal: this.#over.signal };
+    const found = await digestOrNothing(path.join(snapshotDir, part), options);
+    return found?.bytes === expected.bytes && found.sha256 === expected.sha256;
   }
 
   /** Reads the snapshot that was not read for longest, slowly. Resolves when that is done or nothing is due. */

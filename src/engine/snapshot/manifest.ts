@@ -5,12 +5,12 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
-import type { ContainerConfig } from '../engine.ts';
+import type { BuiltDisk, ContainerConfig } from '../engine.ts';
 import { cpuFingerprint } from '../host/host.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
 import { decodeSelfChecked, encodeSelfChecked } from './self-checked.ts';
 
-export const FORMAT_GENERATION = 2;
+export const FORMAT_GENERATION = 3;
 
 export interface Part {
   readonly bytes: number;
@@ -31,7 +31,9 @@ export interface Manifest {
   readonly network: 'none' | 'user';
   readonly link: { readonly generation: number; readonly secret: string };
   readonly container: ContainerConfig | null;
-  readonly parts: { readonly ram: Part; readonly state: Part; readonly disk: Part };
+  /** What the build said of `disk`. */
+  readonly built: Omit<BuiltDisk, 'diskPath'> | null;
+  readonly parts: { readonly ram: Part; readonly state: Part; readonly disk: Part; readonly changes: Part };
 }
 
 export function describeMachine(driver: VmmDriver): Pick<Manifest, 'generation' | 'vmm' | 'machine' | 'hostCpu'> {

@@ -1,5 +1,6 @@
 /**
- * Turns a booted machine into a sealed snapshot folder: `ram`, `state`, `disk`, `manifest.json`.
+ * Turns a booted machine into a sealed snapshot folder: `ram`, `state`, `disk` as it was built, `changes` (what the machine
+ * wrote to it since), `manifest.json`. The disk as it was built is kept for free that way, to seal it again one day.
  *
  * Invariant: a folder under its final name is complete and on disk. It is written under a temporary name beside it, synced,
  * made read-only and then renamed.
@@ -18,9 +19,14 @@ export interface Draft extends AsyncDisposable {
   readonly ram: string;
   readonly state: string;
   readonly disk: string;
+  /** A qcow2 overlay of `disk`. */
+  readonly changes: string;
 }
 
-type Facts = Pick<Manifest, 'runtimeStamp' | 'kernelRelease' | 'memoryMiB' | 'cpus' | 'network' | 'link' | 'container'>;
+type Facts = Pick<
+  Manifest,
+  'runtimeStamp' | 'kernelRelease' | 'memoryMiB' | 'cpus' | 'network' | 'link' | 'container' | 'built'
+>;
 
 /** A draft beside `finalDir`; disposing it before it was sealed removes it. */
 export async function createDraft(finalDir: string): Promise<Draft> {
@@ -31,6 +37,7 @@ export async function createDraft(finalDir: string): Promise<Draft> {
     ram: path.join(dir, 'ram'),
     state: path.join(dir, 'state'),
     disk: path.join(dir, 'disk'),
+    changes: path.join(dir, 'changes'),
     [Symbol.asyncDispose]: () => remove(dir),
   };
 }
@@ -42,12 +49,13 @@ export async function sealDraft(
   facts: Facts,
   options: { driver: VmmDriver; mapper: string; signal: AbortSignal | undefined },
 ): Promise<Manifest['parts']> {
-  const files = [draft.ram, draft.state, draft.disk];
+  const files = [draft.ram, draft.state, draft.disk, draft.changes];
   const synced = Promise.all(files.map((file) => syncPath(file)));
   const parts: Manifest['parts'] = {
     ram: await digestFile(draft.ram, options),
     state: await digestFile(draft.state, options),
     disk: await digestFile(draft.disk, options),
+    changes: await digestFile(draft.changes, options),
   };
   await synced;
   const manifest: Manifest = { ...describeMachine(options.driver), ...facts, parts };

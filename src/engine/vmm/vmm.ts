@@ -61,8 +61,13 @@ export interface Disk {
   readonly serial: DiskSerial;
   readonly source:
     | { readonly kind: 'raw'; readonly path: string }
-    /** A qcow2 file over a raw one that is only read. */
-    | { readonly kind: 'overlay'; readonly path: string; readonly basePath: string }
+    /** A qcow2 file over others (nearest first) over a raw one; only the first is ever written. */
+    | {
+        readonly kind: 'overlay';
+        readonly path: string;
+        readonly layerPaths?: readonly string[];
+        readonly basePath: string;
+      }
     | { readonly kind: 'empty'; readonly bytes: number };
 }
 

@@ -5,6 +5,7 @@
  * What outlives a server (snapshots, suspended machines) is kept in a `FakeDisk`, so that a test can make a second
  * engine on the same one and play a restart. `build` and `seal` also write their small real files, as the contract says.
  */
+import { existsSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { createServer, type RequestListener } from 'node:http';
 import path from 'node:path';
@@ -29,6 +30,7 @@ import type {
 /** `launched`, `resumed` and `suspended` come when the work is done and the caller has not been told yet. */
 export type FakeOperation =
   | 'build'
+  | 'keptDisk'
   | 'seal'
   | 'launch'
   | 'suspend'
@@ -84,10 +86,10 @@ export interface FakeEngine extends Engine {
   readonly egress: ReadonlyMap<string, Egress | undefined>;
   /** Adds a record to the flow log of `id`. */
   record(flow: FlowRecord): void;
-  /** The next `operation` (for `id`, when given) rejects with `error`. */
-  failNext(operation: FakeOperation, error: Error, id?: string): void;
-  /** Operations of this kind wait until the result is disposed (or their signal aborts). */
-  hold(operation: FakeOperation): Disposable;
+  /** The next `operation` (for `id`, when given) rejects with `error`; disposing the result takes that back. */
+  failNext(operation: FakeOperation, error: Error, id?: string): Disposable;
+  /** Operations of this kind wait until the result is disposed or, unless they are `deaf`, their signal aborts. */
+  hold(operation: FakeOperation, options?: { deaf?: boolean }): Disposable;
   /**
    * The server was killed: no call to this engine comes back any more, nothing it knows ends. Machines live on, for another
    * engine on the same disk to find.
@@ -127,7 +129,7 @@ class InMemoryEngine implements FakeEngine {
   readonly #options: FakeEngineOptions;
   #failures: { operation: FakeOperation; error: Error; id: string | undefined }[] = [];
   readonly #damageListeners = new Set<(damage: SnapshotDamage) => void>();
-  readonly #gates = new Map<FakeOperation, Set<Promise<void>>>();
+  readonly #gates = new Map<FakeOperation, Set<Gate>>();
   readonly adopt?: (request: LaunchRequest, options: { signal?: AbortSignal }) => Promise<Machine | undefined>;
   #abandoned = false;
 
@@ -141,18 +143,25 @@ class InMemoryEngine implements FakeEngine {
     this.#abandoned = true;
   }
 
-  failNext(operation: FakeOperation, error: Error, id?: string): void {
-    this.#failures.push({ operation, error, id });
-  }
-
-  hold(operation: FakeOperation): Disposable {
-    const gate = Promise.withResolvers<void>();
-    const gates = this.#gates.get(operation) ?? new Set();
-    this.#gates.set(operation, gates.add(gate.promise));
+  failNext(operation: FakeOperation, error: Error, id?: string): Disposable {
+    const failure = { operation, error, id };
+    this.#failures.push(failure);
     return {
       [Symbol.dispose]: () => {
-        gates.delete(gate.promise);
-        gate.resolve();
+        this.#failures = this.#failures.filter((f) => f !== failure);
+      },
+    };
+  }
+
+  hold(operation: FakeOperation, { deaf = false }: { deaf?: boolean } = {}): Disposable {
+    const { promise: open, resolve } = Promise.withResolvers<void>();
+    const gate: Gate = { open, deaf };
+    const gates = this.#gates.get(operation) ?? new Set();
+    this.#gates.set(operation, gates.add(gate));
+    return {
+      [Symbol.dispose]: () => {
+        gates.delete(gate);
+        resolve();
       },
     };
   }
@@ -175,6 +184,13 @@ class InMemoryEngine implements FakeEngine {
     await mkdir(request.outDir, { recursive: true });
     const diskPath = path.join(request.outDir, 'disk');
     await writeFile(diskPath, 'fake disk');
+    return { diskPath, config: { ...defaultConfig, ...this.#options.config }, usedBytes: 100_000_000 };
+  }
+
+  async keptDisk(snapshotDir: string): Promise<BuiltDisk | undefined> {
+    await this.enter('keptDisk', snapshotDir);
+    const diskPath = path.join(snapshotDir, 'disk');
+    if (!existsSync(diskPath)) return undefined;
     return { diskPath, config: { ...defaultConfig, ...this.#options.config }, usedBytes: 100_000_000 };
   }
 
@@ -287,7 +303,7 @@ class InMemoryEngine implements FakeEngine {
     if (!isAfterwards(operation)) this.calls.push(`${operation} ${id}`);
     signal?.throwIfAborted();
     const gates = [...(this.#gates.get(operation) ?? [])];
-    if (gates.length > 0) await abortable(Promise.all(gates), signal);
+    for (const { open, deaf } of gates) await abortable(open, deaf ? undefined : signal);
     await this.#unlessAbandoned();
     const failure = this.#failures.find((f) => f.operation === operation && (f.id === undefined || f.id === id));
     if (failure === undefined) return;
@@ -318,6 +334,11 @@ class InMemoryEngine implements FakeEngine {
   #unlessAbandoned(): Promise<void> {
     return this.#abandoned ? new Promise(() => {}) : Promise.resolve();
   }
+}
+
+interface Gate {
+  readonly open: Promise<void>;
+  readonly deaf: boolean;
 }
 
 function isAfterwards(operation: FakeOperation): boolean {

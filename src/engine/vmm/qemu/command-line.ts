@@ -118,13 +118,23 @@ function blockdev(node: string, source: Disk['source']): object {
     discard: 'unmap',
     cache: CACHE,
     file: file(source.path),
-    backing: {
-      driver: 'raw',
-      'node-name': `${node}-base`,
-      'read-only': true,
-      file: { ...file(source.basePath), 'read-only': true },
-    },
+    backing: backing(node, source),
   };
+}
+
+/** What is below an overlay, down to the raw disk; only read. */
+function backing(node: string, { layerPaths = [], basePath }: Extract<Disk['source'], { kind: 'overlay' }>): object {
+  const layers = [...layerPaths.map((path) => ({ driver: 'qcow2', path })), { driver: 'raw', path: basePath }];
+  return layers.reduceRight<object>(
+    (below, { driver, path }, at) => ({
+      driver,
+      'node-name': `${node}-base${at}`,
+      'read-only': true,
+      file: { ...file(path), 'read-only': true },
+      ...(driver === 'qcow2' && { backing: below }),
+    }),
+    {},
+  );
 }
 
 /** What a machine wrote matters on disk only when it is suspended or sealed, and then the engine syncs it. */
