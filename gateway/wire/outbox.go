@@ -1,0 +1,218 @@
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// ErrClosed is what Send says after the link ended.
+var ErrClosed = errors.New("the guest's link is closed")
+
+const (
+	// maxQueuedBytes may wait behind a write; whoever comes then waits too.
+	maxQueuedBytes = 512 << 10
+	// batchFrames and batchBytes go out in one system call.
+	batchFrames = 32
+	batchBytes  = 256 << 10
+)
+
+// frame is a packet of the stack, of which it holds a reference, or bytes of ours.
+type frame struct {
+	packet *stack.PacketBuffer
+	bytes  []byte
+	size   int
+}
+
+// outbox writes frames without a goroutine of its own: whoever sends first writes, and what others send meanwhile goes out
+// in batches after it.
+type outbox struct {
+	conn *Conn
+	mu   sync.Mutex
+	// room is told when the queue shrinks, the writer gets unstuck, or the link ends.
+	room    sync.Cond
+	queue   []frame
+	queued  int
+	writing bool
+	closed  bool
+	stuck   atomic.Bool
+	// spare is the queue's other half; headers and slices belong to the one that writes.
+	spare   []frame
+	headers [batchFrames][HeaderBytes]byte
+	slices  [][]byte
+}
+
+func (o *outbox) init(conn *Conn) {
+	o.conn = conn
+	o.room.L = &o.mu
+}
+
+// SendPacket writes a packet of the stack with its link header; it takes a reference of its own for as long as it needs one.
+func (c *Conn) SendPacket(packet *stack.PacketBuffer) error {
+	return c.out.send(frame{packet: packet.IncRef(), size: packet.Size()})
+}
+
+// Send writes a frame; the slice is the link's until it ends.
+func (c *Conn) Send(bytes []byte) error {
+	return c.out.send(frame{bytes: bytes, size: len(bytes)})
+}
+
+func (o *outbox) send(f frame) error {
+	o.mu.Lock()
+	for o.queued > maxQueuedBytes && !o.closed {
+		o.room.Wait()
+	}
+	if o.closed {
+		o.mu.Unlock()
+		f.release()
+		return ErrClosed
+	}
+	o.queue = append(o.queue, f)
+	o.queued += f.size
+	if o.writing {
+		o.mu.Unlock()
+		return nil
+	}
+	o.writing = true
+	o.mu.Unlock()
+	// The first batch holds the frame of the caller, which has better to do than write other people's.
+	if o.writeBatch() {
+		go o.drain()
+	}
+	return nil
+}
+
+func (o *outbox) drain() {
+	for o.writeBatch() {
+	}
+}
+
+// writeBatch says whether more waits; the writer stays the writer then.
+func (o *outbox) writeBatch() bool {
+	o.mu.Lock()
+	batch, size := o.takeBatch()
+	o.mu.Unlock()
+
+	err := o.write(batch)
+	for _, f := range batch {
+		f.release()
+	}
+
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	clear(batch)
+	o.spare = batch[:0]
+	o.queued -= size
+	if err != nil && !o.closed {
+		o.closed = true
+		// Receive notices the end of the socket and tells the guest's owner.
+		_ = o.conn.socket.Close()
+	}
+	if o.closed {
+		o.dropLocked()
+	}
+	o.room.Broadcast()
+	o.writing = len(o.queue) > 0
+	return o.writing
+}
+
+func (o *outbox) takeBatch() ([]frame, int) {
+	n, size := 0, 0
+	for n < len(o.queue) && n < batchFrames && (n == 0 || size+o.queue[n].size <= batchBytes) {
+		size += o.queue[n].size
+		n++
+	}
+	batch := append(o.spare, o.queue[:n]...)
+	o.spare = nil
+	left := copy(o.queue, o.queue[n:])
+	clear(o.queue[left:])
+	o.queue = o.queue[:left]
+	return batch, size
+}
+
+func (o *outbox) write(batch []frame) error {
+	o.slices = o.slices[:0]
+	for i, f := range batch {
+		binary.BigEndian.PutUint32(o.headers[i][:], uint32(f.size))
+		o.slices = append(o.slices, o.headers[i][:])
+		if f.packet != nil {
+			o.slices = append(o.slices, f.packet.AsSlices()...)
+		} else {
+			o.slices = append(o.slices, f.bytes)
+		}
+	}
+	left := o.slices
+	var failed error
+	err := o.conn.raw.Write(func(fd uintptr) bool {
+		for len(left) > 0 {
+			var n int
+			n, failed = unix.Writev(int(fd), left)
+			switch {
+			case errors.Is(failed, unix.EINTR):
+				continue
+			case errors.Is(failed, unix.EAGAIN):
+				o.stuck.Store(true)
+				return false
+			case failed != nil:
+				return true
+			}
+			left = advance(left, n)
+		}
+		return true
+	})
+	clear(o.slices)
+	if o.stuck.Swap(false) {
+		o.room.Broadcast()
+	}
+	return errors.Join(err, failed)
+}
+
+// advance drops the first n bytes.
+func advance(slices [][]byte, n int) [][]byte {
+	for len(slices) > 0 && n >= len(slices[0]) {
+		n -= len(slices[0])
+		slices = slices[1:]
+	}
+	if n > 0 {
+		slices[0] = slices[0][n:]
+	}
+	return slices
+}
+
+// waitUnstuck returns when a write went through again or the link ended.
+func (o *outbox) waitUnstuck() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.stuck.Load() && !o.closed {
+		o.room.Wait()
+	}
+}
+
+func (o *outbox) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	if !o.writing {
+		o.dropLocked()
+	}
+	o.room.Broadcast()
+}
+
+func (o *outbox) dropLocked() {
+	for _, f := range o.queue {
+		o.queued -= f.size
+		f.release()
+	}
+	clear(o.queue)
+	o.queue = o.queue[:0]
+}
+
+func (f frame) release() {
+	if f.packet != nil {
+		f.packet.DecRef()
+	}
+}
