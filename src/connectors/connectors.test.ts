@@ -5,8 +5,15 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { silentLogger, TestClock } from '../lib/index.ts';
 import { openStore } from '../store/index.ts';
-import { type Connectors, type CreateConnectorInput, createConnectors, managedConnectorArn } from './index.ts';
-import { apply, type ConnectorEvent, type ConnectorRecord, type ConnectorState, TRANSITIONS } from './lifecycle.ts';
+import {
+  type Connectors,
+  type CreateConnectorInput,
+  createConnectors,
+  managedConnectorArn,
+  type NetworkPlan,
+  type Networks,
+  parseNetworks,
+} from './index.ts';
 
 const ROLE = 'arn:aws:iam::000000000000:role/operator';
 const vpc = {
@@ -23,13 +30,59 @@ const INPUT: CreateConnectorInput = {
 };
 const other = { VpcEgressConfiguration: { ...vpc, SubnetIds: ['subnet-2'] } };
 
+const NETWORKS = {
+  subnets: {
+    'subnet-1': { vpc: 'vpc-1', cidrs: ['10.1.0.0/16'] },
+    'subnet-2': { vpc: 'vpc-1', cidrs: ['10.2.0.0/16'], internet: true },
+    'subnet-3': { vpc: 'vpc-3', cidrs: ['10.3.0.0/16'] },
+    'subnet-full': { capacity: 1 },
+    'subnet-off': { unavailable: 'InsufficientRolePermissions' },
+  },
+  securityGroups: {
+    'sg-1': { vpc: 'vpc-1', egress: [{ to: '10.0.0.0/8', protocol: 'tcp', ports: [443] }] },
+    'sg-3': { vpc: 'vpc-3', egress: [] },
+  },
+};
+
+/** Networks that change when the test says so. */
+interface TestNetworks extends Networks {
+  become(file: object): void;
+}
+
+function testNetworks(file: object = NETWORKS): TestNetworks {
+  let plan: NetworkPlan = parseNetworks(JSON.stringify(file));
+  const listeners = new Set<() => void>();
+  return {
+    current: () => plan,
+    onChange: (listener) => {
+      listeners.add(listener);
+      return { [Symbol.dispose]: () => void listeners.delete(listener) };
+    },
+    become: (next) => {
+      plan = parseNetworks(JSON.stringify(next));
+      for (const listener of listeners) listener();
+    },
+    [Symbol.dispose]: () => {},
+  };
+}
+
 interface Bench extends AsyncDisposable {
   readonly connectors: Connectors;
   readonly clock: TestClock;
+  readonly networks: TestNetworks;
   restart(): Promise<Bench>;
 }
 
-async function bench(options: { quota?: number; stateDir?: string; clock?: TestClock } = {}): Promise<Bench> {
+interface Setup {
+  readonly quota?: number;
+  readonly stateDir?: string;
+  readonly clock?: TestClock;
+  readonly networks?: TestNetworks;
+  readonly usersOf?: (arn: string) => Promise<number>;
+}
+
+async function bench(options: Setup = {}): Promise<Bench> {
+  const networks = options.networks ?? testNetworks();
   const stateDir = options.stateDir ?? (await mkdtemp(path.join(tmpdir(), 'rk-connectors-')));
   const clock = options.clock ?? new TestClock();
   const store = await openStore(path.join(stateDir, 'store.sqlite'));
@@ -41,6 +94,8 @@ async function bench(options: { quota?: number; stateDir?: string; clock?: TestC
     log: silentLogger,
     settleMs: 1000,
     quota: options.quota,
+    networks,
+    ...(options.usersOf && { usersOf: options.usersOf }),
   });
   await connectors.start();
   const close = async () => {
@@ -50,9 +105,10 @@ async function bench(options: { quota?: number; stateDir?: string; clock?: TestC
   return {
     connectors,
     clock,
+    networks,
     restart: async () => {
       await close();
-      return bench({ ...options, stateDir, clock });
+      return bench({ ...options, stateDir, clock, networks });
     },
     [Symbol.asyncDispose]: async () => {
       await close();
@@ -60,44 +116,6 @@ async function bench(options: { quota?: number; stateDir?: string; clock?: TestC
     },
   };
 }
-
-test('connectors move exactly where their table says', () => {
-  const identity = {
-    id: 'nc-1',
-    arn: 'arn',
-    name: 'n',
-    configuration: INPUT.Configuration,
-    operatorRole: ROLE,
-    tags: {},
-    createdAt: 1,
-    modifiedAt: 1,
-  };
-  const records: Record<ConnectorState, ConnectorRecord> = {
-    PENDING: { ...identity, state: 'PENDING', settlesAt: 5 },
-    ACTIVE: { ...identity, state: 'ACTIVE', lastUpdate: null },
-    DELETING: { ...identity, state: 'DELETING', settlesAt: 5 },
-  };
-  const events: ConnectorEvent[] = [
-    { type: 'update', configuration: other, operatorRole: ROLE, settlesAt: 9 },
-    { type: 'same' },
-    { type: 'delete', settlesAt: 9 },
-    { type: 'due' },
-  ];
-  for (const record of Object.values(records)) {
-    for (const event of events) {
-      const outcome = apply(record, event, 5);
-      const led = outcome.kind === 'moved' ? outcome.record.state : outcome.kind === 'gone' ? 'GONE' : outcome.kind;
-      const told = TRANSITIONS[record.state][event.type];
-      // Time only moves an ACTIVE one that is being updated.
-      assert.equal(
-        led,
-        record.state === 'ACTIVE' && event.type === 'due' ? 'kept' : told,
-        `${record.state} ${event.type}`,
-      );
-      assert.equal(apply(record, { type: 'due' }, 4).kind, 'kept', 'not before its time');
-    }
-  }
-});
 
 test('a connector becomes ACTIVE a while after its creation, with the members recorded for each', async () => {
   await using b = await bench();
@@ -178,7 +196,7 @@ test('an update is in progress for a while, and one that changes nothing says so
   await b.clock.advance(1000);
   const updated = await b.connectors.update({ Identifier: Id, Configuration: other, ClientToken: 'u1' });
   assert.deepEqual([updated.LastUpdateStatus, updated.LastUpdateStatusReason], ['Successful', undefined]);
-  const bare = { VpcEgressConfiguration: { SubnetIds: ['subnet-9'] } };
+  const bare = { VpcEgressConfiguration: { SubnetIds: ['subnet-2'] } };
   await assert.rejects(b.connectors.update({ Identifier: Id, Configuration: bare }), { code: 'INVALID' });
 });
 
@@ -230,4 +248,181 @@ test('tags come with the creation and change afterwards', async () => {
   assert.deepEqual(await b.connectors.tags(Arn), { stage: 'x' });
   await b.clock.advance(1000);
   assert.deepEqual(await b.connectors.tags(Arn), { stage: 'x' });
+});
+
+/** Waits for what a change of the networks sets off. */
+const settle = (b: Bench) => b.clock.advance(0);
+const make = async (b: Bench, change: object, name = 'made') => {
+  const Configuration = { VpcEgressConfiguration: { ...vpc, ...change } };
+  const { Id } = await b.connectors.create({ ...INPUT, Name: name, ClientToken: name, Configuration });
+  await b.clock.advance(1000);
+  return b.connectors.get(Id);
+};
+
+test('a connector on networks that are not there fails with the code that says what is missing', async () => {
+  await using b = await bench();
+  const codes: unknown[] = [];
+  for (const change of [
+    { SubnetIds: ['subnet-9'] },
+    { SubnetIds: ['subnet-1', 'subnet-3'] },
+    { SecurityGroupIds: ['sg-9'] },
+    { SecurityGroupIds: ['sg-3'] },
+    { SubnetIds: ['subnet-off'], SecurityGroupIds: [] },
+  ]) {
+    const { State, StateReasonCode, StateReason } = await make(b, change, `c${codes.length}`);
+    assert.match(String(StateReason), /subnet-\w+|sg-\w+/);
+    codes.push(`${State} ${StateReasonCode}`);
+  }
+  assert.deepEqual(codes, [
+    'FAILED InvalidSubnet',
+    'FAILED InvalidSubnet',
+    'FAILED InvalidSecurityGroup',
+    'FAILED InvalidSecurityGroup',
+    'FAILED InsufficientRolePermissions',
+  ]);
+  await assert.rejects(b.connectors.update({ Identifier: 'c0', Configuration: other }), { code: 'CONFLICT' });
+  assert.equal((await b.connectors.delete('c0')).State, 'DELETING');
+});
+
+test('a subnet takes as many connectors as it has addresses, and one more when one is gone', async () => {
+  await using b = await bench();
+  const full = { SubnetIds: ['subnet-full'], SecurityGroupIds: [] };
+  assert.equal((await make(b, full, 'first')).State, 'ACTIVE');
+  assert.equal((await make(b, full, 'second')).StateReasonCode, 'SubnetOutOfIPAddresses');
+  await b.connectors.delete('first');
+  await b.clock.advance(1000);
+  assert.equal((await make(b, full, 'third')).State, 'ACTIVE');
+});
+
+test('a failed update leaves what was, in what is shown as in what is enforced', async () => {
+  await using b = await bench();
+  const { Arn, Configuration } = await make(b, {});
+  const before = await b.connectors.egress([Arn]);
+  const missing = { VpcEgressConfiguration: { ...vpc, SubnetIds: ['subnet-9'] } };
+  const updating = await b.connectors.update({ Identifier: Arn, Configuration: missing });
+  assert.deepEqual([updating.LastUpdateStatus, updating.Configuration], ['InProgress', missing]);
+  assert.deepEqual(await b.connectors.egress([Arn]), before);
+  await b.clock.advance(1000);
+  const failed = await b.connectors.get(Arn);
+  assert.deepEqual(
+    [failed.State, failed.LastUpdateStatus, failed.LastUpdateStatusReasonCode, failed.Configuration],
+    ['ACTIVE', 'Failed', 'InvalidSubnet', Configuration],
+  );
+  assert.deepEqual(await b.connectors.egress([Arn]), before);
+});
+
+test('an update takes effect when it settled, and says so', async () => {
+  await using b = await bench();
+  const { Arn } = await make(b, {});
+  let changes = 0;
+  using _listening = b.connectors.onEgressChange(() => changes++);
+  await b.connectors.update({ Identifier: Arn, Configuration: other });
+  const during = await b.connectors.egress([Arn]);
+  assert.deepEqual(
+    during.policy.rules.map((rule) => rule.kind === 'cidr' && rule.cidr),
+    ['10.1.0.0/16'],
+  );
+  const seen = changes;
+  await b.clock.advance(1000);
+  assert.ok(changes > seen);
+  const after = await b.connectors.egress([Arn]);
+  assert.deepEqual(
+    after.policy.rules.map((rule) => rule.kind === 'cidr' && rule.cidr),
+    ['10.2.0.0/16'],
+  );
+});
+
+test('a connector whose networks go is INACTIVE and allows nothing until they are back, also over a restart', async () => {
+  await using b = await bench();
+  const { Arn, Id } = await make(b, {});
+  const { policy } = await b.connectors.egress([Arn]);
+  b.networks.become({});
+  await settle(b);
+  const gone = await b.connectors.get(Id);
+  assert.deepEqual([gone.State, gone.StateReasonCode], ['INACTIVE', 'InvalidSubnet']);
+  assert.deepEqual((await b.connectors.egress([Arn])).policy, { rules: [], dns: 'off' });
+  await assert.rejects(b.connectors.requireActive([Arn]), { code: 'INVALID', message: /INACTIVE/ });
+  b.networks.become(NETWORKS);
+  await settle(b);
+  assert.equal((await b.connectors.get(Id)).State, 'ACTIVE');
+  assert.deepEqual((await b.connectors.egress([Arn])).policy, policy);
+  b.networks.become({});
+  await using again = await b.restart();
+  assert.equal((await again.connectors.get(Id)).State, 'INACTIVE');
+});
+
+test('a connector in use cannot be deleted and keeps its say; once nobody uses it, it can', async () => {
+  let users = 2;
+  await using b = await bench({ usersOf: async () => users });
+  const { Arn, Id } = await make(b, {});
+  const { policy } = await b.connectors.egress([Arn]);
+  await b.connectors.delete(Id);
+  assert.deepEqual((await b.connectors.egress([Arn])).policy, policy);
+  await b.clock.advance(1000);
+  const failed = await b.connectors.get(Id);
+  assert.equal(failed.State, 'DELETE_FAILED');
+  assert.match(String(failed.StateReason), /In use by 2 MicroVM/);
+  assert.deepEqual((await b.connectors.egress([Arn])).policy, policy);
+  users = 0;
+  await b.connectors.delete(Id);
+  await b.clock.advance(1000);
+  await assert.rejects(b.connectors.get(Id), { code: 'NOT_FOUND' });
+  assert.deepEqual((await b.connectors.egress([Arn])).policy, { rules: [], dns: 'off' });
+});
+
+test('a domain list narrows a connector at once, and survives its updates', async () => {
+  await using b = await bench();
+  const { Arn, Name } = await make(b, {});
+  assert.deepEqual(await b.connectors.domains(Arn), { Arn, Name, domains: null });
+  let changes = 0;
+  using _listening = b.connectors.onEgressChange(() => changes++);
+  const set = await b.connectors.setDomains('made', [{ name: '*.Example.com.', ports: [443, '8000-8100'] }]);
+  assert.deepEqual(set.domains, [{ name: '*.example.com', ports: [443, '8000-8100'], content: 'tls-or-http' }]);
+  assert.equal(changes, 1);
+  const { policy } = await b.connectors.egress([Arn]);
+  assert.equal(policy.dns, 'listed');
+  assert.deepEqual(
+    policy.rules.map(({ kind }) => kind),
+    ['domain'],
+  );
+  await b.connectors.update({ Identifier: Arn, Configuration: other });
+  await b.clock.advance(1000);
+  assert.deepEqual(await b.connectors.domains(Arn), set);
+  assert.equal((await b.connectors.setDomains(Arn, null)).domains, null);
+  assert.equal((await b.connectors.egress([Arn])).policy.dns, 'open');
+  await b.connectors.delete(Arn);
+  await assert.rejects(b.connectors.setDomains(Arn, null), { code: 'CONFLICT' });
+});
+
+test('INTERNET_EGRESS leads to the internet over TCP, until the operator refuses it', async () => {
+  await using b = await bench();
+  const internet = managedConnectorArn('us-east-1', 'INTERNET_EGRESS');
+  assert.deepEqual((await b.connectors.egress([internet])).policy, {
+    rules: [{ id: 'INTERNET_EGRESS', kind: 'internet', protocols: ['tcp'] }],
+    dns: 'open',
+  });
+  assert.deepEqual(b.connectors.egressDefaults(), { implicit: 'internet', internet: 'allow' });
+  b.networks.become({ ...NETWORKS, defaultEgress: 'deny', limits: { connections: 9 } });
+  assert.deepEqual(await b.connectors.egress([internet]), {
+    policy: { rules: [], dns: 'off' },
+    limits: { connections: 9 },
+  });
+  assert.deepEqual(b.connectors.egressDefaults(), { implicit: 'none', internet: 'refuse' });
+  await assert.rejects(b.connectors.requireActive([internet]), { code: 'INVALID', message: /does not allow INTERNET/ });
+});
+
+test('several connectors allow together what each allows, and names stay listed only if all of them list', async () => {
+  await using b = await bench();
+  const names = await make(b, { SubnetIds: ['subnet-00000000'], SecurityGroupIds: [] }, 'names');
+  await b.connectors.setDomains('names', [{ name: 'example.com' }]);
+  const office = await make(b, {}, 'office');
+  const nowhere = await make(b, { SubnetIds: ['subnet-00000000'], SecurityGroupIds: [] }, 'nowhere');
+  const kinds = async (...arns: string[]) => {
+    const { policy } = await b.connectors.egress(arns);
+    return `${policy.rules.map(({ kind }) => kind).join(' ')} ${policy.dns}`;
+  };
+  assert.equal(await kinds(names.Arn), 'domain listed');
+  assert.equal(await kinds(names.Arn, nowhere.Arn), 'domain listed');
+  assert.equal(await kinds(nowhere.Arn), ' off');
+  assert.equal(await kinds(names.Arn, office.Arn, office.Arn), 'domain cidr open');
 });

@@ -1,8 +1,9 @@
 /**
- * Customers' network connectors behind the room's door: records, their names, and the clock that moves them. What they
- * enforce on traffic is not here yet; subnets and security groups are kept as opaque ids.
+ * Customers' network connectors behind the room's door: records, their names, the clock and the operator's networks that
+ * move them, and what a list of them allows.
  *
- * Invariant: a name belongs to one connector from its creation until it is gone; both rows are written together.
+ * Invariant: a name belongs to one connector from its creation until it is gone; both rows are written together. Whatever
+ * changes what a list allows is announced after it was written.
  */
 import assert from 'node:assert/strict';
 import {
@@ -11,6 +12,7 @@ import {
   DomainError,
   type Ids,
   type Logger,
+  messageOf,
   randomIds,
   removeTags,
   systemClock,
@@ -29,14 +31,22 @@ import {
   type Store,
   type Write,
 } from '../store/index.ts';
-import { apply, type ConnectorEvent, type ConnectorRecord, dueAt } from './lifecycle.ts';
+import { type AllowedDomain, parseDomains, viewOfDomains } from './domains.ts';
+import { defaultsOf, policyOf } from './egress.ts';
+import { rulingOf } from './egress-rules.ts';
+import { faultOf, HOLDING_ADDRESSES } from './faults.ts';
+import { apply, type ConnectorEvent, type ConnectorRecord, dueAt, inForce } from './lifecycle.ts';
 import { parseConnectorArn } from './managed.ts';
+import { fixedNetworks, type Networks } from './networks.ts';
+import { noNetworks } from './networks-file.ts';
 import { checkConfiguration, checkName, requireOperatorRole } from './rules.ts';
 import type {
   ConnectorSummary,
   Connectors,
   ConnectorView,
   CreateConnectorInput,
+  DomainListView,
+  EgressDefaults,
   UpdateConnectorInput,
 } from './types.ts';
 import { summaryOf, viewOf } from './views.ts';
@@ -52,7 +62,14 @@ export interface ConnectorsOptions {
   readonly settleMs?: number;
   /** How many there may be; default unbounded. */
   readonly quota?: number | undefined;
+  /** What subnets and security groups stand for; default: none exist. Its owner disposes it. */
+  readonly networks?: Networks;
+  /** How many microVMs that have not ended use a connector; default none. */
+  readonly usersOf?: (arn: string) => Promise<number>;
 }
+
+/** Depends on the record as it is when the event is applied. */
+type MakeEvent = (record: ConnectorRecord) => Promise<ConnectorEvent>;
 
 /** More conflicts than this in a row on one record mean a bug, not a race. */
 const MAX_CONFLICTS = 20;
@@ -69,6 +86,10 @@ class ConnectorsRoom implements Connectors {
   readonly #rows: Records<ConnectorRecord>;
   readonly #names: Records<{ readonly connectorId: string }>;
   readonly #due: DueClock<ConnectorRecord>;
+  readonly #networks: Networks;
+  readonly #listeners = new Set<() => void>();
+  readonly #watch: Disposable;
+  #rechecking: Promise<void> = Promise.resolve();
 
   constructor(options: ConnectorsOptions) {
     this.#o = options;
@@ -80,12 +101,17 @@ class ConnectorsRoom implements Connectors {
       clock: this.#clock,
       log: options.log,
       source: this.#rows,
-      onDue: async (row) => void (await this.#apply(row.id, { type: 'due' })),
+      onDue: async (row) => void (await this.#apply(row.id, (record) => this.#dueEvent(record))),
+    });
+    this.#networks = options.networks ?? fixedNetworks(noNetworks());
+    this.#watch = this.#networks.onChange(() => {
+      this.#rechecking = this.#rechecking.then(() => this.#onNetworks());
     });
   }
 
-  start(): Promise<void> {
-    return this.#due.start();
+  async start(): Promise<void> {
+    await this.#recheck();
+    await this.#due.start();
   }
 
   async create(input: CreateConnectorInput): Promise<ConnectorView> {
@@ -190,7 +216,12 @@ class ConnectorsRoom implements Connectors {
 
   async requireActive(arns: readonly string[]): Promise<void> {
     for (const arn of arns) {
-      if (parseConnectorArn(arn).kind === 'managed') continue;
+      const connector = parseConnectorArn(arn);
+      if (connector.kind === 'managed') {
+        if (connector.name !== 'INTERNET_EGRESS' || this.egressDefaults().internet === 'allow') continue;
+        const text = 'This server does not allow INTERNET_EGRESS. Name a network connector of your own.';
+        throw new DomainError('INVALID', text);
+      }
       const { body } = await this.#find(arn);
       if (body.state !== 'ACTIVE') {
         // GUESS: connector-refusal-texts
@@ -199,19 +230,114 @@ class ConnectorsRoom implements Connectors {
     }
   }
 
+  egressDefaults(): EgressDefaults {
+    return defaultsOf(this.#networks.current());
+  }
+
+  async egress(arns: readonly string[]) {
+    const plan = this.#networks.current();
+    const find = async (arn: string) => (await this.#rows.get(this.#keyOf(arn)))?.body;
+    return { policy: await policyOf(arns, plan, find), limits: plan.limits };
+  }
+
+  onEgressChange(listener: () => void): Disposable {
+    this.#listeners.add(listener);
+    return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
+  }
+
+  async domains(identifier: string): Promise<DomainListView> {
+    return domainsOf((await this.#find(identifier)).body);
+  }
+
+  async setDomains(identifier: string, value: unknown): Promise<DomainListView> {
+    const domains = value === null ? null : parseDomains(value);
+    const { id } = await this.#find(identifier);
+    const record = await this.#apply(id, async (now) => {
+      this.#checkSize(now, domains);
+      return { type: 'domains', domains };
+    });
+    this.#o.log.info({ connectorId: id, domains: domains?.length ?? null }, 'domain list of a network connector set');
+    return domainsOf(record);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#watch[Symbol.dispose]();
     this.#due[Symbol.dispose]();
+    await this.#rechecking;
+  }
+
+  /** @throws DomainError INVALID when the list, and nothing else, makes the rules too many */
+  #checkSize({ id, configuration }: ConnectorRecord, domains: readonly AllowedDomain[] | null): void {
+    const plan = this.#networks.current();
+    const ruling = rulingOf({ id, configuration, domains }, plan);
+    if (ruling.kind === 'rules' || rulingOf({ id, configuration, domains: null }, plan).kind === 'invalid') return;
+    throw new DomainError('INVALID', ruling.reason.text);
+  }
+
+  async #dueEvent(record: ConnectorRecord): Promise<ConnectorEvent> {
+    const users = record.state === 'DELETING' ? ((await this.#o.usersOf?.(record.arn)) ?? 0) : 0;
+    const fault = faultOf(record, record.configuration, this.#networks.current(), await this.#holders());
+    return { type: 'due', fault, users };
+  }
+
+  async #onNetworks(): Promise<void> {
+    try {
+      await this.#recheck();
+    } catch (error) {
+      this.#o.log.error({ error: messageOf(error) }, 'network connectors could not be compared with the networks file');
+    }
+    this.#announce();
+  }
+
+  /** Connectors whose networks have gone become INACTIVE, those whose networks are back ACTIVE. */
+  async #recheck(): Promise<void> {
+    for (const { id } of await this.#inStates(['ACTIVE', 'INACTIVE'])) {
+      const compared = this.#apply(id, async (record) => {
+        const ruling = rulingOf(
+          { id, configuration: inForce(record), domains: record.domains ?? null },
+          this.#networks.current(),
+        );
+        return { type: 'networks', fault: ruling.kind === 'invalid' ? ruling.reason : null };
+      });
+      await compared.catch((error: unknown) => {
+        // It went meanwhile.
+        if (!(error instanceof DomainError && error.code === 'NOT_FOUND')) throw error;
+      });
+    }
+  }
+
+  #holders(): Promise<ConnectorRecord[]> {
+    return this.#inStates(HOLDING_ADDRESSES);
+  }
+
+  async #inStates(states: readonly string[]): Promise<ConnectorRecord[]> {
+    const found: ConnectorRecord[] = [];
+    const limit = 200;
+    for (let afterId = ''; ; ) {
+      const page = await this.#rows.inStates(states, { afterId, limit });
+      found.push(...page.map(({ body }) => body));
+      const last = page.at(-1);
+      if (last === undefined || page.length < limit) return found;
+      afterId = last.id;
+    }
+  }
+
+  #announce(): void {
+    for (const listener of this.#listeners) listener();
   }
 
   /** @throws DomainError `NOT_FOUND` in the recorded words, which name the ARN whatever was asked with */
   async #find(identifier: string): Promise<Row<ConnectorRecord>> {
-    const prefix = this.#arnOf('');
-    // The pattern of connector ARNs allows a version behind the id.
-    const key = identifier.startsWith(prefix) ? identifier.slice(prefix.length).replace(/:\d+$/, '') : identifier;
-    const row = (await this.#rows.get(key)) ?? (await this.#named(identifier));
+    const row = (await this.#rows.get(this.#keyOf(identifier))) ?? (await this.#named(identifier));
     if (row !== undefined) return row;
     const arn = identifier.startsWith('arn:') ? identifier : this.#arnOf(identifier);
     throw new DomainError('NOT_FOUND', `Network connector not found for: ${arn}`);
+  }
+
+  /** The pattern of connector ARNs allows a version behind the id. */
+  #keyOf(identifier: string): string {
+    const prefix = this.#arnOf('');
+    return identifier.startsWith(prefix) ? identifier.slice(prefix.length).replace(/:\d+$/, '') : identifier;
   }
 
   async #named(name: string): Promise<Row<ConnectorRecord> | undefined> {
@@ -223,9 +349,10 @@ class ConnectorsRoom implements Connectors {
    * Applies `event` to the record as it is now and returns what it became, or was when nothing changed.
    * @throws DomainError `NOT_FOUND`, `CONFLICT`
    */
-  async #apply(id: string, event: ConnectorEvent, claim?: Claim): Promise<ConnectorRecord> {
+  async #apply(id: string, given: ConnectorEvent | MakeEvent, claim?: Claim): Promise<ConnectorRecord> {
     for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
       const seen = await this.#find(id);
+      const event = typeof given === 'function' ? await given(seen.body) : given;
       const outcome = apply(seen.body, event, this.#clock.now());
       if (outcome.kind === 'kept') return seen.body;
       if (outcome.kind === 'refused') {
@@ -248,12 +375,13 @@ class ConnectorsRoom implements Connectors {
       }
       if (outcome.kind === 'gone') {
         this.#o.log.info({ connectorId: id }, 'network connector gone');
+        this.#announce();
         return seen.body;
       }
       this.#moved(outcome.record, seen.body);
       return outcome.record;
     }
-    throw new Error(`the record of ${id} kept changing under ${event.type}`);
+    throw new Error(`the record of ${id} kept changing`);
   }
 
   async #removal(seen: Row<ConnectorRecord>): Promise<Write[]> {
@@ -273,8 +401,12 @@ class ConnectorsRoom implements Connectors {
 
   #moved(record: ConnectorRecord, before: ConnectorRecord | null): void {
     const states = { from: before?.state ?? null, to: record.state };
-    this.#o.log.info({ connectorId: record.id, ...states }, 'network connector changed state');
+    const why = record.state === 'INACTIVE' || record.state === 'FAILED' ? record.why : {};
+    if (states.from !== states.to) {
+      this.#o.log.info({ connectorId: record.id, ...states, ...why }, 'network connector changed state');
+    }
     this.#due.consider(dueAt(record));
+    this.#announce();
   }
 
   #claim(scope: string, token: string, parameters: object, resource: string): Claim {
@@ -298,6 +430,10 @@ class ConnectorsRoom implements Connectors {
   #settlesAt(): number {
     return this.#clock.now() + (this.#o.settleMs ?? 1000);
   }
+}
+
+function domainsOf({ arn: Arn, name: Name, domains }: ConnectorRecord): DomainListView {
+  return { Arn, Name, domains: domains == null ? null : viewOfDomains(domains) };
 }
 
 function reused(): DomainError {

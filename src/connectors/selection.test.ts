@@ -42,6 +42,22 @@ test('absent and empty lists fall back to HTTP in, and out to the image list or 
   }
 });
 
+test('where the default is to deny, no list means no egress, and an image loses an INTERNET_EGRESS it was given before', () => {
+  const deny = { implicit: 'none', internet: 'refuse' } as const;
+  const own = 'arn:aws:lambda:us-east-1:111122223333:network-connector:nc-1';
+  for (const absent of [undefined, []]) {
+    assert.deepEqual(resolveEgress(region, absent, undefined, deny), []);
+    assert.deepEqual(resolveEgress(region, absent, [managed('INTERNET_EGRESS')], deny), []);
+    assert.deepEqual(resolveEgress(region, absent, [own], deny), [own]);
+  }
+  // Whether it may be asked for by name is `requireActive`'s to say.
+  assert.deepEqual(resolveEgress(region, [managed('INTERNET_EGRESS')], undefined, deny), [managed('INTERNET_EGRESS')]);
+  const allowed = { implicit: 'none', internet: 'allow' } as const;
+  assert.deepEqual(resolveEgress(region, undefined, [managed('INTERNET_EGRESS')], allowed), [
+    managed('INTERNET_EGRESS'),
+  ]);
+});
+
 test('a connector in the list of the other direction is refused', () => {
   assert.throws(() => resolveIngress(region, [managed('INTERNET_EGRESS')]), { code: 'INVALID' });
   assert.throws(() => resolveEgress(region, [managed('HTTP_INGRESS')]), { code: 'INVALID' });

@@ -6,6 +6,7 @@
  */
 import { DomainError } from '../lib/index.ts';
 import { type IngressConnectorName, isEgress, isIngress, managedConnectorArn, parseConnectorArn } from './managed.ts';
+import type { EgressDefaults } from './types.ts';
 
 /** What may come in: app traffic on the endpoint's ports, and the shell. */
 export interface IngressPolicy {
@@ -27,18 +28,28 @@ export function resolveIngress(region: string, arns: readonly string[] | undefin
   return arns;
 }
 
+/** What AWS gives to a list without connectors. */
+const AWS_DEFAULTS: EgressDefaults = { implicit: 'internet', internet: 'allow' };
+
 /**
- * The effective egress list: `fallback` (the image's own list) when absent or empty, INTERNET_EGRESS without one.
+ * The effective egress list: `fallback` (the image's own list) when absent or empty, INTERNET_EGRESS without one. Where the
+ * server's default is to deny it is nothing, and an image that was made under another default loses its INTERNET_EGRESS.
  * @throws DomainError `INVALID`
  */
 export function resolveEgress(
   region: string,
   arns: readonly string[] | undefined,
   fallback?: readonly string[],
+  defaults: EgressDefaults = AWS_DEFAULTS,
 ): readonly string[] {
-  if (arns === undefined || arns.length === 0) return fallback ?? [managedConnectorArn(region, 'INTERNET_EGRESS')];
-  checkEgress(arns);
-  return arns;
+  const internet = managedConnectorArn(region, 'INTERNET_EGRESS');
+  if (arns !== undefined && arns.length > 0) {
+    checkEgress(arns);
+    return arns;
+  }
+  if (fallback === undefined)
+    return defaults.implicit === 'internet' && defaults.internet === 'allow' ? [internet] : [];
+  return defaults.internet === 'allow' ? fallback : fallback.filter((arn) => arn !== internet);
 }
 
 /** What an effective ingress list allows. @throws DomainError as `resolveIngress` */

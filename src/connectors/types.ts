@@ -2,9 +2,12 @@
  * What other rooms see of customers' network connectors. Wire spelling of members is kept (capitals in this API); instants
  * are milliseconds since the epoch; what is absent here is absent on the wire.
  */
+import type { EgressLimits, EgressPolicy } from '../engine/index.ts';
 import type { Tags } from '../lib/index.ts';
 import type { Page } from '../store/index.ts';
+import type { DomainView } from './domains.ts';
 import type { ConnectorState } from './lifecycle.ts';
+import type { ReasonCode } from './reasons.ts';
 
 export interface VpcEgressConfiguration {
   readonly SubnetIds?: readonly string[];
@@ -54,8 +57,23 @@ export interface ConnectorView {
   readonly OperatorRole: string;
   readonly LastModified?: number;
   readonly StateReason?: string;
-  readonly LastUpdateStatus?: 'InProgress' | 'Successful';
+  readonly StateReasonCode?: ReasonCode;
+  readonly LastUpdateStatus?: 'InProgress' | 'Successful' | 'Failed';
   readonly LastUpdateStatusReason?: string;
+  readonly LastUpdateStatusReasonCode?: ReasonCode;
+}
+
+/** What egress there is where no connector is named, and whether the managed INTERNET_EGRESS may be. */
+export interface EgressDefaults {
+  readonly implicit: 'internet' | 'none';
+  readonly internet: 'allow' | 'refuse';
+}
+
+/** The domain list of a connector; null: it has none, and leads wherever its networks lead. */
+export interface DomainListView {
+  readonly Arn: string;
+  readonly Name: string;
+  readonly domains: readonly DomainView[] | null;
 }
 
 export interface Connectors extends AsyncDisposable {
@@ -72,7 +90,7 @@ export interface Connectors extends AsyncDisposable {
   }): Promise<Page<ConnectorSummary>>;
   /** @throws DomainError INVALID, NOT_FOUND, CONFLICT (not ACTIVE, or an update is under way) */
   update(input: UpdateConnectorInput): Promise<ConnectorView>;
-  /** Makes it DELETING, and gone a while later. @throws DomainError NOT_FOUND */
+  /** Makes it DELETING, and a while later gone, or DELETE_FAILED while microVMs use it. @throws DomainError NOT_FOUND */
   delete(identifier: string): Promise<ConnectorView>;
   /** @throws DomainError NOT_FOUND */
   tags(identifier: string): Promise<Tags>;
@@ -85,4 +103,19 @@ export interface Connectors extends AsyncDisposable {
    * @throws DomainError NOT_FOUND, INVALID
    */
   requireActive(arns: readonly string[]): Promise<void>;
+  /** What this server gives to lists without connectors; may change while it runs. */
+  egressDefaults(): EgressDefaults;
+  /**
+   * What an effective list allows now: the union of its connectors. One that has gone, or whose networks have, adds nothing.
+   */
+  egress(arns: readonly string[]): Promise<{ readonly policy: EgressPolicy; readonly limits: EgressLimits }>;
+  /** Called after what some list allows may have changed, until the result is disposed. */
+  onEgressChange(listener: () => void): Disposable;
+  /** @throws DomainError NOT_FOUND */
+  domains(identifier: string): Promise<DomainListView>;
+  /**
+   * Narrows the connector to these names (`parseDomains` says their form); null takes the list away. Takes effect at once.
+   * @throws DomainError NOT_FOUND, INVALID, CONFLICT (the connector is going or has failed)
+   */
+  setDomains(identifier: string, domains: unknown): Promise<DomainListView>;
 }

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { ZipFile } from 'yazl';
 import { createArtifacts, createObjectStore } from '../artifacts/index.ts';
-import { type Connectors, createConnectors } from '../connectors/index.ts';
+import { type Connectors, createConnectors, fixedNetworks, parseNetworks } from '../connectors/index.ts';
 import { createFakeEngine, type FakeEngine, type FakeEngineOptions } from '../engine/index.ts';
 import { silentLogger, TestClock } from '../lib/index.ts';
 import { openStore, type Store } from '../store/index.ts';
@@ -52,6 +52,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
     region: 'us-east-1',
     accountId: '000000000000',
     log: silentLogger,
+    networks: fixedNetworks(parseNetworks('{"subnets":{"subnet-1":{"cidrs":["10.1.0.0/16"]}}}')),
   });
   await connectors.start();
   const images = createImages({

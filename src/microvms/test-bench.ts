@@ -4,7 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { get as httpGet } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { type Connectors, createConnectors } from '../connectors/index.ts';
+import { type Connectors, createConnectors, fixedNetworks, parseNetworks } from '../connectors/index.ts';
 import {
   createFakeDisk,
   createFakeEngine,
@@ -58,6 +58,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
     region: 'us-east-1',
     accountId: '000000000000',
     log: silentLogger,
+    networks: fixedNetworks(parseNetworks('{"subnets":{"subnet-1":{"cidrs":["10.1.0.0/16"]}}}')),
   });
   await connectors.start();
   const microvms = await createMicrovms({

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { LambdaMicrovmsClient, type LambdaMicrovmsClientConfig } from '@aws-sdk/client-lambda-microvms';
 import { type AuthMode, createApi, createS3, type Rates, type RequestHandler } from '../../src/api/index.ts';
 import { createArtifacts, createObjectStore, type ObjectStore } from '../../src/artifacts/index.ts';
-import { type Connectors, createConnectors } from '../../src/connectors/index.ts';
+import { type Connectors, createConnectors, fixedNetworks, parseNetworks } from '../../src/connectors/index.ts';
 import { createFakeEngine, type FakeEngine } from '../../src/engine/index.ts';
 import { type OpenIdentity, openIdentity } from '../../src/identity/index.ts';
 import { createImages, type ImageQuotas, type Images } from '../../src/images/index.ts';
@@ -47,7 +47,20 @@ export interface Limits {
   readonly rates?: Rates;
 }
 
-export async function createApiBench(options: { auth?: AuthMode; limits?: Limits } = {}): Promise<ApiBench> {
+/** What connectors of the tests stand on, unless a test brings its own. */
+const NETWORKS = {
+  subnets: { 'subnet-1': { cidrs: ['10.1.0.0/16'] }, 'subnet-2': { cidrs: ['10.2.0.0/16'] } },
+  securityGroups: { 'sg-1': { egress: [{ to: '10.0.0.0/8', protocol: 'tcp', ports: [443] }] } },
+};
+
+export interface BenchOptions {
+  readonly auth?: AuthMode;
+  readonly limits?: Limits;
+  /** A networks file's content. */
+  readonly networks?: object;
+}
+
+export async function createApiBench(options: BenchOptions = {}): Promise<ApiBench> {
   await using stack = new AsyncDisposableStack();
   const stateDir = await mkdtemp(join(tmpdir(), 'rekindle-api-'));
   stack.defer(() => rm(stateDir, { recursive: true, force: true }));
@@ -61,7 +74,15 @@ export async function createApiBench(options: { auth?: AuthMode; limits?: Limits
   const engine = stack.use(createFakeEngine());
   const ingress = stack.use(await createIngress({ tlsDir: join(stateDir, 'tls'), clock, ids, log }));
   const connectors = stack.use(
-    createConnectors({ store, region, accountId: account, log, settleMs: 0, quota: limits.connectors }),
+    createConnectors({
+      store,
+      region,
+      accountId: account,
+      log,
+      settleMs: 0,
+      quota: limits.connectors,
+      networks: fixedNetworks(parseNetworks(JSON.stringify(options.networks ?? NETWORKS))),
+    }),
   );
   const images = stack.use(
     createImages({
