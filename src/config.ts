@@ -38,6 +38,10 @@ export interface Config {
   readonly shutdownSeconds: number;
   /** What the account may have and how often it may call. */
   readonly quotas: Quotas;
+  /** File that says what subnets and security groups stand for; undefined: there are none. */
+  readonly networks: string | undefined;
+  /** What egress there is without a connector; undefined: what the networks file says, else as on AWS. */
+  readonly defaultEgress: 'aws' | 'deny' | undefined;
 }
 
 export type Environment = Readonly<Record<string, string | undefined>>;
@@ -155,12 +159,26 @@ export const SETTINGS = {
     help: 'quotas and call rates: none, those of AWS, or e.g. service,images=200,RunMicrovm=50/100',
     fallback: 'off',
   },
+  networks: {
+    flag: '--networks',
+    env: 'REKINDLE_NETWORKS',
+    value: '<file>',
+    help: 'JSON file that says what subnets and security groups of network connectors stand for',
+    fallback: 'none',
+  },
+  defaultEgress: {
+    flag: '--default-egress',
+    env: 'REKINDLE_DEFAULT_EGRESS',
+    value: '<aws|deny>',
+    help: 'egress of images and microVMs that name no connector: the internet as on AWS, or nothing',
+    fallback: 'what the networks file says, else aws',
+  },
 } as const satisfies Record<string, Setting>;
 
 /** @throws DomainError INVALID naming the setting, where it came from, and what it must look like. */
 export function loadConfig(flags: RawSettings, env: Environment): Config {
-  const path = flags.config ?? env.REKINDLE_CONFIG;
-  const file = path === undefined ? {} : readConfigFile(path);
+  const config = flags.config ?? env.REKINDLE_CONFIG;
+  const file = config === undefined ? {} : readConfigFile(config);
   const raw = (key: SettingKey): Found => find(key, flags, env, file);
   const region = matching(raw('region'), /^[a-z]{2}(-[a-z]+)+-\d$/, 'a Region name such as us-east-1', 'us-east-1');
   return Object.freeze({
@@ -176,6 +194,8 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     onShutdown: oneOf(raw('onShutdown'), ['suspend', 'terminate']),
     shutdownSeconds: optional(raw('shutdownSeconds'), (found) => integer(found, 1, 3600)) ?? 30,
     quotas: quotas(raw('quotas'), region),
+    networks: optional(raw('networks'), path),
+    defaultEgress: optional(raw('defaultEgress'), (found) => oneOf(found, ['aws', 'deny'])),
   });
 }
 
@@ -247,6 +267,11 @@ function folder(found: Found, xdg: string | undefined, inHome: string): string {
 
 function optional<T>(found: Found, parse: (found: Found & { value: string }) => T): T | undefined {
   return found.value === undefined ? undefined : parse({ value: found.value, name: found.name });
+}
+
+function path(found: Found & { value: string }): string {
+  if (found.value === '') throw refused(found, 'the path of a file');
+  return resolve(found.value);
 }
 
 function integer(found: Found & { value: string }, least: number, most: number): number {

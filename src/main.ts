@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { createApi, createS3, type RequestHandler } from './api/index.ts';
 import { ArtifactError, createArtifacts, createObjectStore, type ObjectStore } from './artifacts/index.ts';
 import { type Config, DEFAULT_API_PORT } from './config.ts';
-import { createConnectors } from './connectors/index.ts';
+import { createConnectors, openNetworks } from './connectors/index.ts';
 import {
   createEngine,
   type Engine,
@@ -74,6 +74,14 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   const objects = await createObjectStore({ dir: join(stateDir, 'objects') });
   await ensureBucket(objects, provisionsOf(config).artifactBucket);
   const identity = await openIdentity({ account, rootKeys: [rootKey], store, clock, ids });
+  const networks = stack.use(
+    await openNetworks({
+      file: config.networks,
+      defaultEgress: config.defaultEgress,
+      clock,
+      log: log.child({ room: 'connectors' }),
+    }),
+  );
   const engine = stack.use(await (options.openEngine ?? openEngine)(config, log));
   for (const remark of engine.host.remarks) log.warn({}, remark);
 
@@ -87,6 +95,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       accountId: account,
       log: log.child({ room: 'connectors' }),
       quota: quotas.connectors,
+      networks,
     }),
   );
   const images = stack.use(
