@@ -88,6 +88,12 @@ function addImages(program: Command, env: Environment): void {
     .addHelpText('after', examples('rekindle images rm counter'))
     .action(async (image, options) => (await import('./commands/images.ts')).removeImage(image, options, env));
 
+  command(images, 'rebuild', "make an image's next version from the root disk, else the artifact, of an earlier one")
+    .argument('<image>', 'name or ARN')
+    .option('--image-version <version>', 'such as 1.0 (default: the newest that failed, else the newest that built)')
+    .addHelpText('after', examples('rekindle images rebuild counter --image-version 1.0'))
+    .action(async (image, options) => (await import('./commands/images.ts')).rebuildImage(image, options, env));
+
   command(images, 'log', "print a version's build log")
     .argument('<image>', 'name or ARN')
     .option('--image-version <version>', 'such as 1.0 (default: the newest that built, else the newest that failed)')

@@ -5,7 +5,7 @@
 import { mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { Artifacts } from '../artifacts/index.ts';
-import type { Engine, Machine, SealedSnapshot } from '../engine/index.ts';
+import type { BuiltDisk, Engine, Machine, SealedSnapshot } from '../engine/index.ts';
 import { type Clock, type Logger, messageOf, requestOverStream, sleep, withDeadline } from '../lib/index.ts';
 import type { BuildLogWriter } from './build-log.ts';
 import { failureReason, hookTimeout, ValidateFailure } from './failure-reason.ts';
@@ -34,6 +34,7 @@ export type BuildOutcome =
 const SEAL_OVERHEAD_MS = 300_000;
 const FETCH_TIMEOUT_MS = 300_000;
 const LAUNCH_TIMEOUT_MS = 60_000;
+const KEPT_TIMEOUT_MS = 300_000;
 /** Pause after a 503 of the validate hook. Undocumented. GUESS: validate-hook-pace */
 const VALIDATE_RETRY_MS = 500;
 
@@ -82,31 +83,8 @@ interface Work {
 async function phases(o: BuilderOptions, version: VersionRecord, work: Work): Promise<SealedSnapshot> {
   const { buildId, config } = version;
   const { signal, say } = work;
-  const contextDir = path.join(work.workDir, 'context');
   const onLog = (chunk: Buffer) => work.buildLog.write(chunk);
-
-  say(`fetching ${config.codeArtifact.uri}`);
-  await withDeadline(
-    'fetching the artifact',
-    FETCH_TIMEOUT_MS,
-    async (deadline) => {
-      await using artifact = await o.artifacts.fetchZip(config.codeArtifact.uri);
-      await artifact.unpack(contextDir, { signal: deadline });
-    },
-    { signal },
-  );
-
-  say('building the container image');
-  const disk = await withDeadline(
-    'the container image build',
-    o.buildTimeoutMs,
-    (deadline) =>
-      o.engine.build(
-        { buildId, contextDir, cacheOwner: o.accountId, outDir: path.join(work.workDir, 'out'), onLog },
-        { signal: deadline },
-      ),
-    { signal },
-  );
+  const disk = (await keptDisk(o, version, work)) ?? (await buildDisk(o, version, work, onLog));
   work.progress.codeBytes = disk.usedBytes;
 
   say('starting the application and taking its snapshot');
@@ -133,6 +111,49 @@ async function phases(o: BuilderOptions, version: VersionRecord, work: Work): Pr
   );
   await validate(o, version, work);
   return sealed;
+}
+
+/** What is left of the version this one replaces. */
+async function keptDisk(o: BuilderOptions, version: VersionRecord, work: Work): Promise<BuiltDisk | undefined> {
+  if (version.rebuildOf === undefined) return undefined;
+  const from = o.snapshotDirOf({ ...version, version: version.rebuildOf });
+  const kept = await withDeadline('reading the kept root disk', KEPT_TIMEOUT_MS, () => o.engine.keptDisk(from), {
+    signal: work.signal,
+  });
+  const origin = `the root disk of version ${version.rebuildOf}`;
+  work.say(kept === undefined ? `${origin} is damaged too; building from the artifact` : `using ${origin}`);
+  return kept;
+}
+
+async function buildDisk(
+  o: BuilderOptions,
+  version: VersionRecord,
+  { workDir, signal, say }: Work,
+  onLog: (chunk: Buffer) => void,
+): Promise<BuiltDisk> {
+  const { buildId, config } = version;
+  const contextDir = path.join(workDir, 'context');
+  say(`fetching ${config.codeArtifact.uri}`);
+  await withDeadline(
+    'fetching the artifact',
+    FETCH_TIMEOUT_MS,
+    async (deadline) => {
+      await using artifact = await o.artifacts.fetchZip(config.codeArtifact.uri);
+      await artifact.unpack(contextDir, { signal: deadline });
+    },
+    { signal },
+  );
+  say('building the container image');
+  return withDeadline(
+    'the container image build',
+    o.buildTimeoutMs,
+    (deadline) =>
+      o.engine.build(
+        { buildId, contextDir, cacheOwner: o.accountId, outDir: path.join(workDir, 'out'), onLog },
+        { signal: deadline },
+      ),
+    { signal },
+  );
 }
 
 /** Source: the guide; a clone of the new snapshot is asked and thrown away. 503 means not yet, only 200 is success. */

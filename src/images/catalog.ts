@@ -90,6 +90,10 @@ export class Catalog {
     return this.versions.save({ ...versionRow(body), revision: seen.revision });
   }
 
+  saveBuild(seen: Row<BuildRecord>, body: BuildRecord): Write {
+    return this.builds.save({ ...buildRow(body), revision: seen.revision });
+  }
+
   /**
    * Reads, decides and writes as one: `decide` is asked again when what it saw has changed meanwhile. Whatever it bases
    * its decision on must be among its writes or conditions; every change of an image or its versions writes the image.

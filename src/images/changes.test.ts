@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
 import { BuildFailure } from '../engine/index.ts';
@@ -311,4 +311,57 @@ test('quotas bound images, versions and builds at once', async () => {
   await b.built('demo', '2.0');
   await assert.rejects(b.images.update(UPDATE), { code: 'QUOTA', message: /versions/ });
   assert.equal(await stateOf(b), 'UPDATED');
+});
+
+test('a version whose snapshot is damaged is FAILED with the reason, and the one before it is the latest again', async () => {
+  await using b = await bench();
+  await builtTwice(b);
+  b.engine.damage({ snapshotDir: b.images.snapshotDir(ARN, '2.0'), part: 'ram' });
+  await settled(b, async () => (await b.images.getVersion(ARN, '2.0')).state === 'FAILED');
+  const image = await b.images.get(ARN);
+  assert.deepEqual(
+    [image.state, image.latestActiveImageVersion, image.latestFailedImageVersion],
+    ['UPDATED', '1.0', '2.0'],
+  );
+  const [build] = (await b.images.listBuilds(ARN, '2.0', {})).items;
+  assert.match(build?.stateReason ?? '', /^SNAPSHOT_DAMAGED: .*\(ram\)/);
+  await assert.rejects(b.images.resolve(ARN, '2.0'), {
+    code: 'NOT_FOUND',
+    message: /damaged.*rekindle images rebuild/,
+  });
+  assert.equal((await b.images.resolve(ARN)).imageVersion, '1.0');
+});
+
+test('damage in what is no version of ours, or is gone, is let pass', async () => {
+  await using b = await bench();
+  await built(b);
+  const { stateDir } = b;
+  for (const dir of ['images/demo/9.0/snapshot', 'images/nobody/1.0/snapshot', 'images/demo/1.0', '../elsewhere']) {
+    b.engine.damage({ snapshotDir: path.join(stateDir, dir), part: 'disk' });
+  }
+  await b.clock.advance(1);
+  assert.equal((await b.images.getVersion(ARN, '1.0')).state, 'SUCCESSFUL');
+});
+
+test('a rebuild makes the next version from the root disk that was kept, without its artifact', async () => {
+  await using b = await bench();
+  await built(b);
+  b.engine.damage({ snapshotDir: b.images.snapshotDir(ARN, '1.0'), part: 'state' });
+  await settled(b, async () => (await b.images.getVersion(ARN, '1.0')).state === 'FAILED');
+  const rebuilt = await b.images.rebuild(ARN, '1.0');
+  assert.deepEqual([rebuilt.imageVersion, rebuilt.state], ['2.0', 'UPDATING']);
+  assert.match(await b.built('demo', '2.0'), /using the root disk of version 1\.0/);
+  assert.equal((await b.images.get(ARN)).latestActiveImageVersion, '2.0');
+  assert.equal((await b.images.resolve(ARN)).imageVersion, '2.0');
+  assert.equal(b.engine.calls.filter((call) => call.startsWith('build ')).length, 1);
+});
+
+test('a rebuild takes the artifact when the root disk is damaged too', async () => {
+  await using b = await bench();
+  await built(b);
+  await rm(path.join(b.images.snapshotDir(ARN, '1.0'), 'disk'));
+  await b.images.rebuild(ARN, '1.0');
+  assert.match(await b.built('demo', '2.0'), /damaged too; building from the artifact\n.*fetching s3:/);
+  assert.equal(b.engine.calls.filter((call) => call.startsWith('build ')).length, 2);
+  await assert.rejects(b.images.rebuild(ARN, '7.0'), { code: 'NOT_FOUND' });
 });

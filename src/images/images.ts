@@ -6,13 +6,14 @@ import assert from 'node:assert/strict';
 import path from 'node:path';
 import type { Artifacts } from '../artifacts/index.ts';
 import type { Connectors } from '../connectors/index.ts';
-import type { Engine } from '../engine/index.ts';
+import type { Engine, SnapshotDamage } from '../engine/index.ts';
 import {
   addTags,
   type Clock,
   DomainError,
   type Ids,
   type Logger,
+  messageOf,
   randomIds,
   removeTags,
   systemClock,
@@ -22,6 +23,7 @@ import { type Claim, fingerprintOf, type Page, type PageKey, type Row, readPage,
 import { BuildLogs } from './build-log.ts';
 import { BuildQueue } from './build-queue.ts';
 import { Catalog, versionId } from './catalog.ts';
+import { markDamaged, ownerOf, refuseDamaged } from './damage.ts';
 import { checkImageArn, imageArn, type Owner } from './image-arn.ts';
 import { imageUnused, versionUnused } from './in-use.ts';
 import {
@@ -97,6 +99,7 @@ class ImagesRoom implements Images {
   readonly #logs: BuildLogs;
   readonly #queue: BuildQueue;
   readonly #removals: Removals;
+  readonly #damage: Disposable;
 
   constructor(options: ImagesOptions) {
     this.#o = options;
@@ -124,6 +127,7 @@ class ImagesRoom implements Images {
     });
     this.#removals = new Removals({ ...common, imageDir: (arn) => this.#imageDir(arn) });
     this.managed = managedImages(options.region);
+    this.#damage = options.engine.onDamage((damage) => void this.#damaged(damage));
   }
 
   async start(): Promise<void> {
@@ -194,6 +198,30 @@ class ImagesRoom implements Images {
     }
     const { image, version, isNew } = result.answer;
     if (isNew) this.#announceBuild('image updating', version);
+    return updatedViewOf(image, version);
+  }
+
+  async rebuild(imageIdentifier: string, imageVersion: string): Promise<UpdatedImageView> {
+    const arn = this.#check(imageIdentifier);
+    const result = await this.#catalog.change(async () => {
+      const seen = await this.#changeable(arn);
+      const { body: from } = await this.#catalog.version(arn, imageVersion);
+      if (from.state !== 'SUCCESSFUL' && from.state !== 'FAILED') {
+        throw new DomainError('CONFLICT', `MicroVM Image version ${imageVersion} is in state: ${from.state}`);
+      }
+      const at = this.#clock.now();
+      const image = imageUpdating(seen.body, at);
+      if (image === undefined) throw busy(seen.body);
+      const next = newVersion(this.#ids, image, from.config, at, imageVersion);
+      return {
+        answer: { image, version: next.version },
+        conditions: newVersionConditions(this.#o.quotas ?? {}, this.#catalog, arn),
+        writes: [this.#catalog.saveImage(seen, image), ...this.#catalog.newVersion(next)],
+      };
+    });
+    assert(result.kind === 'done');
+    const { image, version } = result.answer;
+    this.#announceBuild('image rebuilding', version);
     return updatedViewOf(image, version);
   }
 
@@ -367,6 +395,7 @@ class ImagesRoom implements Images {
     const wanted = imageVersion ?? image?.latestActiveVersion ?? null;
     const row = wanted === null ? undefined : await this.#catalog.versions.get(versionId(arn, wanted));
     const version = row?.body;
+    await refuseDamaged(this.#catalog, row);
     if (
       row === undefined ||
       image?.state === 'DELETING' ||
@@ -392,11 +421,26 @@ class ImagesRoom implements Images {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#damage[Symbol.dispose]();
     await Promise.all([this.#queue[Symbol.asyncDispose](), this.#removals[Symbol.asyncDispose]()]);
   }
 
   #imageDir(arn: string): string {
     return path.join(this.#o.stateDir, 'images', arn.slice(arn.lastIndexOf(':') + 1));
+  }
+
+  /** Never rejects: the finder has its own error to report. */
+  async #damaged({ snapshotDir, part }: SnapshotDamage): Promise<void> {
+    const owner = ownerOf(path.join(this.#o.stateDir, 'images'), snapshotDir);
+    if (owner === undefined) return;
+    const arn = imageArn(this.#owner, owner.name);
+    const log = this.#o.log.child({ imageArn: arn, imageVersion: owner.version });
+    try {
+      const isNew = await markDamaged(this.#catalog, arn, owner.version, part, this.#clock.now());
+      if (isNew) log.error({ part }, 'version marked FAILED: its snapshot is damaged');
+    } catch (error) {
+      log.error({ error: messageOf(error) }, 'a damaged version could not be marked');
+    }
   }
 
   async #configOf(input: Parameters<typeof configOf>[1]): Promise<VersionConfig> {

@@ -17,6 +17,7 @@ import type { BuildState, ImageState, VersionConfig, VersionState } from './type
 
 const AT = 2000;
 const sizes = { codeBytes: 1, memoryBytes: 2, diskBytes: 3 };
+const damaged = { type: 'damaged', reason: 'a byte' } as const;
 const events: BuildEvent[] = [
   { type: 'started' },
   { type: 'succeeded', sizes },
@@ -81,6 +82,19 @@ test('images, versions and builds move exactly where their tables say', () => {
       const after = buildAfter(buildIn(state), event);
       assert.equal(after?.state ?? null, BUILD_TRANSITIONS[state][event.type], `build ${state} ${event.type}`);
     }
+  }
+});
+
+test('damage fails what had succeeded and nothing else', () => {
+  for (const state of Object.keys(VERSION_TRANSITIONS) as VersionState[]) {
+    const after = versionAfter(versionIn(state), damaged, AT)?.state ?? null;
+    assert.equal(after, state === 'SUCCESSFUL' ? 'FAILED' : null, `version ${state}`);
+    assert.equal(after, VERSION_TRANSITIONS[state].damaged);
+  }
+  for (const state of Object.keys(BUILD_TRANSITIONS) as BuildState[]) {
+    const after = buildAfter(buildIn(state), damaged)?.state ?? null;
+    assert.equal(after, state === 'SUCCESSFUL' ? 'FAILED' : null, `build ${state}`);
+    assert.equal(after, BUILD_TRANSITIONS[state].damaged);
   }
 });
 

@@ -35,6 +35,8 @@ interface VersionIdentity {
   readonly config: VersionConfig;
   /** The build that is really run; names its log and work folder. */
   readonly buildId: string;
+  /** The version whose kept root disk it is made of; absent when it is built from its artifact. */
+  readonly rebuildOf?: string;
   readonly createdAt: number;
   readonly updatedAt: number;
 }
@@ -65,6 +67,8 @@ export type BuildEvent =
   | { readonly type: 'started' }
   | { readonly type: 'succeeded'; readonly sizes: BuildSizes }
   | { readonly type: 'failed'; readonly reason: string; readonly codeBytes: number | null };
+/** A sealed snapshot is not as it was written. */
+export type DamageEvent = { readonly type: 'damaged'; readonly reason: string };
 /** `deleted` and `delete-failed` tell the outcome for an image, or for one version of an image that stays. */
 export type RemovalEvent = 'delete' | 'deleted' | 'delete-failed';
 export type ImageEventType = BuildEvent['type'] | 'update' | RemovalEvent;
@@ -159,6 +163,7 @@ export const VERSION_TRANSITIONS = {
     started: 'IN_PROGRESS',
     succeeded: null,
     failed: 'FAILED',
+    damaged: null,
     delete: null,
     deleted: null,
     'delete-failed': null,
@@ -167,6 +172,7 @@ export const VERSION_TRANSITIONS = {
     started: null,
     succeeded: 'SUCCESSFUL',
     failed: 'FAILED',
+    damaged: null,
     delete: null,
     deleted: null,
     'delete-failed': null,
@@ -175,15 +181,25 @@ export const VERSION_TRANSITIONS = {
     started: null,
     succeeded: null,
     failed: null,
+    damaged: 'FAILED',
     delete: 'DELETING',
     deleted: null,
     'delete-failed': null,
   },
-  FAILED: { started: null, succeeded: null, failed: null, delete: 'DELETING', deleted: null, 'delete-failed': null },
+  FAILED: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    damaged: null,
+    delete: 'DELETING',
+    deleted: null,
+    'delete-failed': null,
+  },
   DELETING: {
     started: null,
     succeeded: null,
     failed: null,
+    damaged: null,
     delete: 'DELETING',
     deleted: 'DELETED',
     'delete-failed': 'DELETE_FAILED',
@@ -192,19 +208,28 @@ export const VERSION_TRANSITIONS = {
     started: null,
     succeeded: null,
     failed: null,
+    damaged: null,
     delete: 'DELETING',
     deleted: null,
     'delete-failed': null,
   },
-  DELETED: { started: null, succeeded: null, failed: null, delete: null, deleted: null, 'delete-failed': null },
-} as const satisfies Record<VersionState, Record<Exclude<ImageEventType, 'update'>, VersionState | null>>;
+  DELETED: {
+    started: null,
+    succeeded: null,
+    failed: null,
+    damaged: null,
+    delete: null,
+    deleted: null,
+    'delete-failed': null,
+  },
+} as const satisfies Record<VersionState, Record<Exclude<ImageEventType, 'update'> | 'damaged', VersionState | null>>;
 
 export const BUILD_TRANSITIONS = {
-  PENDING: { started: 'IN_PROGRESS', succeeded: null, failed: 'FAILED' },
-  IN_PROGRESS: { started: null, succeeded: 'SUCCESSFUL', failed: 'FAILED' },
-  SUCCESSFUL: { started: null, succeeded: null, failed: null },
-  FAILED: { started: null, succeeded: null, failed: null },
-} as const satisfies Record<BuildState, Record<BuildEvent['type'], BuildState | null>>;
+  PENDING: { started: 'IN_PROGRESS', succeeded: null, failed: 'FAILED', damaged: null },
+  IN_PROGRESS: { started: null, succeeded: 'SUCCESSFUL', failed: 'FAILED', damaged: null },
+  SUCCESSFUL: { started: null, succeeded: null, failed: null, damaged: 'FAILED' },
+  FAILED: { started: null, succeeded: null, failed: null, damaged: null },
+} as const satisfies Record<BuildState, Record<(BuildEvent | DamageEvent)['type'], BuildState | null>>;
 
 /** The image after a build event on `version`; undefined when the event does not fit its state. */
 export function imageAfter(
@@ -248,7 +273,11 @@ function majorOf(version: VersionRecord): number {
 }
 
 /** A version becomes ACTIVE by succeeding (documented). */
-export function versionAfter(version: VersionRecord, event: BuildEvent, at: number): VersionRecord | undefined {
+export function versionAfter(
+  version: VersionRecord,
+  event: BuildEvent | DamageEvent,
+  at: number,
+): VersionRecord | undefined {
   const state = VERSION_TRANSITIONS[version.state][event.type];
   if (state === null) return undefined;
   const identity = identityOf(version, at);
@@ -261,11 +290,12 @@ export function versionMoved(version: VersionRecord, event: RemovalEvent, at: nu
 }
 
 function identityOf(record: VersionRecord, updatedAt: number): VersionIdentity {
-  const { imageArn, imageName, version, config, buildId, createdAt } = record;
-  return { imageArn, imageName, version, config, buildId, createdAt, updatedAt };
+  const { imageArn, imageName, version, config, buildId, rebuildOf, createdAt } = record;
+  const origin = rebuildOf === undefined ? {} : { rebuildOf };
+  return { imageArn, imageName, version, config, buildId, ...origin, createdAt, updatedAt };
 }
 
-export function buildAfter(build: BuildRecord, event: BuildEvent): BuildRecord | undefined {
+export function buildAfter(build: BuildRecord, event: BuildEvent | DamageEvent): BuildRecord | undefined {
   if (BUILD_TRANSITIONS[build.state][event.type] === null) return undefined;
   const { buildId, imageArn, version, chipsetGeneration, createdAt } = build;
   const identity: BuildIdentity = { buildId, imageArn, version, chipsetGeneration, createdAt };
@@ -276,6 +306,8 @@ export function buildAfter(build: BuildRecord, event: BuildEvent): BuildRecord |
       return { ...identity, state: 'SUCCESSFUL', sizes: event.sizes };
     case 'failed':
       return { ...identity, state: 'FAILED', reason: event.reason, codeBytes: event.codeBytes };
+    case 'damaged':
+      return { ...identity, state: 'FAILED', reason: event.reason, codeBytes: null };
     default:
       return event satisfies never;
   }

@@ -30,7 +30,13 @@ export function newImage(
 }
 
 /** The version with the image's `lastMajor`; nothing public says what would raise a minor number. */
-export function newVersion(ids: Ids, image: ImageRecord, config: VersionConfig, at: number): NewVersion {
+export function newVersion(
+  ids: Ids,
+  image: ImageRecord,
+  config: VersionConfig,
+  at: number,
+  rebuildOf?: string,
+): NewVersion {
   const version = `${image.lastMajor}.0`;
   const builds = GENERATIONS.map(
     (chipsetGeneration): BuildRecord => ({
@@ -50,6 +56,7 @@ export function newVersion(ids: Ids, image: ImageRecord, config: VersionConfig, 
       version,
       config,
       buildId,
+      ...(rebuildOf !== undefined && { rebuildOf }),
       state: 'PENDING',
       createdAt: at,
       updatedAt: at,

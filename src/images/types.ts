@@ -208,6 +208,11 @@ export interface Images extends AsyncDisposable {
     imageIdentifier: string,
     imageVersion: string,
   ): Promise<{ readonly imageIdentifier: string; readonly imageVersion: string; readonly state: VersionState }>;
+  /**
+   * Mints the image's next version with the configuration of this one, from the root disk it kept when that is whole, else
+   * from its artifact. @throws DomainError INVALID, DENIED, NOT_FOUND, CONFLICT
+   */
+  rebuild(imageIdentifier: string, imageVersion: string): Promise<UpdatedImageView>;
   /** @throws DomainError INVALID, DENIED, NOT_FOUND */
   tags(imageIdentifier: string): Promise<Tags>;
   /** Adds to the tags there are. @throws DomainError INVALID, DENIED, NOT_FOUND */

@@ -63,6 +63,15 @@ test('a failed launch ends the microVM with a reason', async () => {
   assert.equal((await b.microvms.get(id)).stateReason, 'The MicroVM could not be started.');
 });
 
+test('damage of what it starts from is told in the reason', async () => {
+  await using b = await bench();
+  b.engine.failNext('launch', new MachineError('corrupt', 'the sealed snapshot is damaged'));
+  const id = await b.run();
+  await b.until(id, 'TERMINATED');
+  const { stateReason } = await b.microvms.get(id);
+  assert.equal(stateReason, 'The MicroVM could not be started: the sealed snapshot is damaged.');
+});
+
 test('a failed suspend goes on RUNNING with the same machine', async () => {
   await using b = await bench();
   const id = await b.run();

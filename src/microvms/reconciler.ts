@@ -7,9 +7,10 @@
  * what is there: a machine of the record's epoch, a complete suspended state, neither. And no engine call for a microVM
  * begins before the one before it came back; one that never does ends the microVM.
  */
-import type { Engine, LaunchRequest, Machine, MachineExit } from '../engine/index.ts';
+import type { Egress, Engine, LaunchRequest, Machine, MachineExit } from '../engine/index.ts';
 import { type Clock, type Logger, MachineError, messageOf, Slots, withDeadline } from '../lib/index.ts';
 import type { AppLogs, LogCollection } from './app-log.ts';
+import type { MachineEgress } from './egress.ts';
 import { type Came, callWithGrace } from './engine-call.ts';
 import { callHook, type HookResult, type RuntimeHook } from './hooks.ts';
 import type { Ledger, MicrovmRow } from './ledger.ts';
@@ -32,6 +33,7 @@ export interface ReconcilerOptions {
   readonly ledger: Ledger;
   readonly live: LiveMachines;
   readonly logs: AppLogs;
+  readonly egress: MachineEgress;
   readonly clock: Clock;
   readonly log: Logger;
   readonly snapshotDirOf: (record: Microvm) => string;
@@ -160,7 +162,7 @@ export class Reconciler implements AsyncDisposable {
     const machine = await this.#start('launch', record, signal);
     if (machine.kind !== 'done') {
       if (signal.aborted) return;
-      await this.#o.ledger.apply(id, { type: 'launch-failed', epoch, reason: TEXTS.notStarted });
+      await this.#o.ledger.apply(id, { type: 'launch-failed', epoch, reason: reasonOf(machine, TEXTS.notStarted) });
       return;
     }
     const body = { microvmId: id, runHookPayload: record.runHookPayload ?? '' }; // GUESS: run-hook-payload-absent
@@ -239,7 +241,7 @@ export class Reconciler implements AsyncDisposable {
       const isAsBefore =
         coming.kind === 'failed' && guestNeverRan(coming.error) && (await this.#o.engine.isSuspended(id));
       const event = isAsBefore ? 'resume-failed' : 'resume-broken';
-      await this.#o.ledger.apply(id, { type: event, epoch, reason: TEXTS.notResumed });
+      await this.#o.ledger.apply(id, { type: event, epoch, reason: reasonOf(coming, TEXTS.notResumed) });
       return;
     }
     // A machine taken over may have been told already; being told again is allowed.
@@ -310,7 +312,9 @@ export class Reconciler implements AsyncDisposable {
   async #adopt(record: Microvm): Promise<Machine | undefined> {
     const { engine } = this.#o;
     if (engine.adopt === undefined) return undefined;
-    const came = await this.#call('adopt', async (signal) => engine.adopt?.(this.#requestOf(record), { signal }));
+    const came = await this.#call('adopt', (signal) =>
+      this.#o.egress.attach(record, async (egress) => engine.adopt?.(this.#requestOf(record, egress), { signal })),
+    );
     if (came.kind === 'done') return came.value;
     const error = came.kind === 'failed' ? came.error : new MachineError('timeout', 'taking it over took too long');
     logFailure(this.#o.log.child({ microvmId: record.id }), error, 'a machine could not be taken over');
@@ -328,7 +332,10 @@ export class Reconciler implements AsyncDisposable {
       return { kind: 'failed', error };
     }
     using _slot = slot;
-    const came = await this.#call(what, (s) => this.#o.engine[what](this.#requestOf(record), { signal: s }), signal);
+    const { engine, egress: egresses } = this.#o;
+    const begin = (s: AbortSignal) =>
+      egresses.attach(record, (egress) => engine[what](this.#requestOf(record, egress), { signal: s }));
+    const came = await this.#call(what, begin, signal);
     if (came.kind === 'failed' && !signal.aborted) logFailure(log, came.error, `${what} failed`);
     if (came.kind === 'stuck') {
       logFailure(log, new MachineError('timeout', 'it never came to an end'), `${what} failed`);
@@ -347,8 +354,8 @@ export class Reconciler implements AsyncDisposable {
     if (!this.#disposed) await this.#o.engine.destroy(machine.id);
   }
 
-  #requestOf(record: Microvm): LaunchRequest {
-    return { id: record.id, snapshotDir: this.#o.snapshotDirOf(record) };
+  #requestOf(record: Microvm, egress: Egress): LaunchRequest {
+    return { id: record.id, snapshotDir: this.#o.snapshotDirOf(record), egress };
   }
 
   #call<T>(what: string, work: (signal: AbortSignal) => Promise<T>, signal?: AbortSignal): Promise<Came<T>> {
@@ -485,6 +492,12 @@ const TEXTS = {
   stuck: 'The MicroVM could not be suspended and did not go on.',
   ended: 'The MicroVM stopped unexpectedly.',
 } as const;
+
+/** What was to be started from may be damaged: that is nothing another attempt mends. */
+function reasonOf(outcome: object, text: string): string {
+  const error = 'error' in outcome ? outcome.error : undefined;
+  return error instanceof MachineError && error.kind === 'corrupt' ? `${text.slice(0, -1)}: ${error.message}.` : text;
+}
 
 function endOf(exit: MachineExit): string {
   return exit.kind === 'app' ? REASONS.exited(exit.exitCode) : TEXTS.ended;

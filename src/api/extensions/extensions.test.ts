@@ -16,7 +16,7 @@ const everything: ExtensionRequest = { body: Buffer.alloc(0), demand: () => {} }
 
 async function serve(rooms: Partial<ExtensionRooms>, asked = everything): Promise<Listening> {
   const all: ExtensionRooms = {
-    images: { buildLog: () => refuse() },
+    images: { buildLog: () => refuse(), rebuild: noMicrovm },
     microvms: { get: noMicrovm, logs: () => refuse() },
     identity: createIdentity({ account: '000000000000', rootKeys: [] }),
     host: () => ({ accelerator: 'tcg' }),
@@ -54,6 +54,7 @@ test('a build log is passed on as bytes, for the image and version in the path',
   const asked: unknown[] = [];
   await using server = await serve({
     images: {
+      rebuild: noMicrovm,
       async *buildLog(arn, version, { follow }) {
         asked.push(arn, version, follow);
         yield Buffer.from('#1 [1/2] ');
@@ -85,6 +86,8 @@ test('what is not there, not allowed or malformed has its status and a sentence'
     ['/rekindle/v1/microvms/microvm-1/logs', 'GET', 404],
     ['/rekindle/v1/nothing', 'GET', 404],
     ['/rekindle/v1/host', 'POST', 405],
+    ['/rekindle/v1/images/a/versions/1.0/rebuild', 'GET', 405],
+    ['/rekindle/v1/images/a/versions/1.0/rebuild', 'POST', 404],
     ['/rekindle/v1/microvms/x/logs?follow=maybe', 'GET', 400],
     ['/rekindle/v1/microvms/x/logs?cursor=-1', 'GET', 400],
     ['/rekindle/v1/microvms/%zz/logs', 'GET', 400],
@@ -102,6 +105,7 @@ test('a stream that fails half way is cut, and one whose client goes is ended', 
   const ended = Promise.withResolvers<void>();
   await using server = await serve({
     images: {
+      rebuild: noMicrovm,
       async *buildLog() {
         yield Buffer.from('half');
         await arrived.promise;

@@ -3,6 +3,7 @@
  * the caller (api.ts) has authenticated the request before it comes here.
  *
  *   GET /rekindle/v1/images/{arn}/versions/{version}/build-log[?follow=true]   the build log as it was printed, text
+ *   POST /rekindle/v1/images/{arn}/versions/{version}/rebuild                  the image's next version from what this one kept
  *   GET /rekindle/v1/microvms/{id}/logs[?follow=true&cursor=N]                 the app's output, one JSON document a line
  *   GET /rekindle/v1/host                                                      what this server runs on, JSON
  *   …   /rekindle/v1/identity/…                                                users, roles, keys, policies (identity.ts)
@@ -21,7 +22,7 @@ import { answerIdentity, IDENTITY_PATH } from './identity.ts';
 export const EXTENSION_PREFIX = '/rekindle/';
 
 export interface ExtensionRooms {
-  readonly images: Pick<Images, 'buildLog'>;
+  readonly images: Pick<Images, 'buildLog' | 'rebuild'>;
   readonly microvms: Pick<Microvms, 'get' | 'logs'>;
   readonly identity: Identity;
   /** What `/host` answers; made anew for each request. */
@@ -46,11 +47,17 @@ interface Call {
   readonly signal: AbortSignal;
 }
 
-const routes: readonly { readonly path: RegExp; readonly anyMethod?: true; run(call: Call): Promise<void> }[] = [
+const routes: readonly {
+  readonly path: RegExp;
+  /** Default: GET. */
+  readonly method?: 'POST' | 'any';
+  run(call: Call): Promise<void>;
+}[] = [
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/build-log$/, run: buildLog },
+  { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/rebuild$/, method: 'POST', run: rebuild },
   { path: /^\/rekindle\/v1\/microvms\/([^/]+)\/logs$/, run: microvmLogs },
   { path: /^\/rekindle\/v1\/host$/, run: host },
-  { path: IDENTITY_PATH, anyMethod: true, run: identity },
+  { path: IDENTITY_PATH, method: 'any', run: identity },
 ];
 
 const statuses: Readonly<Record<DomainErrorCode, number>> = {
@@ -78,8 +85,9 @@ export async function answerExtension(
     const route = routes.find(({ path }) => path.test(url.pathname));
     if (route === undefined) throw new DomainError('NOT_FOUND', `Nothing is at ${url.pathname.slice(0, 200)}.`);
     const { method = '' } = request;
-    if (method !== 'GET' && route.anyMethod === undefined)
-      return answer(response, 405, { message: 'Only GET is allowed here.' });
+    const allowed = route.method ?? 'GET';
+    if (allowed !== 'any' && method !== allowed)
+      return answer(response, 405, { message: `Only ${allowed} is allowed here.` });
     const labels = (route.path.exec(url.pathname) ?? []).slice(1).map((label) => decoded(label ?? ''));
     await route.run({ asked, method, response, rooms, labels, query: url.searchParams, signal: gone.signal });
   } catch (error) {
@@ -96,6 +104,13 @@ async function buildLog(call: Call): Promise<void> {
   call.asked.demand('rekindle:GetBuildLog', arn);
   const chunks = call.rooms.images.buildLog(arn, version, { follow: wantsFollow(call), signal: call.signal });
   await stream(call, 'text/plain; charset=utf-8', chunks);
+}
+
+async function rebuild({ asked, rooms, labels, response }: Call): Promise<void> {
+  const [arn = '', version = ''] = labels;
+  asked.demand('rekindle:RebuildMicrovmImageVersion', arn);
+  const { imageArn, imageVersion, state } = await rooms.images.rebuild(arn, version);
+  answer(response, 200, { imageArn, imageVersion, state });
 }
 
 async function microvmLogs(call: Call): Promise<void> {

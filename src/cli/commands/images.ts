@@ -3,7 +3,7 @@ import type { LambdaMicrovms, MicrovmImageSummary } from '@aws-sdk/client-lambda
 import type { Environment } from '../../config.ts';
 import { messageOf, sleep } from '../../lib/index.ts';
 import { imageNameOf, zipFolder } from '../artifact.ts';
-import { getExtension, s3Client } from '../clients.ts';
+import { callExtension, getExtension, s3Client } from '../clients.ts';
 import { CliError, EXIT } from '../exit.ts';
 import { type CommonOptions, imageArnOf, openSession, type Session } from '../session.ts';
 import type { Target } from '../target.ts';
@@ -150,6 +150,31 @@ export async function removeImage(image: string, options: CommonOptions, env: En
   const { state } = await client.deleteMicrovmImage({ imageIdentifier: imageArn });
   terminal.json({ imageArn, state });
   terminal.say(`${imageArn} is ${state}`);
+}
+
+export async function rebuildImage(
+  image: string,
+  options: CommonOptions & { readonly imageVersion?: string },
+  env: Environment,
+): Promise<void> {
+  const session = await openSession(options, env);
+  const { client, target, terminal } = session;
+  const imageArn = imageArnOf(target, image);
+  const known = await client.getMicrovmImage({ imageIdentifier: imageArn });
+  const from = options.imageVersion ?? known.latestFailedImageVersion ?? known.latestActiveImageVersion ?? '1.0';
+  const path = `/rekindle/v1/images/${encodeURIComponent(imageArn)}/versions/${encodeURIComponent(from)}/rebuild`;
+  const { imageVersion } = (await callExtension(target, 'POST', path)) as { imageVersion: string };
+  terminal.note(`rebuilding version ${from} as ${imageVersion}`);
+  await followBuild(session, imageArn, imageVersion);
+  const settled = await waitForImage(client, imageArn, imageVersion);
+  terminal.json({ imageArn, imageVersion, ...settled });
+  if (!settled.isUsable) {
+    throw new CliError(
+      `Rebuilding version ${from} failed: ${settled.stateReason ?? 'no reason given'}`,
+      EXIT.buildFailed,
+    );
+  }
+  terminal.say(imageVersion);
 }
 
 export async function imageLog(

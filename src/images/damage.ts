@@ -1,0 +1,64 @@
+/**
+ * What becomes of a version whose sealed snapshot is found damaged: FAILED, with the reason on its builds (where reasons
+ * stand), and the image's latest version is another one. Nothing on disk is touched: the root disk it was made of may be whole.
+ */
+import path from 'node:path';
+import type { SnapshotDamage } from '../engine/index.ts';
+import { DomainError } from '../lib/index.ts';
+import type { Row } from '../store/index.ts';
+import { type Catalog, versionId } from './catalog.ts';
+import { buildAfter, latestOf, type VersionRecord, versionAfter } from './lifecycle.ts';
+
+const CODE = 'SNAPSHOT_DAMAGED';
+
+/** Image and version that a snapshot's folder belongs to, below the folder of all images. */
+export function ownerOf(imagesDir: string, snapshotDir: string): { name: string; version: string } | undefined {
+  const [name, version, leaf, more] = path.relative(imagesDir, snapshotDir).split(path.sep);
+  if (name === undefined || version === undefined || leaf !== 'snapshot' || more !== undefined) return undefined;
+  return name === '..' ? undefined : { name, version };
+}
+
+/** False when the version is not one that could be launched, or is gone. */
+export async function markDamaged(
+  catalog: Catalog,
+  arn: string,
+  version: string,
+  part: SnapshotDamage['part'],
+  at: number,
+): Promise<boolean> {
+  const event = { type: 'damaged', reason: `${CODE}: Its sealed snapshot is damaged (${part}). ${ADVICE}` } as const;
+  const result = await catalog.change(async () => {
+    const row = await catalog.versions.get(versionId(arn, version));
+    const damaged = row && versionAfter(row.body, event, at);
+    if (row === undefined || damaged === undefined) return { answer: false, writes: [] };
+    const image = await catalog.image(arn);
+    const versions = (await catalog.versionsOf(arn)).map(({ body }) => (body.version === version ? damaged : body));
+    const builds = (await catalog.buildsOf(arn, version)).flatMap((seen) => {
+      const build = buildAfter(seen.body, event);
+      return build === undefined ? [] : [catalog.saveBuild(seen, build)];
+    });
+    const writes = [
+      catalog.saveImage(image, { ...image.body, ...latestOf(versions), updatedAt: at }),
+      catalog.saveVersion(row, damaged),
+      ...builds,
+    ];
+    return { answer: true, writes };
+  });
+  return result.kind === 'done' && result.answer;
+}
+
+/** Whoever asks for a damaged version by name is told what to do. */
+export async function refuseDamaged(catalog: Catalog, row: Row<VersionRecord> | undefined): Promise<void> {
+  if (row?.body.state !== 'FAILED') return;
+  const { imageArn, version } = row.body;
+  for (const { body } of await catalog.buildsOf(imageArn, version)) {
+    if (body.state !== 'FAILED' || !body.reason.startsWith(CODE)) continue;
+    throw new DomainError(
+      'NOT_FOUND',
+      `Version ${version} of ${imageArn} cannot be launched: its snapshot is damaged. ${ADVICE}`,
+    );
+  }
+}
+
+const ADVICE =
+  'Make its next version from what is left of it: rekindle images rebuild <image> --image-version <version>';
