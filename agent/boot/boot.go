@@ -1,4 +1,4 @@
-// Package boot turns the bare initramfs into a place to work in: kernel file systems, modules, loopback.
+// Package boot turns the bare initramfs into a place to work in: kernel file systems, modules, network.
 package boot
 
 import (
@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"rekindle/agent/network"
 )
 
 // moduleOrder lists the modules to load, one path a line, in order.
@@ -32,6 +34,10 @@ func Prepare() error {
 	}
 	if err := setLoopbackUp(); err != nil {
 		return err
+	}
+	// A guest without a network still serves who comes by the link.
+	if err := network.SetUp(); err != nil {
+		log.Print(err)
 	}
 	settings := map[string]string{
 		"/proc/self/oom_score_adj": "-1000",

@@ -2,10 +2,13 @@ package container
 
 import (
 	"os"
+	"path"
 	"slices"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"rekindle/agent/network"
 )
 
 const hostname = "localhost"
@@ -89,7 +92,7 @@ func mounts(all bool) []specs.Mount {
 	if all {
 		cgroup.Options[4] = "rw"
 	}
-	return []specs.Mount{
+	list := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
@@ -98,6 +101,23 @@ func mounts(all bool) []specs.Mount {
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
 	}
+	for _, file := range ownFiles {
+		list = append(list, specs.Mount{
+			Destination: file.path, Type: "bind", Source: file.source(), Options: []string{"bind", "rprivate"},
+		})
+	}
+	return list
+}
+
+// ownFile is one that Docker mounts over the image's, whatever that says.
+type ownFile struct{ path, text string }
+
+func (f ownFile) source() string { return path.Join(bundlePath, path.Base(f.path)) }
+
+var ownFiles = []ownFile{
+	{"/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"},
+	{"/etc/resolv.conf", "nameserver " + network.NameServer + "\n"},
+	{"/etc/hostname", hostname + "\n"},
 }
 
 const (

@@ -169,7 +169,7 @@ func (a *App) remove(ctx context.Context) {
 	}
 }
 
-// writeBundle writes config.json and mends what Docker would bring along in the root file system.
+// writeBundle writes config.json and the files that are mounted over the root file system's.
 func (a *App) writeBundle(start Start) error {
 	root, err := os.OpenRoot(a.rootPath)
 	if err != nil {
@@ -182,10 +182,6 @@ func (a *App) writeBundle(start Start) error {
 	}
 	// A path through a link out of the root is left to crun, which resolves it from inside.
 	_ = root.MkdirAll(strings.TrimPrefix(path.Clean(start.Cwd), "/"), 0o755)
-	writeMissing(root, "etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-	writeMissing(root, "etc/resolv.conf", "")
-	writeMissing(root, "etc/hostname", hostname+"\n")
-
 	config, err := spec(start, a.rootPath, identity, environment(start.Env, home))
 	if err != nil {
 		return err
@@ -200,15 +196,12 @@ func (a *App) writeBundle(start Start) error {
 	if err := os.MkdirAll(bundlePath, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(bundlePath+"/config.json", body, 0o600)
-}
-
-// writeMissing fills in a file that a build left out or empty: builders mount their own over it while they run.
-func writeMissing(root *os.Root, file, text string) {
-	if info, err := root.Lstat(file); err == nil && (info.Size() > 0 || !info.Mode().IsRegular()) {
-		return
+	for _, file := range ownFiles {
+		if err := os.WriteFile(file.source(), []byte(file.text), 0o644); err != nil {
+			return err
+		}
 	}
-	_ = root.WriteFile(file, []byte(text), 0o644)
+	return os.WriteFile(bundlePath+"/config.json", body, 0o600)
 }
 
 // create makes the container, its process waiting for `start`, and attaches its output to the log.

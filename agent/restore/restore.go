@@ -1,26 +1,35 @@
 // Package restore makes a guest that was just loaded from a snapshot one of its own: its clock shows the time of the
-// snapshot, and its random numbers are those of every other machine loaded from it.
+// snapshot, its random numbers and its connections are those of every other machine loaded from it.
 package restore
 
 import (
 	"fmt"
+	"log"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"rekindle/agent/link"
+	"rekindle/agent/network"
 )
 
 // rndReseedCRNG is the ioctl without which the kernel goes on handing out the numbers it had prepared: writing a seed
 // alone gave four clones one and the same number.
 const rndReseedCRNG = 0x5207
 
-// Apply sets the clock, then mixes in the seed.
+// Apply sets the clock, mixes in the seed, then cuts the connections that led out of the guest.
 func Apply(step link.Restore) error {
 	if err := SetClock(step.WallClockMs); err != nil {
 		return err
 	}
-	return reseed(step.Seed)
+	if err := reseed(step.Seed); err != nil {
+		return err
+	}
+	// Their other ends forgot them: an app that is not told by us hears it when it next sends.
+	if _, err := network.CutConnections(); err != nil {
+		log.Printf("restore: %v", err)
+	}
+	return nil
 }
 
 // SetClock sets the wall clock.

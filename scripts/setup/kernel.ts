@@ -12,7 +12,7 @@ import { findPayload, hasPvhEntry } from './kernel-image.ts';
 import { dependenciesOf, loadOrder, moduleName } from './modules.ts';
 import type { SetupContext } from './setup-context.ts';
 
-/** What guests need beyond the built-in: disks, link, RNG, balloon, the builder's network card, container layers. */
+/** What guests need beyond the built-in: disks, link, RNG, balloon, network card, container layers, ending of connections. */
 const MODULES = [
   'virtio_mmio',
   'virtio_blk',
@@ -23,6 +23,8 @@ const MODULES = [
   'overlay',
   'ext4',
   'af_packet',
+  'inet_diag',
+  'tcp_diag',
   'crc32c_intel',
 ];
 

@@ -26,7 +26,7 @@ func configureNetwork(ctx context.Context) error {
 		return err
 	}
 	for _, args := range [][]string{
-		{"link", "set", device, "up"},
+		{"link", "set", device, "mtu", "1500", "up"},
 		{"address", "replace", guestAddress, "dev", device},
 		// onlink: the gateway need not be looked up, so that prohibiting its address below does not cut the way through it.
 		{"route", "replace", "default", "via", hostAddress, "dev", device, "onlink"},
