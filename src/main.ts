@@ -96,6 +96,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       log: log.child({ room: 'connectors' }),
       quota: quotas.connectors,
       networks,
+      usersOf: (arn) => microvms.usersOfConnector(arn),
     }),
   );
   const images = stack.use(
@@ -114,7 +115,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       quotas,
     }),
   );
-  const microvms = stack.use(
+  const microvms: Microvms = stack.use(
     await createMicrovms({
       store,
       engine,

@@ -18,6 +18,8 @@ export interface Identity {
   readonly id: string;
   readonly imageArn: string;
   readonly imageVersion: string;
+  /** ARN of who called RunMicrovm; absent in records from before it was kept. */
+  readonly principal?: string;
   /** The size of its version. */
   readonly memoryMiB: number;
   readonly endpointId: string;

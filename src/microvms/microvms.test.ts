@@ -4,13 +4,16 @@ import { createFakeDisk } from '../engine/index.ts';
 import { MachineError } from '../lib/index.ts';
 import { bench, count, IDLE, IMAGE } from './test-bench.ts';
 
-test('a run answers PENDING with its address, and the launch has begun by then', async () => {
+test('a run answers PENDING with its address, and the launch begins in the same turn', async () => {
   await using b = await bench();
   const view = await b.microvms.run({ imageIdentifier: IMAGE });
   assert.match(view.microvmId, /^microvm-[0-9a-f-]{36}$/);
   assert.equal(view.state, 'PENDING');
   assert.equal(view.endpoint, 'localhost:40000');
   assert.equal(view.maximumDurationInSeconds, 28_800);
+  // Only what is ready to run now gets its turn: no timer, no input.
+  await new Promise(process.nextTick);
+  for (let i = 0; i < 10; i++) await undefined;
   assert.deepEqual(b.engine.calls, [`launch ${view.microvmId}`]);
   await b.until(view.microvmId, 'RUNNING');
 });

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { type Connectors, ingressPolicy } from '../connectors/index.ts';
-import type { Engine, LogLine, Machine } from '../engine/index.ts';
+import type { Engine, FlowRecord, LogLine, Machine } from '../engine/index.ts';
 import { HOLDING_STATES, type Images, type PageRequest } from '../images/index.ts';
 import {
   type Clock,
@@ -22,7 +22,9 @@ import {
 } from '../lib/index.ts';
 import { type Claim, DueClock, type Page, readPage, type Store } from '../store/index.ts';
 import { AppLogs } from './app-log.ts';
+import { MachineEgress } from './egress.ts';
 import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
+import { FlowReaders } from './flows.ts';
 import { Ledger } from './ledger.ts';
 import { dueAt, type Event, type Microvm, type Moment, type Pending, type Running } from './lifecycle.ts';
 import { LiveMachines } from './live.ts';
@@ -45,7 +47,7 @@ export interface MicrovmsOptions {
   readonly store: Store;
   readonly engine: Engine;
   readonly images: Pick<Images, 'resolve' | 'snapshotDir'>;
-  readonly connectors: Pick<Connectors, 'requireActive'>;
+  readonly connectors: Pick<Connectors, 'requireActive' | 'egress' | 'egressDefaults' | 'onEgressChange'>;
   readonly endpoints: EndpointHost;
   readonly stateDir: string;
   readonly region: string;
@@ -101,6 +103,8 @@ class MicrovmsRoom implements Microvms {
   readonly #ledger: Ledger;
   readonly #live: LiveMachines;
   readonly #logs: AppLogs;
+  readonly #egress: MachineEgress;
+  readonly #flows: FlowReaders;
   readonly #reconciler: Reconciler;
   readonly #due: DueClock<Microvm>;
   readonly #memory: MemoryQuota;
@@ -123,6 +127,8 @@ class MicrovmsRoom implements Microvms {
     this.#memory = new MemoryQuota(options.memoryQuotaMiB);
     this.#live = new LiveMachines(clock);
     this.#logs = new AppLogs(path.join(options.stateDir, 'logs', 'microvms'), log);
+    this.#egress = new MachineEgress({ connectors: options.connectors, engine: options.engine, clock, log });
+    this.#flows = new FlowReaders(options.engine, clock);
     this.#ledger = new Ledger({
       store: options.store,
       clock,
@@ -135,6 +141,7 @@ class MicrovmsRoom implements Microvms {
       ledger: this.#ledger,
       live: this.#live,
       logs: this.#logs,
+      egress: this.#egress,
       clock,
       log,
       snapshotDirOf: (record) => options.images.snapshotDir(record.imageArn, record.imageVersion),
@@ -289,10 +296,26 @@ class MicrovmsRoom implements Microvms {
     yield* this.#logs.read(microvmId, { ...options, hasEnded });
   }
 
+  async *flows(microvmId: string, options: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<FlowRecord> {
+    const hasEnded = async () => (await this.#ledger.get(microvmId)).state === 'TERMINATED';
+    await hasEnded(); // throws for an unknown one
+    yield* this.#flows.read(microvmId, { ...options, hasEnded });
+  }
+
+  async usersOfConnector(arn: string): Promise<number> {
+    let users = 0;
+    for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) {
+      if (body.egressNetworkConnectors.includes(arn)) users++;
+    }
+    return users;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#due[Symbol.dispose]();
+    this.#flows[Symbol.dispose]();
     for (const timer of this.#lingering) timer[Symbol.dispose]();
     this.#live.refuseAll('The server is stopping.');
+    await this.#egress[Symbol.asyncDispose]();
     await this.#reconciler[Symbol.asyncDispose]();
     await this.#elapsed[Symbol.asyncDispose]();
   }
@@ -305,6 +328,7 @@ class MicrovmsRoom implements Microvms {
         this.#serve(record, revision);
         break;
       case 'SUSPENDED':
+        this.#egress.forget(record.id);
         this.#slept(record, before);
         break;
       case 'EXITED':
@@ -313,6 +337,8 @@ class MicrovmsRoom implements Microvms {
         break;
       case 'TERMINATED':
         this.#memory.release(record.id);
+        this.#egress.forget(record.id);
+        this.#flows.end(record.id);
         this.#closeEndpointLater(record.id);
         break;
       case 'PENDING':
@@ -363,7 +389,7 @@ class MicrovmsRoom implements Microvms {
   async #draft(input: RunMicrovmInput) {
     const version = await this.#o.images.resolve(input.imageIdentifier, input.imageVersion);
     const at: Moment = { wallMs: this.#clock.now(), elapsedMs: this.#elapsed.now() };
-    const draft = draftOf(this.#o.region, input, version, at);
+    const draft = draftOf(this.#o.region, input, version, at, this.#o.connectors.egressDefaults());
     // The image's own one may have gone since its build.
     await this.#o.connectors.requireActive(draft.egressNetworkConnectors);
     return { version, draft };

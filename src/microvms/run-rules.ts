@@ -1,5 +1,5 @@
 /** From RunMicrovm's members and a launchable version to the record: the service's defaults and business rules. */
-import { resolveEgress, resolveIngress } from '../connectors/index.ts';
+import { type EgressDefaults, resolveEgress, resolveIngress } from '../connectors/index.ts';
 import type { LaunchableVersion } from '../images/index.ts';
 import { DomainError } from '../lib/index.ts';
 import { type Claim, fingerprintOf } from '../store/index.ts';
@@ -16,6 +16,7 @@ export function draftOf(
   input: RunMicrovmInput,
   version: LaunchableVersion,
   at: Moment,
+  defaults: EgressDefaults,
 ): Omit<Pending, 'id' | 'endpointId' | 'endpoint' | 'endpointPort'> {
   const payload = input.runHookPayload;
   if (payload !== undefined && payload !== '' && !wantsHook(version.hooks, 'run')) {
@@ -29,6 +30,7 @@ export function draftOf(
     state: 'PENDING',
     imageArn: version.imageArn,
     imageVersion: version.imageVersion,
+    ...(input.principal !== undefined && { principal: input.principal }),
     memoryMiB: version.memoryMiB,
     executionRoleArn: input.executionRoleArn ?? null,
     idlePolicy: input.idlePolicy ?? null,
@@ -36,7 +38,12 @@ export function draftOf(
     hooks: version.hooks,
     maximumDurationSeconds: input.maximumDurationInSeconds ?? DEFAULT_MAXIMUM_DURATION_SECONDS,
     ingressNetworkConnectors: resolveIngress(region, input.ingressNetworkConnectors),
-    egressNetworkConnectors: resolveEgress(region, input.egressNetworkConnectors, version.egressNetworkConnectors),
+    egressNetworkConnectors: resolveEgress(
+      region,
+      input.egressNetworkConnectors,
+      version.egressNetworkConnectors,
+      defaults,
+    ),
     startedAt: at.wallMs,
     bornAt: at.elapsedMs,
     epoch: 1,
@@ -46,7 +53,7 @@ export function draftOf(
 
 /** The claim of a call that carries a client token on the microVM it would make. */
 export function claimOf(input: RunMicrovmInput, resource: string, at: number): Claim | undefined {
-  const { clientToken: token, ...parameters } = input;
+  const { clientToken: token, principal: _, ...parameters } = input;
   if (token === undefined) return undefined;
   return { scope: 'RunMicrovm', token, fingerprint: fingerprintOf(parameters), resource, createdAt: at };
 }

@@ -2,11 +2,11 @@
  * What other rooms see of microVMs: inputs, views and the door's interface. Wire spelling of members is kept; instants are
  * milliseconds since the epoch; what is null here is null on the wire.
  */
-import type { LogLine, Machine } from '../engine/index.ts';
+import type { FlowRecord, LogLine, Machine } from '../engine/index.ts';
 import type { Logging, PageRequest } from '../images/index.ts';
 import type { Page } from '../store/index.ts';
 
-export type { LogLine, Machine, MachineExit } from '../engine/index.ts';
+export type { FlowRecord, LogLine, Machine, MachineExit } from '../engine/index.ts';
 
 /** States as the service shows them; internal ones are finer (lifecycle.ts). */
 export type MicrovmState = 'PENDING' | 'RUNNING' | 'SUSPENDING' | 'SUSPENDED' | 'TERMINATING' | 'TERMINATED';
@@ -29,6 +29,8 @@ export interface RunMicrovmInput {
   readonly ingressNetworkConnectors?: readonly string[];
   readonly egressNetworkConnectors?: readonly string[];
   readonly clientToken?: string;
+  /** ARN of the caller, kept with the microVM; no part of what a repeated call must match. */
+  readonly principal?: string;
 }
 
 /** Item of ListMicrovms. */
@@ -132,4 +134,11 @@ export interface Microvms extends AsyncDisposable {
   activity(microvmId: string): void;
   /** The app's output, kept copy included, so also after the end. @throws DomainError NOT_FOUND */
   logs(microvmId: string, options: { cursor?: number; follow?: boolean; signal?: AbortSignal }): AsyncIterable<LogLine>;
+  /**
+   * What it reached and tried to reach, oldest first, as long as the log is kept, so also after the end. A follower ends
+   * with the microVM. @throws DomainError NOT_FOUND
+   */
+  flows(microvmId: string, options: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<FlowRecord>;
+  /** How many microVMs that have not ended name this network connector. */
+  usersOfConnector(arn: string): Promise<number>;
 }
