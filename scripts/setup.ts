@@ -18,6 +18,7 @@ import { setUpGoProgram } from './setup/go-programs.ts';
 import { setUpGuestTools } from './setup/guest-tools.ts';
 import { installHostPackages } from './setup/host-packages.ts';
 import { setUpInitramfs } from './setup/initramfs.ts';
+import { setUpJail } from './setup/jail-root.ts';
 import { setUpKernel } from './setup/kernel.ts';
 import { acquireLock } from './setup/lock.ts';
 import { setUpQemu } from './setup/qemu.ts';
@@ -83,6 +84,7 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
   const builder = setUpBuilder(context, debian, parts);
   const all = await settled({ ...parts, builder }, abort);
   const initramfs = await setUpInitramfs(context, all);
+  const { jail, dirs: jailDirs } = await setUpJail(context, debian, all.qemu);
   const tscKhz = await measureTscKhz(context, all.tsc);
 
   const products = [all.base.product, all.kernel, initramfs.product, ...all.builder.products];
@@ -94,6 +96,7 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
       dataDirs: all.qemu.dataDirs,
       version: all.qemu.version,
     },
+    jail,
     guest: { kernel: all.kernel.kernel, kernelRelease: all.kernel.release, initramfs: initramfs.path },
     tscKhz,
     base: {
@@ -108,7 +111,7 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
   const runtime: Runtime = { ...content, stamp };
   const kept = [...products, all.tools, all.agent, all.tsc].map((product) => product.dir);
   if (all.qemu.dir !== undefined) kept.push(all.qemu.dir);
-  await writeRuntime(context, runtime, [...kept, unpackedGoDir(context, debian)]);
+  await writeRuntime(context, runtime, [...kept, ...jailDirs, unpackedGoDir(context, debian)]);
   return runtime;
 }
 

@@ -1,7 +1,6 @@
 /** The engine of this host: keeps the live machines and hands each operation to the file that does it. */
 import { existsSync } from 'node:fs';
-import { readdir, readFile, readlink, rm } from 'node:fs/promises';
-import path from 'node:path';
+import { rm } from 'node:fs/promises';
 import { type Clock, type Ids, KeyedLock, type Logger, MachineError } from '../lib/index.ts';
 import { buildImage } from './build/build.ts';
 import type { FlowRecord } from './egress.ts';
@@ -18,6 +17,9 @@ import type {
 } from './engine.ts';
 import { Folders, remove } from './folders.ts';
 import { probeHost } from './host/host.ts';
+import type { Jail } from './jail/jail.ts';
+import { killLeftOver } from './jail/leftovers.ts';
+import { openJail } from './jail/open-jail.ts';
 import type { EngineContext } from './machine/context.ts';
 import { launchMachine, resumeMachine } from './machine/launch.ts';
 import type { RunningMachine } from './machine/machine.ts';
@@ -27,9 +29,6 @@ import type { Runtime } from './runtime.ts';
 import { Integrity } from './snapshot/integrity.ts';
 import { qemuDriver } from './vmm/qemu/driver.ts';
 import type { VmmDriver } from './vmm/vmm.ts';
-
-const KILL_WAIT_MS = 5000;
-const KILL_POLL_MS = 10;
 
 export interface EngineOptions {
   readonly runtime: Runtime;
@@ -50,15 +49,17 @@ type Options = { signal?: AbortSignal };
 export async function createEngine(options: EngineOptions): Promise<Engine> {
   const { runtime, stateDir, cacheDir, log, clock, ids } = options;
   const host = await probeHost(runtime, stateDir);
+  const jail = await openJail(runtime, stateDir, host);
   const driver =
     options.driver ??
     qemuDriver({
-      qemu: runtime.qemu,
+      version: runtime.qemu.version,
       accelerator: host.report.accelerator,
       deltaSave: options.deltaSave ?? host.deltaSave,
+      jail,
     });
   const folders = new Folders(stateDir);
-  return new HostEngine({
+  const context = {
     runtime,
     driver,
     host: host.report,
@@ -68,18 +69,21 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     clock,
     ids,
     integrity: new Integrity({ mapper: runtime.qemu.img, clock, log }),
-    restoring: new Set(),
-  });
+    restoring: new Set<object>(),
+  };
+  return new HostEngine(context, jail);
 }
 
 class HostEngine implements Engine {
   readonly host: HostReport;
   readonly #context: EngineContext;
+  readonly #jail: Jail;
   readonly #machines = new Map<string, RunningMachine>();
   readonly #builds = new KeyedLock();
   readonly #closing = new AbortController();
 
-  constructor(context: EngineContext) {
+  constructor(context: EngineContext, jail: Jail) {
+    this.#jail = jail;
     this.host = context.host;
     this.#context = context;
     context.integrity.startScrub();
@@ -115,14 +119,14 @@ class HostEngine implements Engine {
 
   async isSuspended(id: string): Promise<boolean> {
     if (this.#machines.has(id) || !existsSync(machineFiles(this.#context.folders.machine(id)).saved)) return false;
-    await this.#killLeftOver(id);
+    await killLeftOver(id, this.#context.folders.run(id));
     return true;
   }
 
   async destroy(id: string): Promise<void> {
     const { folders } = this.#context;
     const machine = this.#machines.get(id);
-    if (machine === undefined) await this.#killLeftOver(id);
+    if (machine === undefined) await killLeftOver(id, folders.run(id));
     else await machine[Symbol.asyncDispose]();
     await Promise.all([remove(folders.run(id)), remove(folders.machine(id))]);
   }
@@ -144,6 +148,7 @@ class HostEngine implements Engine {
     this.#closing.abort(new MachineError('exited', 'the engine was closed'));
     this.#context.integrity[Symbol.dispose]();
     await Promise.all([...this.#machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
+    await this.#jail[Symbol.asyncDispose]();
   }
 
   async #start(
@@ -152,7 +157,8 @@ class HostEngine implements Engine {
     start: (options: { signal: AbortSignal }) => Promise<RunningMachine>,
   ): Promise<Machine> {
     if (this.#machines.has(id)) throw new MachineError('failed', `${id} runs already`);
-    if (existsSync(this.#context.folders.run(id))) await this.#killLeftOver(id);
+    const runDir = this.#context.folders.run(id);
+    if (existsSync(runDir)) await killLeftOver(id, runDir);
     const machine = await start({ signal: this.#bounded(signal) });
     this.#machines.set(id, machine);
     void machine.ended.then(() => {
@@ -164,44 +170,5 @@ class HostEngine implements Engine {
 
   #bounded(signal: AbortSignal | undefined): AbortSignal {
     return signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal]);
-  }
-
-  /** Ends the process a crashed server left behind: it is known by its working folder, whatever its number. */
-  async #killLeftOver(id: string): Promise<void> {
-    const runDir = this.#context.folders.run(id);
-    for (let waited = 0; waited < KILL_WAIT_MS; waited += KILL_POLL_MS) {
-      const pids = await processesIn(runDir);
-      if (pids.length === 0) return;
-      for (const pid of pids) killGroup(pid);
-      await new Promise((resolve) => setTimeout(resolve, KILL_POLL_MS));
-    }
-    throw new MachineError('failed', `a process of ${id} does not end`);
-  }
-}
-
-async function processesIn(dir: string): Promise<number[]> {
-  const real = await readlinkOr(dir);
-  const found = await Promise.all(
-    (await readdir('/proc'))
-      .filter((name) => /^\d+$/.test(name))
-      .map(async (name) => {
-        const cwd = await readlinkOr(`/proc/${name}/cwd`);
-        if (cwd !== real && cwd !== `${real} (deleted)`) return undefined;
-        const state = await readFile(`/proc/${name}/stat`, 'latin1').catch(() => '');
-        return / [ZX] /.test(state.slice(state.lastIndexOf(')'))) ? undefined : Number(name);
-      }),
-  );
-  return found.filter((pid) => pid !== undefined);
-}
-
-async function readlinkOr(file: string): Promise<string> {
-  return readlink(file).catch(() => path.resolve(file));
-}
-
-function killGroup(pid: number): void {
-  try {
-    process.kill(-pid, 'SIGKILL');
-  } catch {
-    // ended meanwhile
   }
 }

@@ -4,6 +4,7 @@ export { createEngine, type EngineOptions } from './create-engine.ts';
 export * from './egress.ts';
 export * from './engine.ts';
 export { type HostCheck, inspectHost } from './host/inspect.ts';
+export { JAIL_FILES, JAIL_FOLDERS } from './jail/places.ts';
 export { loadRuntime } from './load-runtime.ts';
 export type { Runtime } from './runtime.ts';
 export {

@@ -16,6 +16,14 @@ export interface Runtime {
     readonly dataDirs: readonly string[];
     readonly version: string;
   };
+  readonly jail: {
+    /** Folder that VMMs see as the root of their file system. */
+    readonly root: string;
+    /** QEMU was built with libseccomp. */
+    readonly hasSeccomp: boolean;
+    /** `bwrap`; absent where none could be had. */
+    readonly bubblewrap?: string;
+  };
   readonly guest: {
     /** Uncompressed kernel image with PVH entry where available, else bzImage. */
     readonly kernel: string;

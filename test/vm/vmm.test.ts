@@ -1,7 +1,8 @@
 /** The VMM contract on QEMU: real guests, without root disk or app. */
 import assert from 'node:assert/strict';
 import { loadConfig } from '../../src/config.ts';
-import { inspectHost } from '../../src/engine/host/inspect.ts';
+import { probeHost } from '../../src/engine/host/host.ts';
+import { openJail } from '../../src/engine/jail/open-jail.ts';
 import { findRuntime } from '../../src/engine/load-runtime.ts';
 import { kernelLine } from '../../src/engine/vmm/qemu/command-line.ts';
 import { qemuDriver } from '../../src/engine/vmm/qemu/driver.ts';
@@ -12,9 +13,10 @@ const runtime = findRuntime(cacheDir);
 
 vmmContract('QEMU', runtime === undefined ? 'set-up has not run: no runtime.json' : false, async () => {
   assert.ok(runtime);
-  const checks = await inspectHost({ runtime, stateDir });
-  const hasKvm = checks.some((check) => check.id === 'accelerator' && check.ok === 'yes');
-  const driver = qemuDriver({ qemu: runtime.qemu, accelerator: hasKvm ? 'kvm' : 'tcg', deltaSave: true });
+  const host = await probeHost(runtime, stateDir);
+  const jail = await openJail(runtime, stateDir, host);
+  const { accelerator } = host.report;
+  const driver = qemuDriver({ version: runtime.qemu.version, accelerator, deltaSave: true, jail });
   const { kernel, initramfs } = runtime.guest;
   const boot = { kernel, initramfs, kernelLine: kernelLine(runtime.tscKhz, driver.accelerator) };
   return { driver, boot, crash: (vmm) => process.kill(vmm.pid, 'SIGKILL') };

@@ -14,6 +14,7 @@ import { type Logger, MachineError, randomIds, systemClock } from '../../lib/ind
 import { copySparse } from '../disk/copy.ts';
 import { Folders, remove, syncPath } from '../folders.ts';
 import { probeHost } from '../host/host.ts';
+import { openJail } from '../jail/open-jail.ts';
 import { type EngineContext, SPARE_DISK_BYTES } from '../machine/context.ts';
 import { runToSnapshot } from '../machine/seal.ts';
 import type { Runtime } from '../runtime.ts';
@@ -50,8 +51,11 @@ export interface PrepareOptions {
 export async function prepareBuilder(options: PrepareOptions): Promise<void> {
   const { runtime, cacheDir, log, signal } = options;
   const host = await probeHost(runtime, cacheDir);
-  const driver = qemuDriver({ qemu: runtime.qemu, accelerator: host.report.accelerator, deltaSave: host.deltaSave });
-  const folders = new Folders(path.join(cacheDir, 'builder', 'work'));
+  const workDir = path.join(cacheDir, 'builder', 'work');
+  await using jail = await openJail(runtime, workDir, host);
+  const { accelerator } = host.report;
+  const driver = qemuDriver({ version: runtime.qemu.version, accelerator, deltaSave: host.deltaSave, jail });
+  const folders = new Folders(workDir);
   const context = {
     runtime,
     driver,
@@ -188,7 +192,7 @@ async function makeTemplate(
     });
   }
   await syncPath(cache);
-  await chmod(cache, 0o400);
+  await chmod(cache, 0o444);
   await rename(cache, builder.cacheTemplate);
   await syncPath(path.dirname(builder.cacheTemplate));
 }

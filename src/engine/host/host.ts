@@ -2,16 +2,19 @@
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { HostReport } from '../engine.ts';
+import type { CgroupPlaces } from '../jail/cgroups/places.ts';
+import type { JailPlan } from '../jail/plan.ts';
 import type { Runtime } from '../runtime.ts';
-import { inspectHost } from './inspect.ts';
+import { inspect } from './inspect.ts';
 
 export interface HostAbilities {
   readonly report: HostReport;
   readonly deltaSave: boolean;
+  readonly jail: { readonly plan: JailPlan; readonly places: CgroupPlaces };
 }
 
 export async function probeHost(runtime: Runtime, stateDir: string): Promise<HostAbilities> {
-  const checks = await inspectHost({ runtime, stateDir });
+  const { checks, plan, places } = await inspect({ runtime, stateDir, isDry: false });
   const isFine = (id: string) => checks.find((check) => check.id === id)?.ok === 'yes';
   const cpus = availableParallelism();
   return {
@@ -22,6 +25,7 @@ export async function probeHost(runtime: Runtime, stateDir: string): Promise<Hos
       remarks: checks.filter((check) => check.ok !== 'yes').map((check) => check.what),
     },
     deltaSave: isFine('ptrace'),
+    jail: { plan, places },
   };
 }
 

@@ -1,13 +1,32 @@
 /** What this host has, what it lacks and how to mend it: the engine's part of `rekindle doctor`. Changes nothing. */
-import { constants, existsSync } from 'node:fs';
-import { access, readFile, statfs } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { readFile, statfs } from 'node:fs/promises';
 import { availableParallelism, freemem, totalmem } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
+import { findJailParts } from '../jail/attempt.ts';
+import { cgroupChecks } from '../jail/cgroups/checks.ts';
+import { findCgroups } from '../jail/cgroups/find.ts';
+import { type CgroupPlaces, findPlaces } from '../jail/cgroups/places.ts';
+import { type JailFindings, type JailPlan, planJail } from '../jail/plan.ts';
 import type { Runtime } from '../runtime.ts';
 import { probeKvm } from './kvm-probe.ts';
 
 export interface HostCheck {
-  readonly id: 'accelerator' | 'vmm' | 'cgroups' | 'ptrace' | 'memory' | 'disk' | 'cpus';
+  readonly id:
+    | 'accelerator'
+    | 'vmm'
+    | 'ptrace'
+    | 'memory'
+    | 'disk'
+    | 'cpus'
+    // The jail of VMMs, item by item.
+    | 'users'
+    | 'namespaces'
+    | 'seccomp'
+    | 'cgroup-cpu'
+    | 'cgroup-memory'
+    | 'cgroup-pids'
+    | 'cgroup-io';
   /** `degraded`: it works, with a consequence that `what` names. */
   readonly ok: 'yes' | 'no' | 'degraded';
   readonly what: string;
@@ -25,16 +44,45 @@ export async function inspectHost(options: {
   readonly runtime: Runtime | undefined;
   readonly stateDir: string;
 }): Promise<readonly HostCheck[]> {
-  const { runtime, stateDir } = options;
-  return [
-    ...(runtime === undefined ? [missingRuntime] : [vmm(runtime), await accelerator(runtime)]),
+  return (await inspect({ ...options, isDry: true })).checks;
+}
+
+export interface Inspection {
+  readonly checks: readonly HostCheck[];
+  readonly plan: JailPlan;
+  readonly places: CgroupPlaces;
+}
+
+/** @param options.isDry leaves the server's cgroups as they are */
+export async function inspect(options: {
+  readonly runtime: Runtime | undefined;
+  readonly stateDir: string;
+  readonly isDry: boolean;
+}): Promise<Inspection> {
+  const { runtime, stateDir, isDry } = options;
+  const [probed, { plan, checks: jail }, places] = await Promise.all([
+    runtime === undefined ? undefined : accelerator(runtime),
+    planJail(runtime === undefined ? NOTHING : findJailParts(runtime)),
+    findCgroups().then((host) => findPlaces(host, { isDry })),
+  ]);
+  const checks = [
+    ...(runtime === undefined || probed === undefined ? [missingRuntime] : [vmm(runtime), probed]),
     cpus(),
-    await cgroups(),
+    ...(runtime === undefined ? [] : jail),
+    ...cgroupChecks(places),
     await ptrace(),
     await memory(),
     await disk(stateDir),
   ];
+  return { checks, plan, places };
 }
+
+const NOTHING: JailFindings = {
+  isRoot: false,
+  isInstalled: false,
+  hasSeccomp: false,
+  attempt: async () => 'set-up has not run',
+};
 
 const missingRuntime: HostCheck = {
   id: 'vmm',
@@ -66,36 +114,6 @@ function cpus(): HostCheck {
   const count = availableParallelism();
   if (count >= 2) return { id: 'cpus', ok: 'yes', what: `${count} CPUs`, remedy: '' };
   return { id: 'cpus', ok: 'degraded', what: 'one CPU: builds and guests take turns', remedy: 'two or more CPUs' };
-}
-
-async function cgroups(): Promise<HostCheck> {
-  const v2 = existsSync('/sys/fs/cgroup/cgroup.controllers');
-  const writable = await writableGroup(v2);
-  if (writable !== undefined) return { id: 'cgroups', ok: 'yes', what: `cgroup v${v2 ? 2 : 1}, writable`, remedy: '' };
-  return {
-    id: 'cgroups',
-    ok: 'degraded',
-    what: 'no writable cgroup: CPU and memory of microVMs cannot be capped',
-    remedy: v2 ? 'run as a systemd service with Delegate=yes, or as root' : 'run as root',
-  };
-}
-
-async function writableGroup(v2: boolean): Promise<string | undefined> {
-  const candidates = v2 ? [await ownGroup()] : ['/sys/fs/cgroup/cpu', '/sys/fs/cgroup/cpu,cpuacct'];
-  for (const dir of candidates) {
-    try {
-      await access(dir, constants.W_OK);
-      return dir;
-    } catch {
-      // the next one
-    }
-  }
-  return undefined;
-}
-
-async function ownGroup(): Promise<string> {
-  const text = await readFile('/proc/self/cgroup', 'utf8').catch(() => '');
-  return join('/sys/fs/cgroup', /^0::(.*)$/m.exec(text)?.[1] ?? '/');
 }
 
 /** Delta saving writes /proc/<pid>/mem of a child of this process. */

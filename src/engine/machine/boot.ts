@@ -1,5 +1,6 @@
 /** Cold boots: a root disk becomes a running guest with its link up. Happens once per image version, never per microVM. */
 import { type GuestLink, openLink } from '../../guest/index.ts';
+import { limitsOf } from '../jail/limits.ts';
 import { kernelLine } from '../vmm/qemu/command-line.ts';
 import type { Disk, Vmm, VmmNetwork } from '../vmm/vmm.ts';
 import { type EngineContext, newSecret } from './context.ts';
@@ -51,6 +52,7 @@ export async function bootMachine(
           initramfs: runtime.guest.initramfs,
           kernelLine: kernelLine(runtime.tscKhz, driver.accelerator),
         },
+        limits: limitsOf(request),
       },
       options,
     ),

@@ -6,6 +6,7 @@
  * the VMM has been ended (fail closed).
  */
 import { type GuestLink, openLink } from '../../guest/index.ts';
+import { limitsOf } from '../jail/limits.ts';
 import type { Manifest } from '../snapshot/manifest.ts';
 import type { Vmm, VmmConfig } from '../vmm/vmm.ts';
 import { type EngineContext, newSecret } from './context.ts';
@@ -39,7 +40,7 @@ export function restoreConfig(
   manifest: Manifest,
   given: Pick<VmmConfig, 'id' | 'runDir' | 'ram' | 'disks' | 'network'>,
 ): VmmConfig {
-  return { ...given, memoryMiB: manifest.memoryMiB, cpus: manifest.cpus, boot: 'restore' };
+  return { ...given, memoryMiB: manifest.memoryMiB, cpus: manifest.cpus, boot: 'restore', limits: limitsOf(manifest) };
 }
 
 /** The caller owns both parts of the result. @throws MachineError */

@@ -62,7 +62,9 @@ export async function sealDraft(
   const manifestPath = path.join(draft.dir, 'manifest.json');
   // Holds the link's secret.
   await writeFile(manifestPath, encodeManifest(manifest), { mode: 0o600, flag: 'wx', flush: true });
-  await Promise.all([...files, manifestPath].map((file) => chmod(file, 0o400)));
+  await chmod(manifestPath, 0o400);
+  // Each VMM reads them as a user of its own; to everybody else the state folder is closed.
+  await Promise.all(files.map((file) => chmod(file, 0o444)));
   await syncPath(draft.dir);
   await mkdir(path.dirname(finalDir), { recursive: true });
   await rename(draft.dir, finalDir);

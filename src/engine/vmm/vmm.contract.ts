@@ -10,6 +10,7 @@ import path from 'node:path';
 import { Readable } from 'node:stream';
 import { after, before, describe, test } from 'node:test';
 import { type GuestLink, openLink, type RestoreStep } from '../../guest/index.ts';
+import { limitsOf } from '../jail/limits.ts';
 import type { Vmm, VmmConfig, VmmDriver } from './vmm.ts';
 
 export interface Subject {
@@ -62,7 +63,8 @@ export function vmmContract(name: string, skip: string | false, subjectOf: () =>
         source: { kind: 'empty', bytes: 1024 ** 3 } as const,
       }));
       const config = { id: `contract-${started}`, runDir, memoryMiB: MEMORY_MIB, cpus: 1, network: 'down' } as const;
-      return subject.driver.start({ ...config, ram: { path: ramPath, sharing }, disks, boot }, {});
+      const limits = limitsOf(config);
+      return subject.driver.start({ ...config, limits, ram: { path: ramPath, sharing }, disks, boot }, {});
     }
 
     function restoreStep(nextSecret: string): RestoreStep {

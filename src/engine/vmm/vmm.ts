@@ -25,7 +25,7 @@ export interface VmmDriver {
 export interface VmmConfig {
   /** Appears in the process's command line. */
   readonly id: string;
-  /** Existing private folder for sockets and logs; also the process's working folder, by which it can be found. */
+  /** Existing private folder for sockets and logs; the process's working folder is in it, by which it can be found. */
   readonly runDir: string;
   /** What the guest sees. */
   readonly memoryMiB: number;
@@ -38,6 +38,21 @@ export interface VmmConfig {
   readonly disks: readonly Disk[];
   readonly network: VmmNetwork;
   readonly boot: { readonly kernel: string; readonly initramfs: string; readonly kernelLine: string } | 'restore';
+  readonly limits: VmmLimits;
+}
+
+/** What the VMM may take from its host. A driver that cannot hold one of them says so by the host's checks. */
+export interface VmmLimits {
+  /** CPU time per time. */
+  readonly cpus: number;
+  /** Against other machines, when all want more than there is; 1 is the share of one baseline vCPU. */
+  readonly cpuWeight: number;
+  /** Of the process: the guest's memory and what the VMM needs itself. */
+  readonly memoryBytes: number;
+  /** Threads and processes. */
+  readonly tasks: number;
+  /** Of all disks together. */
+  readonly io: { readonly bytesPerSecond: number; readonly requestsPerSecond: number };
 }
 
 /** What is behind the NIC that every VM has. */

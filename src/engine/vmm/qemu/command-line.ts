@@ -3,7 +3,8 @@
  * every change here is a new `DEVICES_GENERATION`.
  */
 import path from 'node:path';
-import type { Runtime } from '../../runtime.ts';
+import type { Inside } from '../../jail/jail.ts';
+import { TRANSLATION_MIB } from '../../jail/limits.ts';
 import type { Disk, LinkState, VmmConfig, VmmNetwork } from '../vmm.ts';
 
 export const MACHINE_TYPE = 'microvm';
@@ -28,17 +29,20 @@ export function cpuModel(accelerator: 'kvm' | 'tcg'): string {
   return accelerator === 'kvm' ? 'host' : TCG_CPU;
 }
 
-export function commandLine(config: VmmConfig, accelerator: 'kvm' | 'tcg', qemu: Runtime['qemu']): string[] {
+export function commandLine({ config, dataDirs, seccomp }: Inside, accelerator: 'kvm' | 'tcg'): string[] {
   const { boot } = config;
   return [
     ...['-name', config.id],
-    ...qemu.dataDirs.flatMap((dir) => ['-L', dir]),
-    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
-    ...['-M', `${MACHINE_TYPE},accel=${accelerator},acpi=on,memory-backend=mem,suppress-vmdesc=on`],
+    ...dataDirs.flatMap((dir) => ['-L', dir]),
+    // Without a started vCPU: the guest runs when its VMM is where it belongs.
+    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-S'],
+    ...['-M', `${MACHINE_TYPE},acpi=on,memory-backend=mem,suppress-vmdesc=on`],
+    ...['-accel', accelerator === 'tcg' ? `tcg,thread=multi,tb-size=${TRANSLATION_MIB}` : accelerator],
+    ...(seccomp ? ['-sandbox', SANDBOX] : []),
     ...['-cpu', cpuModel(accelerator), '-smp', `${config.cpus}`, '-m', `${config.memoryMiB}M`],
     ...['-object', JSON.stringify(memory(config))],
     ...(boot === 'restore'
-      ? ['-S', '-incoming', 'defer', '-global', 'migration.send-configuration=off']
+      ? ['-incoming', 'defer', '-global', 'migration.send-configuration=off']
       : ['-kernel', boot.kernel, '-initrd', boot.initramfs, '-append', boot.kernelLine]),
     ...['-chardev', `socket,id=control,fd=${CONTROL_FD}`, '-mon', 'chardev=control,mode=control'],
     ...['-chardev', `socket,id=qmp,path=${QMP_SOCKET},server=on,wait=off`, '-mon', 'chardev=qmp,mode=control'],
@@ -46,12 +50,16 @@ export function commandLine(config: VmmConfig, accelerator: 'kvm' | 'tcg', qemu:
     ...['-device', 'virtio-serial-device'],
     ...['-chardev', `socket,id=link,path=${LINK_SOCKET},server=on,wait=off`],
     ...['-device', `virtserialport,chardev=link,name=${LINK_PORT}`],
+    ...['-object', JSON.stringify(throttle(config))],
     ...config.disks.flatMap(disk),
     ...['-object', 'rng-random,id=rng,filename=/dev/urandom', '-device', 'virtio-rng-device,rng=rng'],
     ...['-device', 'virtio-balloon-device,free-page-reporting=on'],
     ...['-netdev', JSON.stringify(netdev(config)), '-device', NIC],
   ];
 }
+
+/** Nothing old, no other user, no other program, no other scheduling: QEMU's own filter of system calls. */
+const SANDBOX = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny';
 
 export const NIC_ID = 'nic';
 /**
@@ -97,19 +105,36 @@ function memory({ memoryMiB, ram }: VmmConfig): object {
     : { ...backend, share: false, readonly: true, rom: 'off', reserve: false };
 }
 
+const THROTTLE = 'disks';
+
+/** Here and not by cgroups, because there is nobody else who can hold back buffered writes on every host. */
+function throttle({ limits: { io } }: VmmConfig): object {
+  const limits = { 'bps-total': io.bytesPerSecond, 'iops-total': io.requestsPerSecond };
+  return { 'qom-type': 'throttle-group', id: THROTTLE, limits };
+}
+
 /** Formats are always explicit: a guest that writes a qcow2 header to its raw disk must not be believed. */
 function disk({ serial, source }: Disk): string[] {
   const node = `disk-${serial}`;
   return [
     '-blockdev',
-    JSON.stringify(blockdev(node, source)),
+    JSON.stringify(source.kind === 'empty' ? nothing(node, source.bytes) : throttled(node, source)),
     '-device',
     `virtio-blk-device,drive=${node},serial=${serial},werror=report,rerror=report`,
   ];
 }
 
-function blockdev(node: string, source: Disk['source']): object {
-  if (source.kind === 'empty') return { driver: 'null-co', 'node-name': node, size: source.bytes, 'read-zeroes': true };
+function nothing(node: string, bytes: number): object {
+  return { driver: 'null-co', 'node-name': node, size: bytes, 'read-zeroes': true };
+}
+
+type Source = Exclude<Disk['source'], { kind: 'empty' }>;
+
+function throttled(node: string, source: Source): object {
+  return { driver: 'throttle', 'node-name': node, 'throttle-group': THROTTLE, file: blockdev(`${node}-image`, source) };
+}
+
+function blockdev(node: string, source: Source): object {
   if (source.kind === 'raw')
     return { driver: 'raw', 'node-name': node, discard: 'unmap', cache: CACHE, file: file(source.path) };
   return {

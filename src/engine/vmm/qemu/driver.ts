@@ -2,13 +2,14 @@
  * QEMU as a driver: one detached process group per VM, told what to do over a socket pair it inherits, so nothing has to
  * be polled while it starts. A second control socket in the run folder serves a later server.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import type { ChildProcess } from 'node:child_process';
+import type { FileHandle } from 'node:fs/promises';
+import { constants } from 'node:os';
 import path from 'node:path';
 import type { Duplex, Readable } from 'node:stream';
 import { MachineError } from '../../../lib/index.ts';
-import type { Runtime } from '../../runtime.ts';
+import type { ExchangeFolder } from '../../jail/exchange-folder.ts';
+import type { Jail, Jailed } from '../../jail/jail.ts';
 import type { ChangedMemory, LinkState, Vmm, VmmConfig, VmmDriver, VmmExit } from '../vmm.ts';
 import { changedMemoryOf } from './changed-memory.ts';
 import {
@@ -27,21 +28,26 @@ import { Tail } from './tail.ts';
 const START_TIMEOUT_MS = 30_000;
 /** A killed process that is still there after this is stuck in the kernel. */
 const END_TIMEOUT_MS = 5000;
+/** Device state passes through the VMM's working folder; 42 kB with all devices. */
+const INCOMING = 'incoming';
+const OUTGOING = 'outgoing';
+const STATE_LIMIT_BYTES = 64 * 1024 * 1024;
 /** Its last words may come a moment after its end. */
 const LAST_WORDS_MS = 100;
 
 export interface QemuDriverOptions {
-  readonly qemu: Runtime['qemu'];
+  readonly version: string;
   readonly accelerator: 'kvm' | 'tcg';
   /** False on hosts that forbid ptrace. */
   readonly deltaSave: boolean;
+  readonly jail: Jail;
 }
 
 export function qemuDriver(options: QemuDriverOptions): VmmDriver {
-  const { qemu, accelerator, deltaSave } = options;
+  const { version, accelerator, deltaSave } = options;
   return {
     name: 'qemu',
-    version: qemu.version,
+    version,
     accelerator,
     machine: { type: MACHINE_TYPE, cpuModel: cpuModel(accelerator), devices: DEVICES_GENERATION },
     capabilities: { deltaSave },
@@ -52,42 +58,40 @@ export function qemuDriver(options: QemuDriverOptions): VmmDriver {
 async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: AbortSignal | undefined): Promise<Vmm> {
   signal?.throwIfAborted();
   await using stack = new AsyncDisposableStack();
-  // Reached through this handle, a socket's path is short however deep the state folder is.
-  const folder = stack.use(await open(config.runDir, 'r'));
-  const child = spawn(options.qemu.binary, commandLine(config, options.accelerator, options.qemu), {
-    cwd: config.runDir,
-    detached: true,
-    // stderr, control and console: socket pairs, which QEMU outlives when this process dies.
-    stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe'],
-  });
-  const process = stack.use(new QemuProcess(child, config.runDir));
-  const qmp = new Qmp(child.stdio[3] as Duplex);
+  const jailed = stack.use(await options.jail.start(config, (inside) => commandLine(inside, options.accelerator)));
+  const process = stack.use(new QemuProcess(jailed, config.runDir));
+  const qmp = new Qmp(jailed.child.stdio[3] as Duplex);
   stack.defer(() => qmp.close(new MachineError('exited', 'the VMM was ended')));
   void process.exited.then((exit) => qmp.close(new MachineError('exited', exit.message, { evidence: exit.evidence })));
-  if (child.pid === undefined) throw await process.failure();
-  writePidFile(config.runDir, child.pid);
-  const vmm = new QemuVmm(config, options.deltaSave, process, qmp, folder);
+  const pid = await jailed.pid;
+  if (pid === undefined) throw await process.failure();
+  process.owns(pid);
+  const vmm = new QemuVmm(config, options.deltaSave, process, qmp, jailed.folder);
   await vmm.negotiate(signal);
+  await jailed.settle();
+  stack.use(await vmm.openLink());
+  if (config.boot !== 'restore') await vmm.continue();
   return vmm.owning(stack.move());
 }
 
 class QemuVmm implements Vmm {
   readonly pid: number;
-  readonly linkSocketPath: string;
+  linkSocketPath = '';
   readonly exited: Promise<VmmExit>;
   readonly changedMemory: ChangedMemory | undefined;
   readonly #process: QemuProcess;
   readonly #qmp: Qmp;
   readonly #link: LinkState;
+  readonly #folder: ExchangeFolder;
   #owned: AsyncDisposableStack | undefined;
 
-  constructor(config: VmmConfig, deltaSave: boolean, process: QemuProcess, qmp: Qmp, folder: FileHandle) {
+  constructor(config: VmmConfig, deltaSave: boolean, process: QemuProcess, qmp: Qmp, folder: ExchangeFolder) {
+    this.#folder = folder;
     this.#process = process;
     this.#qmp = qmp;
     this.#link = linkOf(config.network);
     this.pid = process.pid;
     this.exited = process.exited;
-    this.linkSocketPath = `/proc/self/fd/${folder.fd}/${LINK_SOCKET}`;
     const { path: ramPath, sharing } = config.ram;
     this.changedMemory = deltaSave && sharing === 'private' ? changedMemoryOf(process.pid, ramPath) : undefined;
   }
@@ -95,6 +99,13 @@ class QemuVmm implements Vmm {
   owning(stack: AsyncDisposableStack): this {
     this.#owned = stack;
     return this;
+  }
+
+  /** The path leads to the socket for as long as the handle is open. */
+  async openLink(): Promise<FileHandle> {
+    const handle = await this.#folder.socket(LINK_SOCKET);
+    this.linkSocketPath = `/proc/self/fd/${handle.fd}`;
+    return handle;
   }
 
   /** The first command must be `qmp_capabilities`; its answer also says that the machine is built. */
@@ -116,12 +127,13 @@ class QemuVmm implements Vmm {
   }
 
   async restore(statePath: string): Promise<void> {
+    await this.#folder.putIn(statePath, INCOMING);
     const loaded = this.#qmp.event('MIGRATION', ({ status }) => status === 'completed');
     await this.#qmp.executeAll([
       ['migrate-set-capabilities', { capabilities: [{ capability: 'events', state: true }] }],
       // Nobody needs to hear where a machine with an address of its own segment has gone.
       ['migrate-set-parameters', { 'announce-rounds': 0 }],
-      ['migrate-incoming', { uri: `file:${statePath}` }],
+      ['migrate-incoming', { uri: `file:${INCOMING}` }],
     ]);
     await loaded;
     // The state brought the link of the snapshot along.
@@ -143,7 +155,9 @@ class QemuVmm implements Vmm {
   }
 
   async saveState(statePath: string): Promise<void> {
-    await this.#qmp.execute('xen-save-devices-state', { filename: statePath, live: false });
+    await this.#folder.prepare(OUTGOING);
+    await this.#qmp.execute('xen-save-devices-state', { filename: OUTGOING, live: false });
+    await this.#folder.takeOut(OUTGOING, statePath, STATE_LIMIT_BYTES);
   }
 
   evidence(): string {
@@ -159,9 +173,9 @@ function setLink(state: LinkState): QmpCommand {
   return ['set_link', { name: NIC_ID, up: state === 'up' }];
 }
 
-/** The process and its end. Disposing kills the whole group and waits until it is gone. */
+/** The process and its end. Disposing kills it, and waits until it is gone with all that started it. */
 class QemuProcess implements AsyncDisposable {
-  readonly pid: number;
+  pid = 0;
   readonly exited: Promise<VmmExit>;
   readonly #child: ChildProcess;
   readonly #tails: readonly Tail[];
@@ -169,23 +183,26 @@ class QemuProcess implements AsyncDisposable {
   #isGone = false;
   #isKilled = false;
 
-  constructor(child: ChildProcess, runDir: string) {
+  constructor({ child }: Jailed, runDir: string) {
     this.#child = child;
     this.#tails = [
       new Tail(child.stderr as Readable, path.join(runDir, 'vmm.log')),
       new Tail(child.stdio[4] as Readable, path.join(runDir, 'console.log')),
     ];
-    this.pid = child.pid ?? 0;
     this.exited = this.#closed.promise;
     child.unref();
     child.once('error', (error) => this.#gone(`the VMM could not be started: ${error.message}`));
-    const ended = (code: number | null, signal: string | null) =>
-      this.#gone(signal === null ? `the VMM ended with code ${code}` : `the VMM was ended by ${signal}`);
+    const ended = (code: number | null, signal: string | null) => this.#gone(endOf(code, signal));
     child.once('close', ended);
     child.once('exit', (code, signal) => {
       if (this.#isKilled) ended(code, signal);
       else setTimeout(ended, LAST_WORDS_MS, code, signal);
     });
+  }
+
+  /** What started it has told which it is. */
+  owns(pid: number): void {
+    this.pid = pid;
   }
 
   async failure(): Promise<MachineError> {
@@ -206,12 +223,15 @@ class QemuProcess implements AsyncDisposable {
     clearTimeout(timer);
   }
 
+  /** The VMM alone when it is known: what waits for it ends after it, and so tells when its memory is free again. */
   #kill(): void {
     this.#isKilled = true;
+    const { pid } = this.#child;
     try {
-      process.kill(-this.pid, 'SIGKILL');
+      if (this.pid !== 0) process.kill(this.pid, 'SIGKILL');
+      else if (pid !== undefined) process.kill(-pid, 'SIGKILL');
     } catch {
-      this.#child.kill('SIGKILL');
+      // It is just ending.
     }
   }
 
@@ -222,9 +242,9 @@ class QemuProcess implements AsyncDisposable {
   }
 }
 
-/** Process id with its start time: a number alone may be another process's by now. */
-function writePidFile(runDir: string, pid: number): void {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  const startedAtTicks = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]);
-  writeFileSync(path.join(runDir, 'pid.json'), JSON.stringify({ pid, startedAtTicks }), { mode: 0o600 });
+/** What waits for the VMM reports its signal as a shell does. */
+function endOf(code: number | null, signal: string | null): string {
+  const number = (code ?? 0) - 128;
+  const name = signal ?? Object.entries(constants.signals).find(([, value]) => value === number)?.[0];
+  return name === undefined ? `the VMM ended with code ${code}` : `the VMM was ended by ${name}`;
 }

@@ -1,0 +1,12 @@
+/** The jail of one server: this host's plan, with the groups its machines live in. */
+import type { HostAbilities } from '../host/host.ts';
+import type { Runtime } from '../runtime.ts';
+import { Cgroups } from './cgroups/groups.ts';
+import { Jail } from './jail.ts';
+
+/** @param stateDir names the server among those of the host */
+export async function openJail(runtime: Runtime, stateDir: string, host: HostAbilities): Promise<Jail> {
+  const { plan, places } = host.jail;
+  const cgroups = await Cgroups.open(places, stateDir);
+  return new Jail({ plan, runtime, accelerator: host.report.accelerator, cgroups });
+}
