@@ -136,7 +136,7 @@ class Api {
     const operation = { name: match.name, behaviour, input };
     await authorise(operation, callerOf(request, principal, this.#options.region), this.#options);
     try {
-      return await behaviour.run(input, this.#options);
+      return await behaviour.run(input, this.#options, principal);
     } catch (thrown) {
       // Foreign accounts and the slash form of ARNs: the domain refuses, the service words it as IAM does (recorded).
       if (!(thrown instanceof DomainError) || thrown.code !== 'DENIED') throw thrown;

@@ -5,7 +5,7 @@
  * Invariant: every demand is met before the operation has any effect, and none is asked of the root, so that its requests
  * cost no look-ups. Sources: the guide's security chapter, recorded refusals (connectors: egress before ingress).
  */
-import { managedConnectorArn } from '../connectors/index.ts';
+import { managedConnectorArn, resolveEgress } from '../connectors/index.ts';
 import type { Context, Identity } from '../identity/index.ts';
 import { DomainError } from '../lib/index.ts';
 import { type Caller, type Demand, demand } from './access.ts';
@@ -25,8 +25,10 @@ const MORE_DEMANDS: Readonly<
   Record<string, (input: Input, authority: Authority) => Promise<OwnDemand[]> | OwnDemand[]>
 > = {
   RunMicrovm: async (input, authority) => [
-    ...passConnectors(listOf(input, 'egressNetworkConnectors') ?? (await implicitEgress(input, authority))),
-    ...passConnectors(listOf(input, 'ingressNetworkConnectors') ?? [implicit(authority, 'HTTP_INGRESS')]),
+    ...passConnectors(listOf(input, 'egressNetworkConnectors') ?? (await imageEgress(input, authority))),
+    ...passConnectors(
+      listOf(input, 'ingressNetworkConnectors') ?? [managedConnectorArn(authority.region, 'HTTP_INGRESS')],
+    ),
     ...passRole(input.executionRoleArn),
   ],
   CreateMicrovmImage: (input, authority) => [
@@ -88,7 +90,7 @@ async function refuseName(operation: string, name: string, { images }: Authority
 }
 
 function buildDemands(input: Input, authority: Authority): OwnDemand[] {
-  const egress = listOf(input, 'egressNetworkConnectors') ?? [implicit(authority, 'INTERNET_EGRESS')];
+  const egress = listOf(input, 'egressNetworkConnectors') ?? implicitEgress(authority);
   return [...passConnectors(egress), ...passRole(input.buildRoleArn)];
 }
 
@@ -111,20 +113,24 @@ function imageArn(input: Input, { region, identity }: Authority): string {
   return `arn:aws:lambda:${region}:${identity.account}:microvm-image:${String(input.name)}`;
 }
 
-function implicit({ region }: Authority, name: 'INTERNET_EGRESS' | 'HTTP_INGRESS'): string {
-  return managedConnectorArn(region, name);
-}
-
 /** The version's own list; a version that can't be had is the operation's to refuse. */
-async function implicitEgress(input: Input, authority: Authority): Promise<readonly string[]> {
+async function imageEgress(input: Input, authority: Authority): Promise<readonly string[]> {
   const { imageIdentifier, imageVersion } = input;
   try {
     const version = typeof imageVersion === 'string' ? imageVersion : undefined;
-    return (await authority.images.resolve(String(imageIdentifier), version)).egressNetworkConnectors;
+    return implicitEgress(
+      authority,
+      (await authority.images.resolve(String(imageIdentifier), version)).egressNetworkConnectors,
+    );
   } catch (error) {
     if (!(error instanceof DomainError)) throw error;
-    return [implicit(authority, 'INTERNET_EGRESS')];
+    return implicitEgress(authority);
   }
+}
+
+/** What a list without connectors comes to on this server. */
+function implicitEgress({ region, connectors }: Authority, ofImage?: readonly string[]): readonly string[] {
+  return resolveEgress(region, undefined, ofImage, connectors.egressDefaults());
 }
 
 /** An empty list is as good as none, as for the operations. */

@@ -3,6 +3,7 @@ import type { operations as coreOperations } from '../../spec/lambda-core.ts';
 import type { operations as microvmOperations } from '../../spec/lambda-microvms.ts';
 import type { InputOf, OutputOf } from '../../spec/shape.ts';
 import type { Connectors } from '../connectors/index.ts';
+import type { Principal } from '../identity/index.ts';
 import type { Images } from '../images/index.ts';
 import type { Microvms } from '../microvms/index.ts';
 
@@ -21,13 +22,13 @@ export type Output<N extends OperationName> = OutputOf<Table[N]['output']>;
 export interface Behaviour<N extends OperationName> {
   /** The ARN the caller must be allowed to act on; absent: `*`. */
   resource?(input: Input<N>, rooms: Rooms): Promise<string> | string;
-  run(input: Input<N>, rooms: Rooms): Promise<Output<N>>;
+  run(input: Input<N>, rooms: Rooms, caller: Principal): Promise<Output<N>>;
 }
 
 /** A behaviour once its types have been checked against the table. */
 export interface AnyBehaviour {
   resource?(input: unknown, rooms: Rooms): Promise<string> | string;
-  run(input: unknown, rooms: Rooms): Promise<Readonly<Record<string, unknown>>>;
+  run(input: unknown, rooms: Rooms, caller: Principal): Promise<Readonly<Record<string, unknown>>>;
 }
 
 /** Ties a behaviour to the table's types of its operation. */

@@ -5,7 +5,8 @@
 import { mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { Artifacts } from '../artifacts/index.ts';
-import type { BuiltDisk, Engine, Machine, SealedSnapshot } from '../engine/index.ts';
+import type { Connectors } from '../connectors/index.ts';
+import type { BuiltDisk, Egress, Engine, Machine, SealedSnapshot } from '../engine/index.ts';
 import { type Clock, type Logger, messageOf, requestOverStream, sleep, withDeadline } from '../lib/index.ts';
 import type { BuildLogWriter } from './build-log.ts';
 import { failureReason, hookTimeout, ValidateFailure } from './failure-reason.ts';
@@ -15,6 +16,7 @@ import { containerConfigOf, HOOK_PATH, imageHookSeconds, memoryMiBOf, readinessO
 export interface BuilderOptions {
   readonly engine: Engine;
   readonly artifacts: Pick<Artifacts, 'fetchZip'>;
+  readonly connectors: Pick<Connectors, 'egress'>;
   readonly clock: Clock;
   readonly log: Logger;
   readonly region: string;
@@ -90,6 +92,7 @@ async function phases(o: BuilderOptions, version: VersionRecord, work: Work): Pr
   say('starting the application and taking its snapshot');
   const readiness = readinessOf(config, disk.config);
   await mkdir(path.dirname(work.snapshotDir), { recursive: true });
+  const egress = await egressOf(o, version);
   const sealed = await withDeadline(
     'starting and sealing',
     SEAL_OVERHEAD_MS + (readiness.kind === 'hook' ? readiness.timeoutMs : readiness.graceMs),
@@ -102,6 +105,7 @@ async function phases(o: BuilderOptions, version: VersionRecord, work: Work): Pr
           capabilities: config.additionalOsCapabilities?.includes('ALL') === true ? 'all' : 'default',
           memoryMiB: memoryMiBOf(config),
           readiness,
+          egress,
           snapshotDir: work.snapshotDir,
           onLog,
         },
@@ -144,12 +148,13 @@ async function buildDisk(
     { signal },
   );
   say('building the container image');
+  const egress = await egressOf(o, version);
   return withDeadline(
     'the container image build',
     o.buildTimeoutMs,
     (deadline) =>
       o.engine.build(
-        { buildId, contextDir, cacheOwner: o.accountId, outDir: path.join(workDir, 'out'), onLog },
+        { buildId, contextDir, cacheOwner: o.accountId, egress, outDir: path.join(workDir, 'out'), onLog },
         { signal: deadline },
       ),
     { signal },
@@ -165,11 +170,12 @@ async function validate(o: BuilderOptions, version: VersionRecord, work: Work): 
   const id = `validate-${version.buildId}`;
   await using stack = new AsyncDisposableStack();
   stack.defer(() => o.engine.destroy(id));
+  const egress = await egressOf(o, version);
   const machine = stack.use(
     await withDeadline(
       'launching the clone to validate',
       LAUNCH_TIMEOUT_MS,
-      (signal) => o.engine.launch({ id, snapshotDir: work.snapshotDir }, { signal }),
+      (signal) => o.engine.launch({ id, snapshotDir: work.snapshotDir, egress }, { signal }),
       { signal: work.signal },
     ),
   );
@@ -188,6 +194,13 @@ async function validate(o: BuilderOptions, version: VersionRecord, work: Work): 
     }
     await sleep(VALIDATE_RETRY_MS, { signal });
   }
+}
+
+/** As the version's connector is when a phase begins; it stays so for the phase. */
+async function egressOf({ connectors }: BuilderOptions, version: VersionRecord): Promise<Egress> {
+  const { imageArn, version: imageVersion, principal = 'unknown' } = version;
+  const { policy, limits } = await connectors.egress(version.config.egressNetworkConnectors);
+  return { policy, limits, labels: { principal, imageArn, imageVersion } };
 }
 
 /** The answer's status; undefined while nothing answers. Rejects with the signal's reason. */

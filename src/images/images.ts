@@ -70,7 +70,7 @@ export interface ImagesOptions {
   readonly store: Store;
   readonly engine: Engine;
   readonly artifacts: Pick<Artifacts, 'fetchZip'>;
-  readonly connectors: Pick<Connectors, 'requireActive'>;
+  readonly connectors: Pick<Connectors, 'requireActive' | 'egress' | 'egressDefaults'>;
   readonly stateDir: string;
   readonly region: string;
   readonly accountId: string;
@@ -119,6 +119,7 @@ class ImagesRoom implements Images {
     this.#queue = new BuildQueue({
       ...common,
       artifacts: options.artifacts,
+      connectors: options.connectors,
       region: options.region,
       accountId: options.accountId,
       workDir: path.join(options.stateDir, 'builds'),
@@ -136,7 +137,7 @@ class ImagesRoom implements Images {
   }
 
   async create(input: CreateImageInput): Promise<CreatedImageView> {
-    const { name, tags = {}, clientToken: token, ...rest } = input;
+    const { name, tags = {}, clientToken: token, principal, ...rest } = input;
     const arn = imageArn(this.#owner, name);
     const at = this.#clock.now();
     const claim = this.#claim('CreateMicrovmImage', token, { ...rest, name, tags }, versionId(arn, '1.0'));
@@ -144,7 +145,7 @@ class ImagesRoom implements Images {
     if (earlier !== undefined) return createdViewOf(earlier.image, earlier.version);
     const config = await this.#configOf(rest);
     const image = newImage(this.#ids, { arn, name, tags: addTags({}, tags), at });
-    const next = newVersion(this.#ids, image, config, at);
+    const next = newVersion(this.#ids, image, config, at, askedBy(principal));
     let isTaken = false;
     const result = await this.#catalog.change(async () => {
       // Only after the write was refused: a client token that was used meanwhile speaks first.
@@ -168,7 +169,7 @@ class ImagesRoom implements Images {
   }
 
   async update(input: UpdateImageInput): Promise<UpdatedImageView> {
-    const { imageIdentifier, clientToken: token, ...rest } = input;
+    const { imageIdentifier, clientToken: token, principal, ...rest } = input;
     const arn = this.#check(imageIdentifier);
     const claimFor = (version: string) =>
       this.#claim('UpdateMicrovmImage', token, { ...rest, imageIdentifier }, versionId(arn, version));
@@ -184,7 +185,7 @@ class ImagesRoom implements Images {
         if (first === undefined) throw busy(seen.body);
         return { answer: { ...first, isNew: false }, writes: [] };
       }
-      const next = newVersion(this.#ids, image, config, at);
+      const next = newVersion(this.#ids, image, config, at, askedBy(principal));
       return {
         answer: { image, version: next.version, isNew: true },
         conditions: newVersionConditions(this.#o.quotas ?? {}, this.#catalog, arn),
@@ -212,7 +213,8 @@ class ImagesRoom implements Images {
       const at = this.#clock.now();
       const image = imageUpdating(seen.body, at);
       if (image === undefined) throw busy(seen.body);
-      const next = newVersion(this.#ids, image, from.config, at, imageVersion);
+      const origin = { ...askedBy(from.principal), rebuildOf: imageVersion };
+      const next = newVersion(this.#ids, image, from.config, at, origin);
       return {
         answer: { image, version: next.version },
         conditions: newVersionConditions(this.#o.quotas ?? {}, this.#catalog, arn),
@@ -444,7 +446,7 @@ class ImagesRoom implements Images {
   }
 
   async #configOf(input: Parameters<typeof configOf>[1]): Promise<VersionConfig> {
-    const config = configOf(this.#o.region, input);
+    const config = configOf(this.#o.region, input, this.#o.connectors.egressDefaults());
     await this.#o.connectors.requireActive(config.egressNetworkConnectors);
     return config;
   }
@@ -508,4 +510,8 @@ class ImagesRoom implements Images {
 /** Recorded for UPDATING; the same words for the other states in which nothing can be changed. GUESS: busy-image */
 function busy(image: ImageRecord): DomainError {
   return new DomainError('CONFLICT', `MicroVM Image is already in state: ${image.state}`);
+}
+
+function askedBy(principal: string | undefined): Pick<VersionRecord, 'principal'> {
+  return principal === undefined ? {} : { principal };
 }

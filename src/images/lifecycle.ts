@@ -37,6 +37,8 @@ interface VersionIdentity {
   readonly buildId: string;
   /** The version whose kept root disk it is made of; absent when it is built from its artifact. */
   readonly rebuildOf?: string;
+  /** ARN of who asked for it; absent in records from before it was kept. */
+  readonly principal?: string;
   readonly createdAt: number;
   readonly updatedAt: number;
 }
@@ -290,8 +292,8 @@ export function versionMoved(version: VersionRecord, event: RemovalEvent, at: nu
 }
 
 function identityOf(record: VersionRecord, updatedAt: number): VersionIdentity {
-  const { imageArn, imageName, version, config, buildId, rebuildOf, createdAt } = record;
-  const origin = rebuildOf === undefined ? {} : { rebuildOf };
+  const { imageArn, imageName, version, config, buildId, rebuildOf, principal, createdAt } = record;
+  const origin = { ...(rebuildOf !== undefined && { rebuildOf }), ...(principal !== undefined && { principal }) };
   return { imageArn, imageName, version, config, buildId, ...origin, createdAt, updatedAt };
 }
 

@@ -35,7 +35,7 @@ export function newVersion(
   image: ImageRecord,
   config: VersionConfig,
   at: number,
-  rebuildOf?: string,
+  origin: Pick<VersionRecord, 'principal' | 'rebuildOf'>,
 ): NewVersion {
   const version = `${image.lastMajor}.0`;
   const builds = GENERATIONS.map(
@@ -56,7 +56,7 @@ export function newVersion(
       version,
       config,
       buildId,
-      ...(rebuildOf !== undefined && { rebuildOf }),
+      ...origin,
       state: 'PENDING',
       createdAt: at,
       updatedAt: at,

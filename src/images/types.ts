@@ -73,6 +73,8 @@ export interface CreateImageInput {
   readonly environmentVariables?: Readonly<Record<string, string>>;
   readonly tags?: Readonly<Record<string, string>>;
   readonly clientToken?: string;
+  /** ARN of the caller, kept with the version; no part of what a repeated call must match. */
+  readonly principal?: string;
 }
 
 /** UpdateMicrovmImage: the next version in full; what is absent falls back to its default, not to the last version's. */

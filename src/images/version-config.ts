@@ -1,6 +1,6 @@
 /** From CreateMicrovmImage's members to a version's configuration: the service's defaults and business rules. */
 import { parseArtifactUri } from '../artifacts/index.ts';
-import { resolveEgress } from '../connectors/index.ts';
+import { type EgressDefaults, resolveEgress } from '../connectors/index.ts';
 import { type ContainerConfig, MEMORY_SIZES_MIB, type MemoryMiB, type Readiness } from '../engine/index.ts';
 import { DomainError } from '../lib/index.ts';
 import { resolveBase } from './managed.ts';
@@ -18,7 +18,8 @@ const LISTENING_GRACE_MS = 30_000;
 /** @throws DomainError `INVALID`, `NOT_FOUND` */
 export function configOf(
   region: string,
-  input: Omit<CreateImageInput, 'name' | 'tags' | 'clientToken'>,
+  input: Omit<CreateImageInput, 'name' | 'tags' | 'clientToken' | 'principal'>,
+  defaults: EgressDefaults,
 ): VersionConfig {
   const baseImageVersion = resolveBase(region, input.baseImageArn, input.baseImageVersion);
   parseArtifactUri(input.codeArtifact.uri);
@@ -31,7 +32,7 @@ export function configOf(
     description: input.description ?? null,
     codeArtifact: input.codeArtifact,
     logging: input.logging ?? null,
-    egressNetworkConnectors: resolveEgress(region, input.egressNetworkConnectors),
+    egressNetworkConnectors: resolveEgress(region, input.egressNetworkConnectors, undefined, defaults),
     cpuConfigurations: input.cpuConfigurations ?? null,
     resources: [{ minimumMemoryInMiB: memoryOf(input.resources) }],
     additionalOsCapabilities: input.additionalOsCapabilities ?? null,

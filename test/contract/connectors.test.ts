@@ -7,7 +7,15 @@ import { request as httpRequest } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { Sha256 } from '@aws-crypto/sha256-js';
-import { CreateMicrovmImageCommand, ListTagsCommand, TagResourceCommand } from '@aws-sdk/client-lambda-microvms';
+import {
+  CreateMicrovmImageCommand,
+  GetMicrovmCommand,
+  GetMicrovmImageVersionCommand,
+  ListTagsCommand,
+  RunMicrovmCommand,
+  TagResourceCommand,
+  TerminateMicrovmCommand,
+} from '@aws-sdk/client-lambda-microvms';
 import { HttpRequest } from '@smithy/protocol-http';
 import { SignatureV4 } from '@smithy/signature-v4';
 import {
@@ -191,3 +199,82 @@ test('images and tags know connectors by their ARN', { timeout: 60_000 }, async 
     message: `Network connector not found for: ${gone}`,
   });
 });
+
+test('a connector on networks that are not there fails, can be read, and cannot be used or updated', {
+  timeout: 60_000,
+}, async () => {
+  await using bench = await createApiBench();
+  const Configuration = { VpcEgressConfiguration: { ...vpc, SubnetIds: ['subnet-9'] } };
+  const created = await ask(bench, 'POST', ROOT, { ...input, Configuration });
+  const { Id, Arn } = created.body as { Id: string; Arn: string };
+  const { LastModified, ...failed } = (await untilState(bench, Id, 'FAILED')).body;
+  assert.match(String(LastModified), /Z$/);
+  assert.deepEqual(failed, {
+    ...created.body,
+    State: 'FAILED',
+    StateReason: "The subnet subnet-9 is not in this server's networks file.",
+    StateReasonCode: 'InvalidSubnet',
+  });
+  const updated = await ask(bench, 'PUT', `${ROOT}/${Id}`, { Configuration: input.Configuration });
+  assert.deepEqual([updated.status, updated.type], [409, 'ResourceConflictException']);
+  const image = { name: 'demo', baseImageArn, buildRoleArn, codeArtifact, egressNetworkConnectors: [Arn] };
+  await assert.rejects(bench.sdk.send(new CreateMicrovmImageCommand(image)), { name: 'ValidationException' });
+  const listed = await ask(bench, 'GET', ROOT, undefined, { State: 'FAILED' });
+  assert.equal((listed.body.NetworkConnectors as { Id: string }[])[0]?.Id, Id);
+});
+
+test('an update to networks that are not there fails and leaves what was', { timeout: 60_000 }, async () => {
+  await using bench = await createApiBench();
+  const { body } = await ask(bench, 'POST', ROOT, input);
+  await untilState(bench, String(body.Id), 'ACTIVE');
+  const Configuration = { VpcEgressConfiguration: { ...vpc, SecurityGroupIds: ['sg-9'] } };
+  await ask(bench, 'PUT', `${ROOT}/office`, { Configuration });
+  const { body: after } = await untilState(bench, String(body.Id), 'ACTIVE');
+  assert.deepEqual(
+    [after.LastUpdateStatus, after.LastUpdateStatusReasonCode, after.Configuration],
+    ['Failed', 'InvalidSecurityGroup', input.Configuration],
+  );
+});
+
+test('a connector that a microVM uses cannot be deleted until that has ended', { timeout: 60_000 }, async () => {
+  await using bench = await createApiBench();
+  const { body } = await ask(bench, 'POST', ROOT, input);
+  const { Id, Arn } = body as { Id: string; Arn: string };
+  await untilState(bench, Id, 'ACTIVE');
+  const imageIdentifier = await builtImage(bench, { egressNetworkConnectors: [Arn] });
+  const { microvmId } = await bench.sdk.send(new RunMicrovmCommand({ imageIdentifier }));
+  assert.equal((await ask(bench, 'DELETE', `${ROOT}/${Id}`)).status, 202);
+  const kept = await untilState(bench, Id, 'DELETE_FAILED');
+  assert.match(String(kept.body.StateReason), /In use by 1 MicroVM/);
+  assert.equal(kept.body.StateReasonCode, undefined);
+  await bench.sdk.send(new TerminateMicrovmCommand({ microvmIdentifier: microvmId }));
+  while ((await bench.sdk.send(new GetMicrovmCommand({ microvmIdentifier: microvmId }))).state !== 'TERMINATED');
+  assert.equal((await ask(bench, 'DELETE', `${ROOT}/${Id}`)).status, 202);
+  while ((await ask(bench, 'GET', `${ROOT}/${Id}`)).status === 200);
+});
+
+test('a server that denies by default gives no egress unasked, and refuses the internet by name', {
+  timeout: 60_000,
+}, async () => {
+  await using bench = await createApiBench({ networks: { defaultEgress: 'deny' } });
+  const imageIdentifier = await builtImage(bench, {});
+  const version = { imageIdentifier, imageVersion: '1.0' };
+  assert.deepEqual((await bench.sdk.send(new GetMicrovmImageVersionCommand(version))).egressNetworkConnectors, []);
+  const run = await bench.sdk.send(new RunMicrovmCommand({ imageIdentifier }));
+  assert.deepEqual(run.egressNetworkConnectors, []);
+  for (const egress of bench.engine.egress.values()) assert.deepEqual(egress?.policy, { rules: [], dns: 'off' });
+  const internet = `arn:aws:lambda:${region}:aws:network-connector:aws-network-connector:INTERNET_EGRESS`;
+  const asked = new RunMicrovmCommand({ imageIdentifier, egressNetworkConnectors: [internet] });
+  await assert.rejects(bench.sdk.send(asked), {
+    name: 'ValidationException',
+    message: /does not allow INTERNET_EGRESS/,
+  });
+});
+
+async function builtImage(bench: ApiBench, change: { egressNetworkConnectors?: string[] }): Promise<string> {
+  const image = { name: 'demo', baseImageArn, buildRoleArn, codeArtifact, ...change };
+  const { imageArn: imageIdentifier = '' } = await bench.sdk.send(new CreateMicrovmImageCommand(image));
+  const version = new GetMicrovmImageVersionCommand({ imageIdentifier, imageVersion: '1.0' });
+  while ((await bench.sdk.send(version)).state !== 'SUCCESSFUL');
+  return imageIdentifier;
+}

@@ -82,6 +82,7 @@ export async function createApiBench(options: BenchOptions = {}): Promise<ApiBen
       settleMs: 0,
       quota: limits.connectors,
       networks: fixedNetworks(parseNetworks(JSON.stringify(options.networks ?? NETWORKS))),
+      usersOf: (arn) => microvms.usersOfConnector(arn),
     }),
   );
   const images = stack.use(
@@ -97,7 +98,7 @@ export async function createApiBench(options: BenchOptions = {}): Promise<ApiBen
       quotas: limits.images ?? {},
     }),
   );
-  const microvms = stack.use(
+  const microvms: Microvms = stack.use(
     await createMicrovms({
       store,
       engine,
