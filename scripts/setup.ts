@@ -24,7 +24,7 @@ import { acquireLock } from './setup/lock.ts';
 import { setUpQemu } from './setup/qemu.ts';
 import type { SetupContext } from './setup/setup-context.ts';
 import { Steps, stampOf } from './setup/steps.ts';
-import { makeToolchain, unpackedGoDir } from './setup/toolchain.ts';
+import { AGENT_EXPERIMENT, makeToolchain, unpackedGoDir } from './setup/toolchain.ts';
 import { measureTscKhz } from './setup/tsc.ts';
 
 async function main(): Promise<void> {
@@ -67,8 +67,8 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
   const debian = await findDebian(context);
   const go = { toolchain: makeToolchain(context, debian).get };
   const agentDir = join(context.repoDir, 'agent');
-  const goProgram = (moduleDir: string, name: string, path: string) =>
-    setUpGoProgram(context, go, { moduleDir, name, package: path });
+  const goProgram = (moduleDir: string, name: string, path: string, experiment?: string) =>
+    setUpGoProgram(context, go, { moduleDir, name, package: path, ...(experiment && { experiment }) });
 
   // The slowest first; steps wait for a free slot and for what they are made of.
   const parts = {
@@ -77,7 +77,7 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
     qemu: setUpQemu(context, debian),
     kernel: setUpKernel(context, debian),
     tools: setUpGuestTools(context, debian),
-    agent: goProgram(agentDir, 'agent', './cmd/agent'),
+    agent: goProgram(agentDir, 'agent', './cmd/agent', AGENT_EXPERIMENT),
     program: goProgram(agentDir, 'build', './cmd/build'),
     tsc: goProgram(join(context.repoDir, 'scripts/tsc'), 'tsc', '.'),
   };

@@ -9,7 +9,7 @@ import { globSync } from 'node:fs';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { availableParallelism, homedir, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { findGo, goEnvironment } from './setup/toolchain.ts';
+import { AGENT_EXPERIMENT, findGo, goEnvironment } from './setup/toolchain.ts';
 import { runGoTests } from './testing/go-tests.ts';
 import { waitForNone } from './testing/leftovers.ts';
 import { runNodeTests } from './testing/node-tests.ts';
@@ -93,10 +93,11 @@ async function goParts(
 ): Promise<void> {
   const cacheDir =
     process.env.REKINDLE_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'rekindle');
-  const env = goEnvironment(process.env, cacheDir);
+  const common = goEnvironment(process.env, cacheDir);
   const go = await findGo({ env: process.env, cacheDir, signal });
   for (const module of ['agent', 'scripts/tsc']) {
     const moduleDir = join(repoDir, module);
+    const env = { ...common, ...(module === 'agent' && { GOEXPERIMENT: AGENT_EXPERIMENT }) };
     await part(`go vet (${module})`, () => check(needed(go), ['vet', './...'], { cwd: moduleDir, env, signal }));
     await part(`go test (${module})`, () => runGoTests(needed(go), moduleDir, { env, signal, voice }));
   }

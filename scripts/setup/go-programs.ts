@@ -20,12 +20,14 @@ export interface GoProgram extends Product {
 export async function setUpGoProgram(
   context: SetupContext,
   go: GoPrograms,
-  program: { moduleDir: string; package: string; name: string },
+  program: { moduleDir: string; package: string; name: string; experiment?: string },
 ): Promise<GoProgram> {
-  const inputs = { recipe: 2, package: program.package, sources: await digestSources(program.moduleDir) };
+  const { experiment } = program;
+  const more = experiment === undefined ? {} : { experiment };
+  const inputs = { recipe: 2, package: program.package, sources: await digestSources(program.moduleDir), ...more };
   const product = await context.steps.product(program.name, inputs, async (dir) => {
     const { build } = await go.toolchain();
-    await build({ moduleDir: program.moduleDir, packages: [program.package], into: dir });
+    await build({ moduleDir: program.moduleDir, packages: [program.package], into: dir, ...more });
     const bytes = await readFile(join(dir, program.name));
     await writeFile(join(dir, 'digest'), createHash('sha256').update(bytes).digest('hex'));
   });

@@ -18,9 +18,15 @@ export interface Toolchain {
   readonly dir: string | undefined;
   /**
    * Builds main packages into a folder, statically linked. `cachesDir` holds modules and compiled packages of this build
-   * alone, for one that is seldom done and large.
+   * alone, for one that is seldom done and large. `experiment` switches on one of Go's experiments.
    */
-  build(options: { moduleDir: string; packages: readonly string[]; into: string; cachesDir?: string }): Promise<void>;
+  build(options: {
+    moduleDir: string;
+    packages: readonly string[];
+    into: string;
+    cachesDir?: string;
+    experiment?: string;
+  }): Promise<void>;
 }
 
 /** A slow machine with one core compiles BuildKit in about ten minutes. */
@@ -114,9 +120,13 @@ async function unpackGo(context: SetupContext, debian: Debian): Promise<string> 
 function toolchainOf(context: SetupContext, go: string, dir: string | undefined): Toolchain {
   return {
     dir,
-    async build({ moduleDir, packages, into, cachesDir }) {
+    async build({ moduleDir, packages, into, cachesDir, experiment = '' }) {
       // Go's work folders then go with ours when it is interrupted.
-      const ownEnv = { ...goEnvironment(context.env, context.cacheDir), GOTMPDIR: context.workDir };
+      const ownEnv = {
+        ...goEnvironment(context.env, context.cacheDir),
+        GOTMPDIR: context.workDir,
+        GOEXPERIMENT: experiment,
+      };
       const ours = { cwd: moduleDir, env: ownEnv, signal: context.signal };
       // The version the module asks for, which this Go fetches first when it is older; kept in our own cache.
       const goroot = await retry('download of Go', () => run([go, 'env', 'GOROOT'], ours), context);
@@ -129,6 +139,9 @@ function toolchainOf(context: SetupContext, go: string, dir: string | undefined)
     },
   };
 }
+
+/** runtime/secret, by which the agent erases keys it opened credentials with. */
+export const AGENT_EXPERIMENT = 'runtimesecret';
 
 /** Environment for Go commands. */
 export function goEnvironment(env: NodeJS.ProcessEnv, cacheDir: string): NodeJS.ProcessEnv {

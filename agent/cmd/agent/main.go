@@ -14,6 +14,7 @@ import (
 	"rekindle/agent/boot"
 	"rekindle/agent/container"
 	"rekindle/agent/guestexec"
+	"rekindle/agent/imds"
 	"rekindle/agent/link"
 	"rekindle/agent/power"
 	"rekindle/agent/reaper"
@@ -58,9 +59,17 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	credentials, err := serveCredentials(ctx)
+	if err != nil {
+		return err
+	}
 	log.Printf("ready, generation %d", link.Generation)
 	app := container.New(processes, rootdisk.MountPoint)
-	return link.NewServer(port, operations(processes, app).Handler(), restore.Apply).Serve()
+	restored := func(step link.Restore) error {
+		credentials.Renew()
+		return restore.Apply(step)
+	}
+	return link.NewServer(port, operations(processes, app, credentials).Handler(), restored).Serve()
 }
 
 type (
@@ -89,8 +98,20 @@ type (
 	none = requests.None
 )
 
+// serveCredentials begins to serve the metadata address; a guest that cannot has no credentials but does its work.
+func serveCredentials(ctx context.Context) (*imds.Service, error) {
+	credentials, err := imds.New()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := credentials.Listen(ctx); err != nil {
+		log.Printf("the metadata service is not served: %v", err)
+	}
+	return credentials, nil
+}
+
 // operations is what the host can ask for.
-func operations(processes *reaper.Reaper, app *container.App) requests.Table {
+func operations(processes *reaper.Reaper, app *container.App, credentials *imds.Service) requests.Table {
 	programs := &guestexec.Programs{Processes: processes}
 	return requests.Table{
 		"tunnel":    requests.Tunnel,
@@ -116,6 +137,9 @@ func operations(processes *reaper.Reaper, app *container.App) requests.Table {
 		"quiesce": requests.Call(func(ctx context.Context, r quiesceRequest) (none, error) {
 			return none{}, settle.Quiesce(ctx, rootdisk.MountPoint, r.DropCaches)
 		}),
+		"credentials.offer": requests.Call(credentials.Offer),
+		"credentials.set":   requests.Call(credentials.Set),
+		"credentials.clear": requests.Call(credentials.Clear),
 		"clock": requests.Call(func(_ context.Context, r clockRequest) (clockAnswer, error) {
 			before := time.Now().UnixMilli()
 			if r.WallClockMs <= 0 {
