@@ -50,6 +50,26 @@ export type Readiness =
   | { readonly kind: 'listening'; readonly port: number; readonly graceMs: number }
   | { readonly kind: 'hook'; readonly port: number; readonly path: string; readonly timeoutMs: number };
 
+/** What the metadata service of a guest serves to its app. */
+export interface RoleCredentials {
+  readonly accessKeyId: string;
+  readonly secretAccessKey: string;
+  /** Empty where the key is no temporary one. */
+  readonly sessionToken: string;
+  /** ms since the epoch. */
+  readonly expiresAt: number;
+}
+
+/** A guest that can be given role credentials. */
+export interface CredentialHolder {
+  readonly id: string;
+  /**
+   * What the guest's metadata service serves from now on; null: nothing. Resolves when the agent confirmed it.
+   * @throws MachineError `exited` while it is being suspended or when it is over
+   */
+  setCredentials(credentials: RoleCredentials | null, options: { signal?: AbortSignal }): Promise<void>;
+}
+
 export interface SealRequest {
   readonly buildId: string;
   readonly disk: BuiltDisk;
@@ -59,6 +79,8 @@ export interface SealRequest {
   readonly readiness: Readiness;
   /** Of the app while it starts. Absent: the NIC's link is down. */
   readonly egress?: Egress;
+  /** Gives the guest its role's credentials before the app starts; they are kept until the result is disposed, before the snapshot. */
+  readonly lendCredentials?: (guest: CredentialHolder, options: { signal: AbortSignal }) => Promise<AsyncDisposable>;
   /** Final folder of the sealed snapshot; written under a temporary name beside it, fsynced, renamed, made read-only. */
   readonly snapshotDir: string;
   /** The app's stdout and stderr while it starts. */
@@ -124,7 +146,7 @@ export interface LogLine {
 }
 
 /** One live machine: a VMM process joined with the link to its agent. */
-export interface Machine extends AsyncDisposable {
+export interface Machine extends AsyncDisposable, CredentialHolder {
   readonly id: string;
   /** VMM process id on the host. */
   readonly pid: number;
@@ -138,8 +160,8 @@ export interface Machine extends AsyncDisposable {
   connect(port: number, options: { signal?: AbortSignal }): Promise<Duplex>;
 
   /**
-   * Pauses, writes delta and device state durably (fsynced) under `microvms/<id>`, ends the VMM. When it rejects, the
-   * machine still runs as before (or `exited` tells).
+   * Withdraws credentials, pauses, writes delta and device state durably (fsynced) under `microvms/<id>`, ends the VMM.
+   * When it rejects, the machine still runs as before, but for its credentials (or `exited` tells).
    */
   suspend(options: { signal?: AbortSignal }): Promise<SuspendReport>;
 

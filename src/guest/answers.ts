@@ -37,6 +37,13 @@ export function booleanField(fields: Fields, name: string): boolean {
   return value;
 }
 
+export function bytesField(fields: Fields, name: string, length: number): Buffer {
+  const value = fields[name];
+  const bytes = typeof value === 'string' ? Buffer.from(value, 'base64') : undefined;
+  if (bytes?.length !== length) throw violation(`the answer's ${name} is not ${length} bytes in base64`);
+  return bytes;
+}
+
 export function exitCodeField(fields: Fields): number {
   return integerField(fields, 'exitCode', { min: -1, max: 0xffff_ffff });
 }

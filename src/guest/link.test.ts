@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { generateKeyPairSync } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -249,4 +250,36 @@ test('the link is closed for good when the socket is gone', async () => {
   await p.link[Symbol.asyncDispose]();
   assert.match((await p.link.closed).message, /closed/);
   await assert.rejects(p.link.ping(wait));
+});
+
+test('credentials cross the link sealed for the key the agent offered', async () => {
+  const { publicKey } = generateKeyPairSync('x25519');
+  const key = publicKey.export({ format: 'der', type: 'spki' }).subarray(-32).toString('base64');
+  const pushed: Record<string, unknown>[] = [];
+  await using p = await pair({
+    calls: {
+      'credentials.offer': () => ({ key }),
+      'credentials.set': (request) => void pushed.push(request),
+      'credentials.clear': (request) => void pushed.push(request),
+    },
+  });
+  await p.link.setCredentials(Buffer.from('the secret document'), wait);
+  await p.link.clearCredentials(wait);
+  assert.deepEqual(
+    pushed.map(({ op }) => op),
+    ['credentials.set', 'credentials.clear'],
+  );
+  assert.equal(Buffer.from(String(pushed[0]?.sealed), 'base64').length, 'the secret document'.length + 16);
+});
+
+test('an agent that offers no key gets no credentials', async () => {
+  const offers: unknown[] = [{}, { key: 7 }, { key: 'AAAA' }, { key: Buffer.alloc(32).toString('base64') }];
+  const pushed: unknown[] = [];
+  await using p = await pair({
+    calls: { 'credentials.offer': () => offers.shift(), 'credentials.set': (request) => void pushed.push(request) },
+  });
+  while (offers.length > 0) await assert.rejects(p.link.setCredentials(Buffer.from('secret'), wait));
+  await using old = await pair({});
+  await assert.rejects(old.link.setCredentials(Buffer.from('secret'), wait), /credentials\.offer/);
+  assert.deepEqual(pushed, []);
 });

@@ -8,7 +8,17 @@
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { MachineError, withDeadline } from '../lib/index.ts';
-import { booleanField, exitCodeField, integerField, readAnswer, readExec, readLog, statusOf } from './answers.ts';
+import {
+  booleanField,
+  bytesField,
+  exitCodeField,
+  integerField,
+  readAnswer,
+  readExec,
+  readLog,
+  statusOf,
+} from './answers.ts';
+import { sealFor } from './credentials.ts';
 import type { ContainerStart, ExecRequest, GuestLink, GuestLog, LinkOptions } from './link.ts';
 import { Mux } from './mux.ts';
 import type { MuxStream } from './mux-stream.ts';
@@ -113,6 +123,25 @@ class AgentLink implements GuestLink {
 
   async isListening(port: number, options: CallOptions): Promise<boolean> {
     return booleanField(await this.#call({ op: 'listening', port }, options), 'listening');
+  }
+
+  async setCredentials(document: Buffer, options: CallOptions): Promise<void> {
+    return withDeadline(
+      'pushing credentials to the guest',
+      options.timeoutMs,
+      async (signal) => {
+        const bounded = { timeoutMs: options.timeoutMs, signal };
+        const offer = await this.#call({ op: 'credentials.offer' }, bounded);
+        const { key, sealed } = sealFor(bytesField(offer, 'key', 32), document);
+        const push = { op: 'credentials.set', key: key.toString('base64'), sealed: sealed.toString('base64') };
+        await this.#call(push, bounded);
+      },
+      { signal: options.signal },
+    );
+  }
+
+  async clearCredentials(options: CallOptions): Promise<void> {
+    await this.#call({ op: 'credentials.clear' }, options);
   }
 
   async quiesce({ dropCaches, ...options }: { dropCaches: boolean } & CallOptions): Promise<void> {

@@ -8,13 +8,14 @@ import path from 'node:path';
 import type { Duplex } from 'node:stream';
 import { type GuestLink, openLink } from '../../guest/index.ts';
 import { MachineError, messageOf, withDeadline } from '../../lib/index.ts';
-import type { LogLine, Machine, MachineExit, SuspendReport } from '../engine.ts';
+import type { LogLine, Machine, MachineExit, RoleCredentials, SuspendReport } from '../engine.ts';
 import { remove, syncPath } from '../folders.ts';
 import { createChunkFile, digestGuard, type Guard } from '../snapshot/chunk-file.ts';
 import { digestFile } from '../snapshot/digest.ts';
 import type { Manifest, Part } from '../snapshot/manifest.ts';
 import type { ChangedMemory, Vmm } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
+import { GuestCredentials } from './guest-credentials.ts';
 import type { Restored } from './restore.ts';
 import {
   digestOverlay,
@@ -53,6 +54,7 @@ export class RunningMachine implements Machine {
   readonly #ended = Promise.withResolvers<void>();
   readonly #watch = new AbortController();
   readonly #watchTimer: NodeJS.Timeout;
+  readonly #credentials: GuestCredentials;
   #link: GuestLink;
   #isEnding = false;
   #isSuspending = false;
@@ -66,6 +68,10 @@ export class RunningMachine implements Machine {
     this.#parts = parts;
     this.#vmm = vmm;
     this.#link = link;
+    this.#credentials = new GuestCredentials(
+      () => this.#link,
+      () => context.clock.now(),
+    );
     this.#correctClock(link);
     this.#watchTimer = setTimeout(() => this.#watchApp(link), WATCH_DELAY_MS);
     this.#watchTimer.unref();
@@ -83,6 +89,11 @@ export class RunningMachine implements Machine {
     return this.#link.tunnel(port, { timeoutMs: CONNECT_TIMEOUT_MS, ...options });
   }
 
+  async setCredentials(credentials: RoleCredentials | null, options: { signal?: AbortSignal }): Promise<void> {
+    if (this.#isEnding) throw new MachineError('exited', `${this.id} is not running any more`);
+    return this.#credentials.set(credentials, options);
+  }
+
   async suspend(options: { signal?: AbortSignal }): Promise<SuspendReport> {
     if (this.#isEnding || this.#isSuspending) throw new MachineError('exited', `${this.id} is not running any more`);
     options.signal?.throwIfAborted();
@@ -94,6 +105,7 @@ export class RunningMachine implements Machine {
       return { deltaBytes, tookMs: performance.now() - startedAt };
     } finally {
       this.#isSuspending = false;
+      this.#credentials.allow();
     }
   }
 
@@ -110,12 +122,14 @@ export class RunningMachine implements Machine {
     this.#ended.resolve();
   }
 
-  /** Pauses and writes everything; when that fails the machine goes on. */
+  /** Withdraws credentials, pauses and writes everything; when that fails the machine goes on. */
   async #save(signal: AbortSignal | undefined): Promise<number> {
     const { files } = this.#parts;
     const draft = `${files.delta}.draft`;
-    await this.#link[Symbol.asyncDispose]();
     try {
+      // Unconfirmed, they might be in what is saved.
+      await this.#credentials.withdraw({ signal });
+      await this.#link[Symbol.asyncDispose]();
       await remove(draft);
       await mkdir(draft, { mode: 0o700 });
       await this.#vmm.pause();
@@ -128,6 +142,7 @@ export class RunningMachine implements Machine {
       await this.#publish(draft);
       return deltaBytes;
     } catch (error) {
+      await this.#link[Symbol.asyncDispose]();
       await this.#goOn(error);
       await remove(draft).catch(() => {});
       throw error;

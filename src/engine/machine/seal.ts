@@ -10,6 +10,7 @@ import {
   type BuiltDisk,
   MEMORY_SIZES_MIB,
   type MemoryMiB,
+  type RoleCredentials,
   type SealedSnapshot,
   type SealRequest,
 } from '../engine.ts';
@@ -19,6 +20,7 @@ import { allocatedBytes, createDraft, type Draft, sealDraft } from '../snapshot/
 import type { VmmNetwork } from '../vmm/vmm.ts';
 import { type Booted, bootMachine } from './boot.ts';
 import type { EngineContext } from './context.ts';
+import { GuestCredentials } from './guest-credentials.ts';
 import { untilReady } from './readiness.ts';
 import { whileAlive } from './with-vmm.ts';
 
@@ -47,7 +49,8 @@ export async function sealMachine(
     draft,
     { id: request.buildId, ...shape, network: 'down' },
     options,
-    ({ link }, signal) => startApp(link, request, argv, signal),
+    (booted, signal) =>
+      withCredentials(context, booted, request, signal, () => startApp(booted.link, request, argv, signal)),
     ({ link }, signal) => confirmAlive(link, signal),
   );
   const facts = {
@@ -122,6 +125,33 @@ export async function runToSnapshot(
     await vmm.saveState(draft.state);
   });
   return { generation: link.generation, secret };
+}
+
+/** Lends the app its role's credentials while it starts. They are gone, or there is no snapshot. */
+async function withCredentials(
+  context: EngineContext,
+  { link }: Booted,
+  { buildId, lendCredentials }: SealRequest,
+  signal: AbortSignal,
+  work: () => Promise<void>,
+): Promise<void> {
+  if (lendCredentials === undefined) return work();
+  const guest = new GuestCredentials(
+    () => link,
+    () => context.clock.now(),
+  );
+  const holder = {
+    id: buildId,
+    setCredentials: (credentials: RoleCredentials | null, options: { signal?: AbortSignal }) =>
+      guest.set(credentials, options),
+  };
+  const lent = await lendCredentials(holder, { signal });
+  try {
+    await work();
+  } finally {
+    await lent[Symbol.asyncDispose]();
+  }
+  await guest.withdraw({ signal });
 }
 
 /** An app may end between its readiness and the snapshot, which takes seconds to prepare. */

@@ -21,6 +21,7 @@ import type {
   LogLine,
   Machine,
   MachineExit,
+  RoleCredentials,
   SealedSnapshot,
   SealRequest,
   SnapshotDamage,
@@ -37,6 +38,7 @@ export type FakeOperation =
   | 'resume'
   | 'connect'
   | 'setEgress'
+  | 'setCredentials'
   | 'destroy'
   | 'adopt'
   | 'launched'
@@ -84,6 +86,8 @@ export interface FakeEngine extends Engine {
   readonly calls: readonly string[];
   /** What each live machine may reach now, and what each build and seal was given, by its id. */
   readonly egress: ReadonlyMap<string, Egress | undefined>;
+  /** What each guest's metadata service serves now, by machine or build; nothing is left of a suspended or ended one. */
+  readonly credentials: ReadonlyMap<string, RoleCredentials>;
   /** Adds a record to the flow log of `id`. */
   record(flow: FlowRecord): void;
   /** The next `operation` (for `id`, when given) rejects with `error`; disposing the result takes that back. */
@@ -124,6 +128,7 @@ class InMemoryEngine implements FakeEngine {
   readonly machines = new Map<string, FakeMachine>();
   readonly calls: string[] = [];
   readonly egress = new Map<string, Egress | undefined>();
+  readonly credentials = new Map<string, RoleCredentials>();
   readonly #flows: FlowRecord[] = [];
   #recorded = Promise.withResolvers<void>();
   readonly #options: FakeEngineOptions;
@@ -197,7 +202,13 @@ class InMemoryEngine implements FakeEngine {
   async seal(request: SealRequest, { signal }: { signal?: AbortSignal }): Promise<SealedSnapshot> {
     await this.enter('seal', request.buildId, signal);
     this.egress.set(request.buildId, request.egress);
+    const lent = await request.lendCredentials?.(
+      { id: request.buildId, setCredentials: (given) => this.give(request.buildId, given) },
+      { signal: signal ?? new AbortController().signal },
+    );
     request.onLog(Buffer.from(this.#options.appLog ?? 'app started\n'));
+    await lent?.[Symbol.asyncDispose]();
+    this.credentials.delete(request.buildId);
     await mkdir(request.snapshotDir, { recursive: true });
     for (const part of ['ram', 'state', 'disk']) await writeFile(path.join(request.snapshotDir, part), part);
     await writeFile(path.join(request.snapshotDir, 'manifest.json'), JSON.stringify({ memoryMiB: request.memoryMiB }));
@@ -260,6 +271,12 @@ class InMemoryEngine implements FakeEngine {
       if (options.follow !== true || options.signal?.aborted === true) return;
       await abortable(this.#recorded.promise, options.signal).catch(() => {});
     }
+  }
+
+  async give(id: string, credentials: RoleCredentials | null, signal?: AbortSignal): Promise<void> {
+    await this.enter('setCredentials', id, signal);
+    if (credentials === null) this.credentials.delete(id);
+    else this.credentials.set(id, credentials);
   }
 
   record(flow: FlowRecord): void {
@@ -384,6 +401,11 @@ class FakeMachine implements Machine {
     return near;
   }
 
+  async setCredentials(credentials: RoleCredentials | null, { signal }: { signal?: AbortSignal } = {}): Promise<void> {
+    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
+    await this.#engine.give(this.id, credentials, signal);
+  }
+
   async suspend({ signal }: { signal?: AbortSignal } = {}): Promise<SuspendReport> {
     await this.#engine.enter('suspend', this.id, signal);
     if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
@@ -422,6 +444,7 @@ class FakeMachine implements Machine {
   #close(): void {
     this.#live = false;
     if (this.#engine.machines.get(this.id) === this) {
+      this.#engine.credentials.delete(this.id);
       this.#engine.machines.delete(this.id);
       if (this.#engine.disk.processes.get(this.id) === this.#guest) this.#engine.disk.processes.delete(this.id);
     }
