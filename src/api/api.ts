@@ -10,7 +10,7 @@ import { lambdaMicrovms } from '../../spec/lambda-microvms.ts';
 import type { Identity, Principal } from '../identity/index.ts';
 import { type Clock, DomainError, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
 import { accessDenied, callerOf, demand } from './access.ts';
-import { authorise, resourceOf } from './authorisation.ts';
+import { authorise, resourceOf, resourceTags } from './authorisation.ts';
 import { signatureWireError, toWireError } from './errors.ts';
 import { answerExtension, EXTENSION_PREFIX } from './extensions/index.ts';
 import { isLocalProgram } from './loopback.ts';
@@ -114,7 +114,17 @@ class Api {
     const { principal, body } = await this.#authenticate(request);
     const caller = callerOf(request, principal, region);
     const ask = (action: string, resource: string | undefined) => demand(identity, caller, { action, resource });
-    await answerExtension(request, response, { ...this.#options, host }, { body, demand: ask }, logger);
+    const askOn = async (action: string, resource: string | undefined) => {
+      const context = resource === undefined ? {} : await resourceTags(resource, this.#options);
+      demand(identity, caller, { action, resource, context });
+    };
+    await answerExtension(
+      request,
+      response,
+      { ...this.#options, host },
+      { body, demand: ask, demandOn: askOn },
+      logger,
+    );
   }
 
   #route(request: IncomingMessage): Match {

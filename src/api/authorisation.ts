@@ -151,8 +151,8 @@ function requestTags(input: Input): Context {
   return keys === undefined ? {} : { 'aws:TagKeys': keys };
 }
 
-/** Those of images and customers' connectors; nothing else has any. */
-async function resourceTags(resource: string, { images, connectors }: Authority): Promise<Context> {
+/** What policies may ask of a resource. Those of images and customers' connectors; nothing else has any. */
+export async function resourceTags(resource: string, { images, connectors }: Rooms): Promise<Context> {
   const kind = resource.split(':')[5];
   const room = kind === 'microvm-image' ? images : kind === 'network-connector' ? connectors : undefined;
   if (room === undefined) return {};

@@ -5,6 +5,7 @@ import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { createIdentity } from '../../identity/index.ts';
 import { DomainError, silentLogger } from '../../lib/index.ts';
+import type { FlowRecord } from '../../microvms/index.ts';
 import { answerExtension, type ExtensionRequest, type ExtensionRooms } from './extensions.ts';
 
 interface Listening extends AsyncDisposable {
@@ -12,12 +13,13 @@ interface Listening extends AsyncDisposable {
   url(path: string): string;
 }
 
-const everything: ExtensionRequest = { body: Buffer.alloc(0), demand: () => {} };
+const everything: ExtensionRequest = { body: Buffer.alloc(0), demand: () => {}, demandOn: async () => {} };
 
 async function serve(rooms: Partial<ExtensionRooms>, asked = everything): Promise<Listening> {
   const all: ExtensionRooms = {
     images: { buildLog: () => refuse(), rebuild: noMicrovm },
-    microvms: { get: noMicrovm, logs: () => refuse() },
+    microvms: { get: noMicrovm, logs: () => refuse(), flows: () => refuse() },
+    connectors: { domains: noMicrovm, setDomains: noMicrovm },
     identity: createIdentity({ account: '000000000000', rootKeys: [] }),
     host: () => ({ accelerator: 'tcg' }),
     ...rooms,
@@ -71,6 +73,7 @@ test("an app's output is one JSON document a line, from a cursor on", async () =
   await using server = await serve({
     microvms: {
       get: noMicrovm,
+      flows: () => refuse(),
       async *logs(_id, { cursor = 0 }) {
         yield { cursor, at: 5, stream: 'stdout', text: 'hello' };
       },
@@ -114,6 +117,7 @@ test('a stream that fails half way is cut, and one whose client goes is ended', 
     },
     microvms: {
       get: noMicrovm,
+      flows: () => refuse(),
       async *logs(_id, { signal }) {
         yield { cursor: 0, at: 0, stream: 'stdout', text: 'first' };
         await new Promise((resolve) => signal?.addEventListener('abort', resolve, { once: true }));
@@ -140,8 +144,15 @@ test('nothing is answered to who may not see it, and reading logs is a right on 
     asked.push([action, resource]);
     throw new DomainError('DENIED', 'No.');
   };
-  await using server = await serve({}, { body: Buffer.alloc(0), demand });
-  const paths = ['images/arn%3Ax/versions/1.0/build-log', 'microvms/m-1/logs', 'host'];
+  const demandOn = async (action: string, resource: string | undefined) => demand(action, resource);
+  await using server = await serve({}, { body: Buffer.alloc(0), demand, demandOn });
+  const paths = [
+    'images/arn%3Ax/versions/1.0/build-log',
+    'microvms/m-1/logs',
+    'host',
+    'microvms/m-1/flows',
+    'network-connectors/nc-1/domains',
+  ];
   for (const path of paths) {
     assert.deepEqual(await server.ask(`/rekindle/v1/${path}`), { status: 403, body: '{"message":"No."}' }, path);
   }
@@ -149,5 +160,59 @@ test('nothing is answered to who may not see it, and reading logs is a right on 
     ['rekindle:GetBuildLog', 'arn:x'],
     ['rekindle:GetMicrovmLogs', undefined],
     ['rekindle:GetHost', '*'],
+    ['lambda:GetMicrovm', undefined],
+    ['lambda:GetNetworkConnector', undefined],
   ]);
+});
+
+const common = {
+  at: '2027-01-01T00:00:00.000Z',
+  guest: 'm',
+  principal: 'p',
+  imageArn: 'arn:x',
+  imageVersion: '1.0',
+} as const;
+const judged = { rule: null, reason: null, durationMs: 1 } as const;
+const flow = {
+  ...judged,
+  kind: 'flow',
+  protocol: 'tcp',
+  to: '192.0.2.1:443',
+  name: null,
+  bytesOut: 1,
+  bytesIn: 1,
+} as const;
+const query = { ...judged, kind: 'dns', name: 'a.example', type: 'A', answers: [] } as const;
+const RECORDS: readonly FlowRecord[] = [
+  { ...common, ...flow, verdict: 'allowed' },
+  { ...common, ...flow, verdict: 'refused' },
+  { ...common, ...query, verdict: 'allowed' },
+  { ...common, ...query, verdict: 'refused' },
+  { ...common, kind: 'drop', what: 'fragment', count: 1 },
+  { ...common, kind: 'suppressed', count: 7 },
+];
+
+test('flows are answered as they were written, all or those asked for, and a gap is always told', async () => {
+  await using server = await serve({
+    microvms: {
+      get: noMicrovm,
+      logs: () => refuse(),
+      async *flows() {
+        yield* RECORDS;
+      },
+    },
+  });
+  const asked = async (query: string) => {
+    const { status, body } = await server.ask(`/rekindle/v1/microvms/m/flows${query}`);
+    assert.equal(status, 200);
+    const lines = body.trimEnd().split('\n');
+    return lines.map((line) => RECORDS.findIndex((record) => JSON.stringify(record) === line));
+  };
+  assert.deepEqual(await asked(''), [0, 1, 2, 3, 4, 5]);
+  assert.deepEqual(await asked('?refused=true'), [1, 3, 4, 5]);
+  assert.deepEqual(await asked('?kind=dns'), [2, 3, 5]);
+  assert.deepEqual(await asked('?kind=flow&refused=true'), [1, 5]);
+  for (const query of ['?refused=yes', '?kind=drop', '?follow=1']) {
+    assert.equal((await server.ask(`/rekindle/v1/microvms/m/flows${query}`)).status, 400, query);
+  }
 });

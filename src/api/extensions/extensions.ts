@@ -5,6 +5,8 @@
  *   GET /rekindle/v1/images/{arn}/versions/{version}/build-log[?follow=true]   the build log as it was printed, text
  *   POST /rekindle/v1/images/{arn}/versions/{version}/rebuild                  the image's next version from what this one kept
  *   GET /rekindle/v1/microvms/{id}/logs[?follow=true&cursor=N]                 the app's output, one JSON document a line
+ *   GET /rekindle/v1/microvms/{id}/flows[?follow=true&refused=true&kind=dns]   what it reached and tried to, one JSON document a line
+ *   …   /rekindle/v1/network-connectors/{id}/domains                           a connector's domain list (connectors.ts)
  *   GET /rekindle/v1/host                                                      what this server runs on, JSON
  *   …   /rekindle/v1/identity/…                                                users, roles, keys, policies (identity.ts)
  *
@@ -13,17 +15,20 @@
 
 import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Connectors } from '../../connectors/index.ts';
 import type { Identity } from '../../identity/index.ts';
 import type { Images } from '../../images/index.ts';
 import { DomainError, type DomainErrorCode, type Logger, messageOf } from '../../lib/index.ts';
-import type { Microvms } from '../../microvms/index.ts';
+import type { FlowRecord, Microvms } from '../../microvms/index.ts';
+import { answerDomains, DOMAINS_PATH } from './connectors.ts';
 import { answerIdentity, IDENTITY_PATH } from './identity.ts';
 
 export const EXTENSION_PREFIX = '/rekindle/';
 
 export interface ExtensionRooms {
   readonly images: Pick<Images, 'buildLog' | 'rebuild'>;
-  readonly microvms: Pick<Microvms, 'get' | 'logs'>;
+  readonly microvms: Pick<Microvms, 'get' | 'logs' | 'flows'>;
+  readonly connectors: Pick<Connectors, 'domains' | 'setDomains'>;
   readonly identity: Identity;
   /** What `/host` answers; made anew for each request. */
   readonly host: () => Readonly<Record<string, unknown>>;
@@ -34,6 +39,8 @@ export interface ExtensionRequest {
   readonly body: Buffer;
   /** Whether policies let the caller; `undefined` for a resource that does not exist. @throws DomainError DENIED */
   demand(action: string, resource: string | undefined): void;
+  /** The same, with the resource's tags for policies that ask for them. */
+  demandOn(action: string, resource: string | undefined): Promise<void>;
 }
 
 interface Call {
@@ -56,6 +63,8 @@ const routes: readonly {
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/build-log$/, run: buildLog },
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/rebuild$/, method: 'POST', run: rebuild },
   { path: /^\/rekindle\/v1\/microvms\/([^/]+)\/logs$/, run: microvmLogs },
+  { path: /^\/rekindle\/v1\/microvms\/([^/]+)\/flows$/, run: microvmFlows },
+  { path: DOMAINS_PATH, method: 'any', run: domains },
   { path: /^\/rekindle\/v1\/host$/, run: host },
   { path: IDENTITY_PATH, method: 'any', run: identity },
 ];
@@ -126,6 +135,30 @@ async function microvmLogs(call: Call): Promise<void> {
   await stream(call, 'application/x-ndjson', documents(lines));
 }
 
+async function microvmFlows(call: Call): Promise<void> {
+  const [id = ''] = call.labels;
+  await call.asked.demandOn('lambda:GetMicrovm', await imageOf(call, id));
+  const isRefused = flag(call, 'refused');
+  const kind = call.query.get('kind');
+  if (kind !== null && kind !== 'flow' && kind !== 'dns') throw new DomainError('INVALID', 'kind must be flow or dns.');
+  const wanted = (record: FlowRecord) => {
+    // That records are missing is always told.
+    if (record.kind === 'suppressed') return true;
+    if (kind !== null && record.kind !== kind) return false;
+    return !isRefused || record.kind === 'drop' || record.verdict === 'refused';
+  };
+  const flows = call.rooms.microvms.flows(id, { follow: wantsFollow(call), signal: call.signal });
+  await stream(call, 'application/x-ndjson', documents(filtered(flows, wanted)));
+}
+
+async function domains({ asked, method, rooms, labels, response }: Call): Promise<void> {
+  const [identifier = ''] = labels;
+  const { body } = asked;
+  const demandOn = asked.demandOn.bind(asked);
+  const list = await answerDomains({ method, identifier, body, connectors: rooms.connectors, demandOn });
+  answer(response, 200, { ...list });
+}
+
 /** Like the service's operations on microVMs: authorised on the image. */
 async function imageOf({ rooms }: Call, microvmId: string): Promise<string | undefined> {
   try {
@@ -147,10 +180,14 @@ async function host(call: Call): Promise<void> {
   answer(call.response, 200, call.rooms.host());
 }
 
-function wantsFollow({ query }: Call): boolean {
-  const follow = query.get('follow') ?? 'false';
-  if (follow !== 'true' && follow !== 'false') throw new DomainError('INVALID', 'follow must be true or false.');
-  return follow === 'true';
+function wantsFollow(call: Call): boolean {
+  return flag(call, 'follow');
+}
+
+function flag({ query }: Call, name: string): boolean {
+  const value = query.get(name) ?? 'false';
+  if (value !== 'true' && value !== 'false') throw new DomainError('INVALID', `${name} must be true or false.`);
+  return value === 'true';
 }
 
 /** The head goes out with the first piece, so that a refusal found on the way there still gets its status. */
@@ -166,6 +203,10 @@ async function stream(call: Call, contentType: string, pieces: AsyncIterable<Buf
   }
   begin();
   response.end();
+}
+
+async function* filtered<T>(items: AsyncIterable<T>, wanted: (item: T) => boolean): AsyncIterable<T> {
+  for await (const item of items) if (wanted(item)) yield item;
 }
 
 async function* documents(items: AsyncIterable<unknown>): AsyncIterable<string> {
