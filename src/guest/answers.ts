@@ -1,12 +1,14 @@
 /** Reads what the agent answers. Every size and shape is bounded here: the other side of the link is not trusted. */
 import type { Readable } from 'node:stream';
 import { MachineError } from '../lib/index.ts';
+import { ByteQueue } from './byte-queue.ts';
 import { violation } from './frames.ts';
 import type { AppStatus, GuestLog } from './link.ts';
 
 const MAX_ANSWER_BYTES = 65_536;
 /** A line of 16 KiB, every byte of it escaped, and its members. */
 const MAX_LOG_LINE_BYTES = 6 * 16_384 + 1024;
+const EXEC_HEADER_BYTES = 5;
 const MAX_EXEC_RECORD_BYTES = 1024 * 1024;
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -55,40 +57,55 @@ export function statusOf(fields: Fields): AppStatus {
   throw violation("the answer's state is unknown");
 }
 
-/** Lines of the log stream. */
-export async function* readLog(stream: Readable): AsyncGenerator<GuestLog> {
-  let pending: Buffer = Buffer.alloc(0);
+/** Lines of the log stream. After each piece `rest` may make the sender wait. */
+export async function* readLog(
+  stream: Readable,
+  rest: (bytes: number) => Promise<void> | undefined = () => undefined,
+): AsyncGenerator<GuestLog> {
+  const pending = new ByteQueue();
   for await (const part of stream as AsyncIterable<Buffer>) {
-    let bytes = pending.length === 0 ? part : Buffer.concat([pending, part]);
-    for (let end = bytes.indexOf(10); end >= 0; end = bytes.indexOf(10)) {
-      yield logLine(bytes.subarray(0, end));
-      bytes = bytes.subarray(end + 1);
+    let at = 0;
+    for (let end = part.indexOf(10); end >= 0; end = part.indexOf(10, at)) {
+      const tail = part.subarray(at, end);
+      at = end + 1;
+      if (pending.length === 0) yield logLine(tail);
+      else {
+        pending.push(tail);
+        yield logLine(pending.take(pending.length));
+      }
     }
-    if (bytes.length > MAX_LOG_LINE_BYTES) throw violation('a log line is too long');
-    pending = Buffer.from(bytes);
+    pending.push(part.subarray(at));
+    if (pending.length > MAX_LOG_LINE_BYTES) throw violation('a log line is too long');
+    await rest(part.length);
   }
 }
 
 /** Records of an exec stream; returns the exit code. */
 export async function readExec(stream: Readable, onOutput: (chunk: Buffer) => void): Promise<{ exitCode: number }> {
-  let pending: Buffer = Buffer.alloc(0);
+  const pending = new ByteQueue();
+  let header: { kind: number; length: number } | undefined;
   let exitCode: number | undefined;
   for await (const part of stream as AsyncIterable<Buffer>) {
-    let bytes = pending.length === 0 ? part : Buffer.concat([pending, part]);
-    while (bytes.length >= 5) {
-      const kind = bytes[0];
-      const length = bytes.readUInt32BE(1);
+    pending.push(part);
+    for (;;) {
+      if (header === undefined) {
+        if (pending.length < EXEC_HEADER_BYTES) break;
+        const bytes = pending.take(EXEC_HEADER_BYTES);
+        header = { kind: bytes[0] ?? 0, length: bytes.readUInt32BE(1) };
+      }
+      const { kind, length } = header;
       if (length > MAX_EXEC_RECORD_BYTES) throw violation('an exec record is over 1 MiB');
-      if (bytes.length < 5 + length) break;
-      const body = bytes.subarray(5, 5 + length);
+      if (pending.length < length) break;
+      const body = pending.take(length);
+      header = undefined;
       if (kind === 1) for (let at = 0; at < length; at += 65_536) onOutput(Buffer.from(body.subarray(at, at + 65_536)));
       else if (kind === 2 && length === 4 && exitCode === undefined) exitCode = body.readInt32BE(0);
       else throw violation('an exec record has an unknown kind');
-      bytes = bytes.subarray(5 + length);
     }
-    pending = bytes.length === 0 ? bytes : Buffer.from(bytes);
   }
-  if (exitCode === undefined || pending.length > 0) throw violation('an exec stream ended without an exit code');
+  if (exitCode === undefined || header !== undefined || pending.length > 0) {
+    throw violation('an exec stream ended without an exit code');
+  }
   return { exitCode };
 }
 

@@ -25,12 +25,12 @@ export type Side = 'host' | 'agent';
 /** Smallest and largest payload of each type a side may receive; a type that is missing must not arrive there. */
 const PAYLOADS: Record<Side, readonly (readonly [number, number] | undefined)[]> = {
   //     0          OPEN                  ACCEPT     DATA                    CREDIT     END        RESET         PING       PONG
-  host: [undefined, undefined, [0, 0], [0, MAX_PAYLOAD_BYTES], [4, 4], [0, 0], [0, 1024], undefined, [8, 8]],
+  host: [undefined, undefined, [0, 0], [1, MAX_PAYLOAD_BYTES], [4, 4], [0, 0], [0, 1024], undefined, [8, 8]],
   agent: [
     undefined,
     [0, MAX_PAYLOAD_BYTES],
     undefined,
-    [0, MAX_PAYLOAD_BYTES],
+    [1, MAX_PAYLOAD_BYTES],
     [4, 4],
     [0, 0],
     [0, 1024],
@@ -58,6 +58,8 @@ export class FrameDecoder {
   /** Payload bytes of the current frame still to come. */
   #left = 0;
   #parts: Buffer[] = [];
+  /** Frames begun so far. */
+  frames = 0;
 
   /** @param side whose decoder this is: the host's takes what an agent sends. */
   constructor(side: Side, sink: FrameSink) {
@@ -93,6 +95,7 @@ export class FrameDecoder {
     if (header[1] !== 0 || header[2] !== 0 || header[3] !== 0)
       throw violation('reserved bytes of a frame are not zero');
     if (length < limits[0] || length > limits[1]) throw violation(`a frame of type ${type} has ${length} bytes`);
+    this.frames += 1;
     this.#type = type;
     this.#stream = header.readUInt32BE(4);
     if ((this.#stream === 0) !== (type === PING || type === PONG))
@@ -100,7 +103,7 @@ export class FrameDecoder {
     this.#left = length;
     if (length > 0) return;
     this.#headerLength = 0;
-    if (type !== DATA) this.#sink.frame(type, this.#stream, NOTHING);
+    this.#sink.frame(type, this.#stream, NOTHING);
   }
 
   #payload(part: Buffer): void {
@@ -142,6 +145,14 @@ function writeHeader(frame: Buffer, type: number, stream: number, length: number
   frame.writeUInt32BE(type << 24, 0);
   frame.writeUInt32BE(stream, 4);
   frame.writeUInt32BE(length, 8);
+}
+
+/** Text of the guest's for a message or a log: cut, and on one line. */
+export function quoted(text: string, length = 500): string {
+  return text
+    .slice(0, length)
+    .replace(/\p{Cc}+/gu, ' ')
+    .trim();
 }
 
 /** The other side broke the protocol. */

@@ -13,6 +13,7 @@ import {
   encodeFrame,
   INITIAL_CREDIT_BYTES,
   MAX_PAYLOAD_BYTES,
+  quoted,
   RESET,
   violation,
 } from './frames.ts';
@@ -26,6 +27,8 @@ export interface MuxOutput {
   /** Calls the stream's `flush` at the next drain. */
   waitWritable(stream: MuxStream): void;
   forget(stream: MuxStream): void;
+  /** Counts what is held for a reader; false when that is too much for one session. */
+  hold(bytes: number): boolean;
 }
 
 const GRANT_BYTES = INITIAL_CREDIT_BYTES / 4;
@@ -51,6 +54,7 @@ export class MuxStream extends Duplex {
   /** Received while the reader was busy; the last block may have room left. */
   #blocks: Buffer[] = [];
   #lastBlockLength = 0;
+  #heldBytes = 0;
   #outgoing: Buffer | undefined;
   #outgoingDone: Callback | undefined;
 
@@ -102,8 +106,10 @@ export class MuxStream extends Duplex {
     } else this.#hold(part);
   }
 
+  /** What was sent and taken is granted again, never more: a grant of nothing, or beyond the window, is no grant. */
   receiveCredit(bytes: number): void {
-    this.#sendCredit = Math.min(this.#sendCredit + bytes, 0xffff_ffff);
+    this.#sendCredit += bytes;
+    if (bytes === 0 || this.#sendCredit > INITIAL_CREDIT_BYTES) throw violation('credit for what was never sent');
     this.flush();
   }
 
@@ -153,6 +159,7 @@ export class MuxStream extends Duplex {
       const block = this.#blocks.shift();
       if (block === undefined) break;
       const part = isLast ? block.subarray(0, this.#lastBlockLength) : block;
+      this.#letGo(part.length);
       this.#grant(part.length);
       if (!this.push(part)) break;
     }
@@ -185,6 +192,7 @@ export class MuxStream extends Duplex {
     this.#isGone = true;
     this.#mux.forget(this);
     this.#blocks = [];
+    this.#letGo(this.#heldBytes);
     this.#outgoing = undefined;
     this.#outgoingDone = undefined;
     if (!this.#isAccepted) this.#accept.reject(error ?? new MachineError('failed', 'the stream was closed'));
@@ -209,7 +217,18 @@ export class MuxStream extends Duplex {
     this.#consumed = 0;
   }
 
+  #letGo(bytes: number): void {
+    this.#heldBytes -= bytes;
+    this.#mux.hold(-bytes);
+  }
+
   #hold(part: Buffer): void {
+    this.#heldBytes += part.length;
+    if (!this.#mux.hold(part.length)) {
+      this.#sendReset('flow: too much is waiting to be read');
+      this.destroy(new MachineError('failed', 'too much of this microVM waits for readers that do not read'));
+      return;
+    }
     let at = 0;
     while (at < part.length) {
       let block = this.#blocks.at(-1);
@@ -228,11 +247,8 @@ export class MuxStream extends Duplex {
 /** What a RESET of the other side means here. The text is the guest's: cut, and never more than a message. */
 export function resetError(text: string): MachineError {
   const [code = ''] = text.split(':', 1);
-  const message = text
-    .slice(code.length + 1)
-    .trim()
-    .slice(0, 500);
+  const message = quoted(text.slice(code.length + 1));
   if (code === 'refused') return new MachineError('failed', message === '' ? 'nothing listens there' : message);
   if (code === 'invalid' || code === 'flow') return new MachineError('protocol', `the agent refused: ${message}`);
-  return new MachineError('failed', message === '' ? `the agent reset the stream (${code.slice(0, 20)})` : message);
+  return new MachineError('failed', message === '' ? `the agent reset the stream (${quoted(code, 20)})` : message);
 }

@@ -29,6 +29,15 @@ const COPY_BYTES = 8192;
 /** The other side stopped reading altogether while we kept opening streams. */
 const MAX_QUEUED_BYTES = 16 * 1024 * 1024;
 const MAX_STREAMS = 4096;
+/** All that streams hold for readers that do not read, beside what each reader was handed. */
+export const MAX_HELD_BYTES = 64 * 1024 * 1024;
+/**
+ * Frames for a stream that is closed here may have been under way: as much as it had credit for, in frames however small.
+ * What comes beyond that for all streams together was not.
+ */
+const STRAY_FRAME_COST = 16;
+const STRAY_COST_PER_STREAM = 1024 * 1024;
+const MAX_STRAY_COST = 64 * STRAY_COST_PER_STREAM;
 
 export interface MuxOptions {
   readonly side: Side;
@@ -47,14 +56,18 @@ export class Mux implements MuxOutput {
   #error: Error | undefined;
   #lastStream = 0;
   #isCorked = false;
+  #heldBytes = 0;
+  #strayAllowance = 0;
   /** performance.now() of the last bytes received. */
   heardAt = performance.now();
+  /** The channel is not read for the moment, by choice. */
+  isHeldBack = false;
 
   constructor(out: Writable, options: MuxOptions) {
     this.#out = out;
     this.#onOpen = options.onOpen;
     this.#decoder = new FrameDecoder(options.side, {
-      data: (stream, part) => this.#streams.get(stream)?.receiveData(part) ?? this.#assertOnceOpened(stream),
+      data: (stream, part) => this.#data(stream, part),
       frame: (type, stream, payload) => this.#frame(type, stream, payload),
     });
     out.on('drain', () => this.#drained());
@@ -75,15 +88,28 @@ export class Mux implements MuxOutput {
     return this.#pings.length > 0;
   }
 
-  /** Bytes of the channel; the buffer may be reused after the call. A broken rule ends the session. */
-  receive(chunk: Buffer): void {
-    if (this.#error !== undefined) return;
+  /** For how long the oldest ping has no answer; 0 when none waits. */
+  get unansweredMs(): number {
+    const [oldest] = this.#pings;
+    return oldest === undefined ? 0 : performance.now() - oldest.sentAt;
+  }
+
+  /** Held for readers that do not read. */
+  get heldBytes(): number {
+    return this.#heldBytes;
+  }
+
+  /** Bytes of the channel; the buffer may be reused after the call. A broken rule ends the session. Returns how many frames began. */
+  receive(chunk: Buffer): number {
+    if (this.#error !== undefined) return 0;
+    const before = this.#decoder.frames;
     this.heardAt = performance.now();
     try {
       this.#decoder.push(chunk);
     } catch (error) {
       this.fail(error instanceof Error ? error : new Error(String(error)));
     }
+    return this.#decoder.frames - before;
   }
 
   /** Opens a stream; await its `accepted` before relying on it. @throws MachineError when the session is over or full */
@@ -142,8 +168,20 @@ export class Mux implements MuxOutput {
   }
 
   forget(stream: MuxStream): void {
-    this.#streams.delete(stream.id);
     this.#waiting.delete(stream);
+    if (!this.#streams.delete(stream.id)) return;
+    this.#strayAllowance = Math.min(MAX_STRAY_COST, this.#strayAllowance + STRAY_COST_PER_STREAM);
+  }
+
+  hold(bytes: number): boolean {
+    this.#heldBytes += bytes;
+    return this.#heldBytes <= MAX_HELD_BYTES;
+  }
+
+  #data(id: number, part: Buffer): void {
+    const stream = this.#streams.get(id);
+    if (stream === undefined) this.#stray(id, part.length);
+    else stream.receiveData(part);
   }
 
   #frame(type: number, id: number, payload: Buffer): void {
@@ -153,7 +191,7 @@ export class Mux implements MuxOutput {
     else {
       const stream = this.#streams.get(id);
       // A stream we closed may still have frames under way; one we never opened can't.
-      if (stream === undefined) this.#assertOnceOpened(id);
+      if (stream === undefined) this.#stray(id, payload.length);
       else if (type === ACCEPT) stream.receiveAccept();
       else if (type === CREDIT) stream.receiveCredit(payload.readUInt32BE(0));
       else if (type === END) stream.receiveEnd();
@@ -175,8 +213,10 @@ export class Mux implements MuxOutput {
     this.#onOpen?.(stream, payload);
   }
 
-  #assertOnceOpened(id: number): void {
+  #stray(id: number, bytes: number): void {
     if (id > this.#lastStream) throw violation(`a frame for stream ${id}, which was never opened`);
+    this.#strayAllowance -= bytes + STRAY_FRAME_COST;
+    if (this.#strayAllowance < 0) throw violation('frames for closed streams without end');
   }
 
   /** Everything sent in one turn of the event loop leaves in one writev. */

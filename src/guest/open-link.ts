@@ -7,7 +7,7 @@
  */
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { MachineError, withDeadline } from '../lib/index.ts';
+import { MachineError, Pace, sleep, withDeadline } from '../lib/index.ts';
 import {
   booleanField,
   bytesField,
@@ -35,6 +35,14 @@ const REOPEN_TIMEOUT_MS = 15_000;
 /** A session that ends sooner than this counts as a failed one; so many in a row end the link. */
 const SHORT_SESSION_MS = 2000;
 const MAX_SHORT_SESSIONS = 5;
+/** A broken rule may be bytes lost around a reconnect. A few in the life of a link may, not more. */
+const MAX_VIOLATIONS = 5;
+/** Without its answer for so long, whatever else comes: an agent that lives answers. */
+const PING_END_MS = 60_000;
+/** What decoding frames may cost: a tenth of a core, and far more than anything but a flood needs. */
+const FRAMES = { perSecond: 20_000, burst: 40_000 };
+/** Lines are parsed and kept: the agent holds the newest 1 MiB of them, so a slower reader misses what a flood pushed out. */
+const LOG_BYTES = { perSecond: 2 * 1024 * 1024, burst: 8 * 1024 * 1024 };
 
 type CallOptions = { timeoutMs: number; signal?: AbortSignal };
 
@@ -63,6 +71,9 @@ class AgentLink implements GuestLink {
   #mux: Mux;
   #openedAt = 0;
   #shortSessions = 0;
+  #violations = 0;
+  readonly #framePace = new Pace(FRAMES);
+  readonly #logPace = new Pace(LOG_BYTES);
   /** While a session is being replaced: the next one. */
   #reopening: Promise<Mux> | undefined;
   #error: Error | undefined;
@@ -174,7 +185,7 @@ class AgentLink implements GuestLink {
         const onAbort = () => stream.destroy(asError(signal?.reason));
         signal?.addEventListener('abort', onAbort, { once: true });
         try {
-          for await (const line of readLog(stream)) {
+          for await (const line of readLog(stream, (bytes) => this.#logRest(bytes, signal))) {
             cursor = line.cursor + 1;
             yield line;
           }
@@ -255,18 +266,37 @@ class AgentLink implements GuestLink {
     this.#openedAt = performance.now();
     socket.on('error', (error) => mux.fail(new MachineError('exited', `the link broke: ${error.message}`)));
     socket.on('close', () => mux.fail(new MachineError('exited', 'the link was closed by the VMM')));
-    session.onBytes((chunk) => mux.receive(chunk));
+    session.onBytes((chunk) => this.#take(mux, socket, chunk));
     mux.ended.then((error) => this.#sessionEnded(mux, error));
     mux.receive(session.rest);
     return mux;
   }
 
+  /** A flood of frames is read at a rate; only its own guest waits. */
+  #take(mux: Mux, socket: Socket, chunk: Buffer): boolean {
+    const waitMs = this.#framePace.take(mux.receive(chunk));
+    if (waitMs === 0) return true;
+    mux.isHeldBack = true;
+    setTimeout(() => {
+      mux.isHeldBack = false;
+      mux.heardAt = performance.now();
+      if (!mux.isOver) socket.resume();
+    }, waitMs).unref();
+    return false;
+  }
+
+  #logRest(bytes: number, signal: AbortSignal | undefined): Promise<void> | undefined {
+    const waitMs = this.#logPace.take(bytes);
+    return waitMs === 0 ? undefined : sleep(waitMs, { signal });
+  }
+
   #sessionEnded(mux: Mux, error: Error): void {
     if (mux !== this.#mux || this.#error !== undefined) return;
     this.#socket.destroy();
+    if (error instanceof MachineError && error.kind === 'protocol') this.#violations += 1;
     const isShort = performance.now() - this.#openedAt < SHORT_SESSION_MS;
     this.#shortSessions = isShort ? this.#shortSessions + 1 : 0;
-    if (this.#shortSessions >= MAX_SHORT_SESSIONS) this.#end(error);
+    if (this.#shortSessions >= MAX_SHORT_SESSIONS || this.#violations >= MAX_VIOLATIONS) this.#end(error);
     else {
       this.#reopening = this.#reopen(error);
       this.#reopening.catch(() => {});
@@ -293,10 +323,11 @@ class AgentLink implements GuestLink {
 
   #checkSilence(): void {
     const mux = this.#mux;
-    if (this.#reopening !== undefined || mux.isOver || !mux.isWaiting) return;
+    if (this.#reopening !== undefined || mux.isOver || mux.isHeldBack || !mux.isWaiting) return;
     const silentMs = performance.now() - Math.max(mux.heardAt, this.#openedAt);
-    if (silentMs > SILENCE_END_MS) mux.fail(new MachineError('timeout', 'the agent is silent'));
-    else if (silentMs > SILENCE_ASK_MS) mux.ping().catch(() => {});
+    if (mux.unansweredMs > PING_END_MS) mux.fail(new MachineError('timeout', 'the agent answers no ping'));
+    else if (silentMs > SILENCE_END_MS) mux.fail(new MachineError('timeout', 'the agent is silent'));
+    else if (silentMs > SILENCE_ASK_MS && mux.unansweredMs === 0) mux.ping().catch(() => {});
   }
 
   #end(error: Error): void {

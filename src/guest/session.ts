@@ -9,6 +9,7 @@
 import { randomBytes } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
 import { MachineError } from '../lib/index.ts';
+import { quoted, violation } from './frames.ts';
 import type { RestoreStep } from './link.ts';
 
 const PREAMBLE_MAGIC = Buffer.from('\0RKLINK1', 'latin1');
@@ -16,6 +17,8 @@ const ANSWER_MAGIC = Buffer.from('\0RKACKN1', 'latin1');
 const MAX_ANSWER_BYTES = 4096;
 /** Far beyond what the port and QEMU can have buffered of an earlier session. */
 const MAX_SKIPPED_BYTES = 16 * 1024 * 1024;
+/** An earlier session leaves one answer behind, perhaps a few. */
+const MAX_FALSE_ANSWERS = 64;
 const READ_BYTES = 65_536;
 const MAX_PATIENCE_MS = 5000;
 
@@ -35,8 +38,8 @@ export interface Session {
   readonly generation: number;
   /** Bytes that came behind the answer. */
   readonly rest: Buffer;
-  /** Takes what the socket receives from now on; the buffer is reused after each call. */
-  onBytes(receive: (chunk: Buffer) => void): void;
+  /** Takes what the socket receives from now on; the buffer is reused after each call. False pauses the socket. */
+  onBytes(receive: (chunk: Buffer) => boolean): void;
 }
 
 /** @throws MachineError `timeout`, `failed` (the agent could not restore), `unsupported`, `protocol`; the abort reason */
@@ -86,6 +89,7 @@ export class AnswerFinder {
   readonly #nonce: string;
   #tail: Buffer = Buffer.alloc(0);
   #skipped = 0;
+  #falseAnswers = 0;
 
   constructor(nonce: string) {
     this.#nonce = nonce;
@@ -105,6 +109,8 @@ export class AnswerFinder {
       }
       const answer = parseAnswer(bytes.subarray(bodyAt, bodyAt + length));
       if (answer?.nonce === this.#nonce) return { ...answer, rest: Buffer.from(bytes.subarray(bodyAt + length)) };
+      this.#falseAnswers += 1;
+      if (this.#falseAnswers > MAX_FALSE_ANSWERS) throw violation('the guest answers what was not asked');
     }
     this.#skipped += keepFrom;
     this.#tail = Buffer.from(bytes.subarray(keepFrom));
@@ -136,15 +142,17 @@ function attemptSession(request: SessionRequest, secret: string, patienceMs: num
   const nonce = randomBytes(16).toString('hex');
   const finder = new AnswerFinder(nonce);
   const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
-  let receive: (chunk: Buffer) => void = (chunk) => {
+  let receive: (chunk: Buffer) => boolean = (chunk) => {
     const answer = finder.push(chunk);
-    if (answer === undefined) return;
-    receive = () => {};
+    if (answer === undefined) return true;
+    receive = () => true;
     if (answer.error !== null) {
-      return fail(new MachineError('failed', `the guest could not be restored: ${answer.error.slice(0, 500)}`));
+      fail(new MachineError('failed', `the guest could not be restored: ${quoted(answer.error)}`));
+      return true;
     }
     if (answer.generation !== 1) {
-      return fail(new MachineError('unsupported', `the agent speaks generation ${answer.generation} of the protocol`));
+      fail(new MachineError('unsupported', `the agent speaks generation ${answer.generation} of the protocol`));
+      return true;
     }
     release();
     resolve({
@@ -155,16 +163,17 @@ function attemptSession(request: SessionRequest, secret: string, patienceMs: num
         receive = handler;
       },
     });
+    return true;
   };
   const onread = {
     buffer,
     callback: (length: number) => {
       try {
-        receive(buffer.subarray(0, length));
+        return receive(buffer.subarray(0, length));
       } catch (error) {
         fail(error);
+        return true;
       }
-      return true;
     },
   };
   const socket = connect({ path: request.socketPath, onread });

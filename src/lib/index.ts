@@ -4,6 +4,7 @@ export { DomainError, type DomainErrorCode, MachineError, type MachineErrorKind,
 export { type Ids, randomIds } from './ids.ts';
 export { KeyedLock } from './keyed-lock.ts';
 export { createLogger, type Logger, type LogLevel, silentLogger } from './log.ts';
+export { Pace, type PaceOptions } from './pace.ts';
 export { Slots } from './slots.ts';
 export { requestOverStream, type StreamRequest } from './stream-http.ts';
 export { addTags, removeTags, type Tags } from './tags.ts';

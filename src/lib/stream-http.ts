@@ -12,6 +12,11 @@ export interface StreamRequest {
   readonly signal: AbortSignal;
 }
 
+/** Of answers before the answer (`100 Continue` and the like): more than any server sends, no matter how patient the caller is. */
+const MAX_INTERIM = 16;
+/** An answer's head. */
+const MAX_HEAD_BYTES = 16_384;
+
 /** Resolves with the status once the answer's head is there; its body is thrown away. Rejects when the stream breaks or the signal aborts. */
 export async function requestOverStream(stream: Duplex, options: StreamRequest): Promise<{ status: number }> {
   const { promise, resolve, reject } = Promise.withResolvers<{ status: number }>();
@@ -21,6 +26,7 @@ export async function requestOverStream(stream: Duplex, options: StreamRequest):
     method: options.method,
     path: options.path,
     signal: options.signal,
+    maxHeaderSize: MAX_HEAD_BYTES,
     headers: {
       ...options.headers,
       host: options.host,
@@ -32,6 +38,13 @@ export async function requestOverStream(stream: Duplex, options: StreamRequest):
   // Without a listener the socket would be closed in silence.
   request.once('upgrade', (response) => resolve({ status: response.statusCode ?? 0 }));
   request.once('error', reject);
+  let interim = 0;
+  request.on('information', () => {
+    interim += 1;
+    if (interim > MAX_INTERIM) request.destroy(new Error('the app sends interim answers without end'));
+  });
+  // 101 although nobody asked for it; Node would wait for somebody who takes the stream over.
+  request.once('upgrade', (response) => resolve({ status: response.statusCode ?? 0 }));
   request.once('close', () => reject(new Error('the connection was closed without an answer')));
   request.end(body);
   try {

@@ -54,3 +54,40 @@ test('garbage on the channel ends it', async () => {
   vmm.write('no json\n');
   await assert.rejects(asked, { kind: 'protocol' });
 });
+
+test('JSON that is no message ends the channel instead of the server', async () => {
+  for (const line of ['null', '7', '"text"', '']) {
+    const { qmp, vmm } = channel();
+    const asked = qmp.execute('stop');
+    vmm.write(`${line}\n`);
+    await assert.rejects(asked, { kind: 'protocol' }, line);
+  }
+});
+
+test('an error without sensible words still rejects its command', async () => {
+  for (const error of ['null', '7', '{}', '{"desc":{"toString":1}}', `{"desc":"${'x'.repeat(5000)}"}`]) {
+    const { qmp, vmm } = channel();
+    const asked = qmp.execute('stop');
+    vmm.write(`{"error":${error},"id":1}\n`);
+    await assert.rejects(
+      asked,
+      (caught: MachineError) => caught.kind === 'failed' && caught.message.length < 600,
+      error,
+    );
+  }
+});
+
+test('a line without end closes the channel after a megabyte, in whatever pieces it comes', async () => {
+  const { qmp, vmm } = channel();
+  const asked = qmp.execute('stop');
+  for (let i = 0; i < 2100; i++) vmm.write('['.repeat(500));
+  await assert.rejects(asked, { kind: 'protocol', message: /endless line/ });
+});
+
+test('a flood of events is read at a rate, and an answer behind it still comes', async () => {
+  const { qmp, vmm } = channel();
+  const asked = qmp.execute('stop');
+  vmm.write('{"event":"NOISE"}\n'.repeat(2100));
+  vmm.write('{"return":{},"id":1}\n');
+  assert.deepEqual(await asked, {});
+});

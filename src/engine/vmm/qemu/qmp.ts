@@ -5,7 +5,7 @@
  * closed. Errors are made where the command was sent, so that their stack tells who asked.
  */
 import type { Duplex } from 'node:stream';
-import { MachineError } from '../../../lib/index.ts';
+import { MachineError, Pace } from '../../../lib/index.ts';
 
 /** A command that takes longer hangs: the slowest, stopping with busy disks, takes well under a second. */
 const COMMAND_TIMEOUT_MS = 30_000;
@@ -13,6 +13,11 @@ const COMMAND_TIMEOUT_MS = 30_000;
 const OWNER_GRACE_MS = 2000;
 /** No answer we ask for is near this. */
 const MAX_LINE_BYTES = 1024 * 1024;
+
+/** Of an error's text. */
+const MAX_TEXT = 500;
+/** A launch is a dozen. What a guest can provoke QEMU limits to one a second each, but QEMU itself may be the guest's. */
+const MESSAGES = { perSecond: 500, burst: 2000 };
 
 export type QmpCommand = readonly [execute: string, args?: Readonly<Record<string, unknown>>];
 
@@ -38,7 +43,10 @@ export class Qmp {
   readonly #pending = new Map<number, Pending>();
   readonly #waiters = new Set<Waiter>();
   #lastId = 0;
-  #buffer = '';
+  #pieces: string[] = [];
+  #length = 0;
+  #messages = 0;
+  readonly #pace = new Pace(MESSAGES);
   #closed: MachineError | undefined;
 
   constructor(channel: Duplex) {
@@ -110,47 +118,71 @@ export class Qmp {
     return { id, answer: promise };
   }
 
+  /** A flood of messages is read at a rate; only its own VM waits. */
   #receive(text: string): void {
-    this.#buffer += text;
-    for (let end = this.#buffer.indexOf('\n'); end >= 0; end = this.#buffer.indexOf('\n')) {
-      const line = this.#buffer.slice(0, end);
-      this.#buffer = this.#buffer.slice(end + 1);
+    const before = this.#messages;
+    let at = 0;
+    for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n', at)) {
+      const line = this.#pieces.join('') + text.slice(at, end);
+      this.#pieces = [];
+      this.#length = 0;
+      at = end + 1;
+      this.#messages += 1;
       this.#message(line);
+      if (this.#closed !== undefined) return;
     }
-    if (this.#buffer.length > MAX_LINE_BYTES) {
+    // Joined only when the line is whole: looking through all of it at every piece would cost its square.
+    if (at < text.length) this.#pieces.push(text.slice(at));
+    this.#length += text.length - at;
+    if (this.#length > MAX_LINE_BYTES) {
       this.close(new MachineError('protocol', 'the VMM sent an endless line on its control channel'));
+      return;
     }
+    const waitMs = this.#pace.take(this.#messages - before);
+    if (waitMs === 0) return;
+    this.#channel.pause();
+    setTimeout(() => this.#channel.resume(), waitMs).unref();
   }
 
   #message(line: string): void {
-    let message: { id?: unknown; return?: unknown; error?: { desc?: unknown }; event?: unknown; data?: unknown };
+    let message: unknown;
     try {
-      message = JSON.parse(line) as typeof message;
+      message = JSON.parse(line);
     } catch {
-      this.close(new MachineError('protocol', 'the VMM sent no JSON on its control channel'));
-      return;
+      message = undefined;
     }
-    if (typeof message.event === 'string') this.#happened(message.event, message.data);
+    if (!isObject(message)) {
+      this.close(new MachineError('protocol', 'the VMM sent no JSON object on its control channel'));
+    } else if (typeof message.event === 'string') this.#happened(message.event, message.data);
     else if (typeof message.id === 'number') this.#answered(message.id, message);
   }
 
-  #answered(id: number, message: { return?: unknown; error?: { desc?: unknown } }): void {
+  #answered(id: number, message: Readonly<Record<string, unknown>>): void {
     const pending = this.#pending.get(id);
     if (pending === undefined) return;
     this.#pending.delete(id);
     clearTimeout(pending.timer);
-    if (message.error === undefined) pending.resolve(message.return);
-    else pending.reject(because(pending.error, 'failed', `${pending.command}: ${String(message.error.desc)}`));
+    if (message.error === undefined) {
+      pending.resolve(message.return);
+      return;
+    }
+    const desc = isObject(message.error) ? message.error.desc : undefined;
+    const text = typeof desc === 'string' ? desc.slice(0, MAX_TEXT) : 'refused without a reason';
+    pending.reject(because(pending.error, 'failed', `${pending.command}: ${text}`));
   }
 
   #happened(event: string, data: unknown): void {
-    const given = typeof data === 'object' && data !== null ? (data as EventData) : {};
+    const given = isObject(data) ? data : {};
     for (const waiter of this.#waiters) {
       if (waiter.event !== event || !waiter.accepts(given)) continue;
       this.#waiters.delete(waiter);
       waiter.resolve();
     }
   }
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null;
 }
 
 /** The error made at send time, told what went wrong: its stack stays that of the sender. */

@@ -2,14 +2,16 @@
  * What a VMM or its guest prints: the last of it in memory as evidence, the first of it in a log file.
  *
  * Both are bounded, because a guest can make either print without end (its console; the VMM's complaints about it). The
- * stream is always read, so nobody who prints is held up.
+ * stream is always read, so nobody who prints is held up, except at a rate that only a flood reaches.
  */
 import { appendFileSync } from 'node:fs';
 import type { Readable } from 'node:stream';
+import { Pace } from '../../../lib/index.ts';
 
 const TAIL_BYTES = 8192;
 const LOG_BYTES = 256 * 1024;
 const LINES = 20;
+const READ_BYTES = { perSecond: 4 * 1024 * 1024, burst: 16 * 1024 * 1024 };
 
 export class Tail {
   readonly #logFile: string;
@@ -18,7 +20,14 @@ export class Tail {
 
   constructor(stream: Readable, logFile: string) {
     this.#logFile = logFile;
-    stream.on('data', (chunk: Buffer) => this.#take(chunk));
+    const pace = new Pace(READ_BYTES);
+    stream.on('data', (chunk: Buffer) => {
+      this.#take(chunk);
+      const waitMs = pace.take(chunk.length);
+      if (waitMs === 0) return;
+      stream.pause();
+      setTimeout(() => stream.resume(), waitMs).unref();
+    });
     stream.on('error', () => {});
   }
 
@@ -28,7 +37,7 @@ export class Tail {
   }
 
   #take(chunk: Buffer): void {
-    this.#tail = (this.#tail + chunk.toString('utf8')).slice(-TAIL_BYTES);
+    this.#tail = (this.#tail + chunk.toString('utf8', Math.max(0, chunk.length - TAIL_BYTES))).slice(-TAIL_BYTES);
     if (this.#logged >= LOG_BYTES) return;
     this.#logged += chunk.length;
     try {
