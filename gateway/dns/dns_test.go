@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -290,14 +291,15 @@ func TestManyAskingTheSameMakeOneQuestion(t *testing.T) {
 }
 
 func TestAnswersAreKeptAsLongAsTheyLive(t *testing.T) {
-	ttl := uint32(60)
+	var ttl atomic.Uint32
+	ttl.Store(60)
 	u := startUpstream(t, func(q asked) [][]byte {
 		if q.name == "none.example.org" {
 			return q.reply(func(m *dnsmessage.Message) {
 				m.RCode, m.Authorities = dnsmessage.RCodeNameError, []dnsmessage.Resource{soa(3600, 10)}
 			})
 		}
-		return everyName("93.184.216.34", ttl)(q)
+		return everyName("93.184.216.34", ttl.Load())(q)
 	})
 	b := startGuest(t, openPolicy, u)
 	asks := func(name string, wantTTL uint32, questions int) {
@@ -322,10 +324,10 @@ func TestAnswersAreKeptAsLongAsTheyLive(t *testing.T) {
 	asks("none.example.org", 10, 3)
 	b.advance(10 * time.Second)
 	asks("none.example.org", 10, 4)
-	ttl = 0
+	ttl.Store(0)
 	asks("zero.example.org", 5, 5)
 	asks("zero.example.org", 5, 6)
-	ttl = 1 << 30
+	ttl.Store(1 << 30)
 	asks("ever.example.org", 3600, 7)
 }
 
