@@ -39,7 +39,7 @@ export function getExtension(
   return askExtension(target, { method: 'GET', url, body: '' }, options);
 }
 
-/** Changes or asks one of Rekindle's own resources. @returns the JSON it answered @throws CliError with the server's words */
+/** Changes or asks one of Rekindle's own resources, or one no official client is published for. @returns the JSON it answered @throws CliError with the server's words */
 export async function callExtension(target: Target, method: string, path: string, body = ''): Promise<unknown> {
   const response = await askExtension(target, { method, url: new URL(path, target.apiUrl), body }, {});
   return JSON.parse(await text(response));
@@ -63,14 +63,14 @@ async function askExtension(
     const sent = send(url, { method, headers, ...(options.signal === undefined ? {} : { signal: options.signal }) });
     sent.once('response', resolve).once('error', reject).end(body);
   });
-  if (response.statusCode === 200 || response.statusCode === 201) return response;
+  if (response.statusCode === 200 || response.statusCode === 201 || response.statusCode === 202) return response;
   throw new CliError(messageIn(await text(response)) ?? `The server answered ${response.statusCode}.`);
 }
 
 function messageIn(body: string): string | undefined {
   try {
-    const { message } = JSON.parse(body);
-    return typeof message === 'string' ? message : undefined;
+    const { message, Message = message } = JSON.parse(body);
+    return typeof Message === 'string' ? Message : undefined;
   } catch {
     return undefined;
   }

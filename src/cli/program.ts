@@ -21,6 +21,7 @@ export function createProgram(env: Environment, done: (exitCode: number) => void
   addServer(program, env, done);
   addImages(program, env);
   addMicrovms(program, env);
+  addConnectors(program, env);
   addIdentity(program, env);
   return program;
 }
@@ -72,6 +73,10 @@ function addImages(program: Command, env: Environment): void {
       new Option('--memory <MiB>', 'least memory of its microVMs').choices(['512', '1024', '2048', '4096', '8192']),
     )
     .option('--env <NAME=value>', 'a variable for the app, frozen into the snapshot; repeatable', collect)
+    .option(
+      '--egress <connector>',
+      'the network connector that the build, and microVMs by default, may connect through',
+    )
     .option('--quiet', 'do not show the build log')
     .addHelpText(
       'after',
@@ -113,6 +118,11 @@ function addMicrovms(program: Command, env: Environment): void {
     .option('--no-auto-resume', 'traffic does not wake it')
     .option('--max-duration <seconds>', 'terminate it after so long in any case')
     .option('--payload <text>', 'handed to the run hook')
+    .option(
+      '--egress <connector>',
+      "may connect to what this network connector allows; repeatable (default: the image's)",
+      collect,
+    )
     .option('--no-wait', 'do not wait until it is RUNNING')
     .addHelpText(
       'after',
@@ -179,6 +189,66 @@ function addMicrovms(program: Command, env: Environment): void {
     .option('-t, --timestamps', 'with the time of each line')
     .addHelpText('after', examples('rekindle logs <id>', 'rekindle logs -f <id>'))
     .action(async (id, options) => (await load()).microvmLogs(id, options, env));
+
+  command(program, 'flows', 'print what a microVM reached and tried to reach')
+    .argument('<id>')
+    .option('-f, --follow', 'go on until it ends')
+    .option('--refused', 'only what was refused')
+    .option('--dns', 'only names it asked for')
+    .addHelpText(
+      'after',
+      examples('rekindle flows <id>', 'rekindle flows <id> -f --refused', 'rekindle flows <id> --json'),
+    )
+    .action(async (id, options) => (await import('./commands/flows.ts')).microvmFlows(id, options, env));
+}
+
+function addConnectors(program: Command, env: Environment): void {
+  const load = () => import('./commands/connectors.ts');
+  const connectors = program.command('connectors').description('network connectors: where microVMs may connect to');
+  command(connectors, 'create', 'create a connector and wait until it can be used')
+    .argument('<name>')
+    .option('--subnet <id>', 'of the networks file; repeatable (default: a built-in one that leads nowhere)', collect)
+    .option('--security-group <id>', 'of the networks file; repeatable (default: all that the subnets reach)', collect)
+    .option('--role <arn>', 'its operator role')
+    .option('--no-wait', 'do not wait until it is ACTIVE')
+    .addHelpText(
+      'after',
+      examples(
+        'rekindle connectors create office --subnet subnet-1 --security-group sg-web',
+        "rekindle connectors create pypi && rekindle connectors domains pypi set pypi.org '*.pythonhosted.org'",
+      ),
+    )
+    .action(async (name, options) => (await load()).createConnector(name, options, env));
+
+  command(connectors, 'ls', 'list connectors')
+    .addHelpText('after', examples('rekindle connectors ls'))
+    .action(async (options) => (await load()).listConnectors(options, env));
+
+  command(connectors, 'show', 'print a connector with its domain list, as JSON')
+    .argument('<name>', 'name, id or ARN')
+    .addHelpText('after', examples('rekindle connectors show office'))
+    .action(async (name, options) => (await load()).showConnector(name, options, env));
+
+  command(connectors, 'rm', 'delete a connector that no microVM uses any more')
+    .argument('<name>', 'name, id or ARN')
+    .addHelpText('after', examples('rekindle connectors rm office'))
+    .action(async (name, options) => (await load()).removeConnector(name, options, env));
+
+  command(connectors, 'domains', 'narrow a connector to domain names, show them, or take the list away')
+    .argument('<name>', 'name, id or ARN')
+    .argument('[action]', 'show, set or clear', 'show')
+    .argument('[domains...]', 'with set: all the names there are to be; *. in front means every name below')
+    .option('--ports <list>', 'for these names, such as 443,8000-8100 (default: 80,443)')
+    .option('--opaque', 'do not ask for TLS or HTTP with the same name')
+    .addHelpText(
+      'after',
+      examples(
+        "rekindle connectors domains office set example.com '*.pypi.org'",
+        'rekindle connectors domains office set db.example.com --ports 5432 --opaque',
+        'rekindle connectors domains office clear',
+      ),
+    )
+    .action(async (name, action, names, options) => (await load()).connectorDomains(name, action, names, options, env));
 }
 
 function addIdentity(program: Command, env: Environment): void {

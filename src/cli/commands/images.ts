@@ -8,12 +8,15 @@ import { CliError, EXIT } from '../exit.ts';
 import { type CommonOptions, imageArnOf, openSession, type Session } from '../session.ts';
 import type { Target } from '../target.ts';
 import { duration, megabytes, table } from '../terminal.ts';
+import { connectorArnOf } from './connectors.ts';
 
 export interface BuildOptions extends CommonOptions {
   readonly name?: string;
   readonly memory?: string;
   readonly env?: readonly string[];
   readonly quiet?: boolean;
+  /** Name, id or ARN of a connector. */
+  readonly egress?: string;
 }
 
 const POLL_MS = 100;
@@ -30,10 +33,12 @@ export async function buildImage(folder: string, options: BuildOptions, env: Env
   const uri = await upload(target, `${name}.zip`, bytes);
   terminal.note(`uploaded to ${uri}`);
   const imageArn = imageArnOf(target, name);
+  const egress = options.egress === undefined ? undefined : await connectorArnOf(target, options.egress);
   const configuration = {
     baseImageArn: target.baseImageArn,
     buildRoleArn: target.buildRoleArn,
     codeArtifact: { uri },
+    ...(egress === undefined ? {} : { egressNetworkConnectors: [egress] }),
     ...(memoryMiB === undefined ? {} : { resources: [{ minimumMemoryInMiB: memoryMiB }] }),
     ...(environmentVariables === undefined ? {} : { environmentVariables }),
   };

@@ -7,6 +7,7 @@ import { CliError, EXIT } from '../exit.ts';
 import { type CommonOptions, imageArnOf, openSession, waitForState } from '../session.ts';
 import { readCa } from '../target.ts';
 import { shellQuoted, table } from '../terminal.ts';
+import { connectorArnOf } from './connectors.ts';
 
 /** Bounds waiting for a state; a launch on a loaded machine may take its time. */
 const WAIT_MS = 120_000;
@@ -19,6 +20,8 @@ export interface RunOptions extends CommonOptions {
   readonly autoResume?: boolean;
   readonly maxDuration?: string;
   readonly payload?: string;
+  /** Names, ids or ARNs. */
+  readonly egress?: readonly string[];
   readonly wait?: boolean;
 }
 
@@ -26,11 +29,13 @@ export async function runMicrovm(image: string, options: RunOptions, env: Enviro
   const idleSeconds = options.idle === false ? undefined : wholeNumber('--idle', options.idle);
   const maximum = wholeNumber('--max-duration', options.maxDuration);
   const { client, target, terminal } = await openSession(options, env);
+  const egress = await Promise.all((options.egress ?? []).map((connector) => connectorArnOf(target, connector)));
   const started = await client.runMicrovm({
     imageIdentifier: imageArnOf(target, image),
     executionRoleArn: target.executionRoleArn,
     ...(options.imageVersion === undefined ? {} : { imageVersion: options.imageVersion }),
     ...(options.payload === undefined ? {} : { runHookPayload: options.payload }),
+    ...(egress.length === 0 ? {} : { egressNetworkConnectors: egress }),
     ...(maximum === undefined ? {} : { maximumDurationInSeconds: maximum }),
     ...(idleSeconds === undefined
       ? {}
