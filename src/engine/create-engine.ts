@@ -20,6 +20,7 @@ import { probeHost } from './host/host.ts';
 import type { Jail } from './jail/jail.ts';
 import { killLeftOver } from './jail/leftovers.ts';
 import { openJail } from './jail/open-jail.ts';
+import { adoptMachine } from './machine/adopt.ts';
 import type { EngineContext } from './machine/context.ts';
 import { launchMachine, resumeMachine } from './machine/launch.ts';
 import type { RunningMachine } from './machine/machine.ts';
@@ -112,6 +113,12 @@ class HostEngine implements Engine {
     return this.#start(request.id, options, (bounded) => resumeMachine(this.#context, request, bounded));
   }
 
+  async adopt(request: LaunchRequest, { signal }: Options): Promise<Machine | undefined> {
+    if (this.#machines.has(request.id)) throw new MachineError('failed', `${request.id} runs already`);
+    const machine = await adoptMachine(this.#context, request, { signal: this.#bounded(signal) });
+    return machine && this.#keep(machine);
+  }
+
   /** No machine has a network yet. */
   async setEgress(): Promise<void> {}
 
@@ -159,7 +166,11 @@ class HostEngine implements Engine {
     if (this.#machines.has(id)) throw new MachineError('failed', `${id} runs already`);
     const runDir = this.#context.folders.run(id);
     if (existsSync(runDir)) await killLeftOver(id, runDir);
-    const machine = await start({ signal: this.#bounded(signal) });
+    return this.#keep(await start({ signal: this.#bounded(signal) }));
+  }
+
+  async #keep(machine: RunningMachine): Promise<Machine> {
+    const { id } = machine;
     this.#machines.set(id, machine);
     void machine.ended.then(() => {
       if (this.#machines.get(id) === machine) this.#machines.delete(id);

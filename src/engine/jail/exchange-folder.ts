@@ -30,6 +30,11 @@ export class ExchangeFolder {
     return new ExchangeFolder(folder, user);
   }
 
+  /** One that was made and closed by an earlier server. */
+  static found(folder: string, user: JailUser | undefined): ExchangeFolder {
+    return new ExchangeFolder(folder, user);
+  }
+
   /** From now on the VMM makes, renames and removes nothing in it. */
   async close(): Promise<void> {
     if (this.#user === undefined) return;

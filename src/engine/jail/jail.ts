@@ -12,11 +12,11 @@ import type { Readable } from 'node:stream';
 import type { Runtime } from '../runtime.ts';
 import type { VmmConfig } from '../vmm/vmm.ts';
 import { bubblewrapArguments, type JailUser, type Limits, limitArguments } from './bubblewrap.ts';
-import type { Cgroups, MachineGroup } from './cgroups/groups.ts';
+import { type Cgroups, killGroup, type MachineGroup } from './cgroups/groups.ts';
 import { ExchangeFolder } from './exchange-folder.ts';
 import { FIRMWARE, QEMU } from './places.ts';
 import type { JailPlan } from './plan.ts';
-import { bootId, startOf, VMM_FOLDER, writeRecord } from './record.ts';
+import { bootId, isAlive, type ProcessRecord, readRecord, startOf, VMM_FOLDER, writeRecord } from './record.ts';
 import { jailUser } from './users.ts';
 import { type View, viewOf, writtenFiles } from './view.ts';
 
@@ -53,6 +53,12 @@ export interface Jailed extends AsyncDisposable {
    * its working folder any more.
    */
   settle(): Promise<void>;
+}
+
+/** A VMM that an earlier server started. */
+export interface Left extends AsyncDisposable {
+  readonly record: ProcessRecord;
+  readonly folder: ExchangeFolder;
 }
 
 export class Jail implements AsyncDisposable {
@@ -99,6 +105,31 @@ export class Jail implements AsyncDisposable {
     };
     const owned = stack.move();
     return { child, pid, folder, settle, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  }
+
+  /** What an earlier server started there, if it lives. Disposing takes back what it was given; its end comes first. */
+  async adopt({
+    id,
+    runDir,
+    written,
+  }: {
+    id: string;
+    runDir: string;
+    written: readonly string[];
+  }): Promise<Left | undefined> {
+    const record = await readRecord(runDir);
+    if (record === undefined || record.id !== id || !isAlive(record)) return undefined;
+    await using stack = new AsyncDisposableStack();
+    stack.defer(async () => void (await Promise.all(record.cgroups.map(killGroup))));
+    const server = process.geteuid?.() ?? 0;
+    const isOther = record.uid !== server;
+    if (isOther) stack.defer(() => giveTo(server, process.getegid?.() ?? 0, written));
+    const user = isOther ? { uid: record.uid, groups: [] } : undefined;
+    const folder = ExchangeFolder.found(path.join(runDir, VMM_FOLDER), user);
+    // It may have been cut short before it was shut.
+    await folder.close();
+    const owned = stack.move();
+    return { record, folder, [Symbol.asyncDispose]: () => owned.disposeAsync() };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,6 +1,6 @@
 /** Starts machines: new ones from a sealed snapshot, suspended ones from what they saved. */
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, unlink } from 'node:fs/promises';
+import { chmod, mkdir, rename, unlink } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
 import { copySparse } from '../disk/copy.ts';
@@ -12,6 +12,7 @@ import type { Manifest } from '../snapshot/manifest.ts';
 import type { VmmConfig } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
 import { fourDisks, overlayOf } from './disks.ts';
+import { writeKept } from './kept.ts';
 import { RunningMachine } from './machine.ts';
 import { restoreConfig, restoreMachine } from './restore.ts';
 import { machineFiles, readSaved, verifySaved } from './saved.ts';
@@ -61,9 +62,9 @@ export async function resumeMachine(context: EngineContext, request: LaunchReque
           ),
         }),
   };
-  const machine = await start(context, request, manifest, source, options);
-  // From here on the overlay moves on without the saved memory: the two must never be joined again.
-  await unlink(files.saved);
+  // From its first instruction on the overlay moves on without the saved memory: the two must never be joined again.
+  const machine = await start(context, request, manifest, source, options, () => rename(files.saved, files.voided));
+  await unlink(files.voided);
   return machine;
 }
 
@@ -83,6 +84,7 @@ async function start(
   manifest: Manifest,
   source: Source,
   options: Options,
+  beforeRun: () => Promise<void> = async () => {},
 ): Promise<RunningMachine> {
   const files = machineFiles(context.folders.machine(id));
   const { deltaSave } = context.driver.capabilities;
@@ -102,13 +104,18 @@ async function start(
   });
   const verified = Promise.all([context.integrity.verify(snapshotDir, manifest.parts), source.verified]);
   verified.catch(() => {});
+  const previousSecret = source.secret ?? manifest.link.secret;
+  const hasOwnRam = ram.sharing === 'shared';
   const restoring = restoreMachine(
     context,
     {
       config,
       statePath: source.statePath ?? path.join(snapshotDir, 'state'),
-      secret: source.secret ?? manifest.link.secret,
+      secret: previousSecret,
       verified,
+      beforeRun: async (secret) => {
+        await Promise.all([writeKept(runDir, { stage: 'starting', secret, previousSecret, hasOwnRam }), beforeRun()]);
+      },
       ...(source.memory === undefined ? {} : { memory: source.memory }),
     },
     options,
@@ -121,6 +128,7 @@ async function start(
   });
   stack.use(restored.vmm);
   stack.use(restored.link);
+  await writeKept(runDir, { stage: 'running', secret: restored.secret, previousSecret: null, hasOwnRam });
   return new RunningMachine(context, { id, manifest, files, restored, owned: stack.move() });
 }
 

@@ -41,6 +41,8 @@ export interface MachineParts {
   readonly restored: Restored;
   /** Disposes VMM, link and run folder. */
   readonly owned: AsyncDisposableStack;
+  /** An earlier server started it. */
+  readonly isAdopted?: boolean;
 }
 
 export class RunningMachine implements Machine {
@@ -71,6 +73,7 @@ export class RunningMachine implements Machine {
     this.#credentials = new GuestCredentials(
       () => this.#link,
       () => context.clock.now(),
+      { mayHold: parts.isAdopted ?? false },
     );
     this.#correctClock(link);
     this.#watchTimer = setTimeout(() => this.#watchApp(link), WATCH_DELAY_MS);

@@ -33,6 +33,8 @@ export interface RestoreSource {
   readonly secret: string;
   /** Settles once all of it is known to be as it was written; the guest does not run before. */
   readonly verified: Promise<unknown>;
+  /** Awaited at the last moment before the guest runs, with the secret its link will have. */
+  readonly beforeRun?: (secret: string) => Promise<void>;
 }
 
 /** The config of a machine restored from a snapshot. */
@@ -66,7 +68,7 @@ export async function restoreMachine(
       signal,
     });
     stack.defer(() => opening.then((link) => link[Symbol.asyncDispose]()).catch(() => {}));
-    const [link] = await Promise.all([opening, vmm.restore(source.statePath)]);
+    const [link] = await Promise.all([opening, vmm.restore(source.statePath, async () => source.beforeRun?.(secret))]);
     restoring.delete(source);
     stack.move();
     return { vmm, link, secret };

@@ -23,6 +23,8 @@ export interface MachineFiles {
   readonly memory: string;
   readonly state: string;
   readonly saved: string;
+  /** What `saved` is called once a machine may have run on from it. */
+  readonly voided: string;
 }
 
 export interface Saved {
@@ -62,6 +64,7 @@ export function machineFiles(dir: string): MachineFiles {
     memory: path.join(delta, MEMORY_NAME),
     state: path.join(delta, STATE_NAME),
     saved: path.join(delta, SAVED_NAME),
+    voided: path.join(delta, `${SAVED_NAME}.void`),
   };
 }
 

@@ -20,6 +20,23 @@ export interface VmmDriver {
    * @throws MachineError `exited` with the VMM's last words
    */
   start(config: VmmConfig, options: { signal?: AbortSignal | undefined }): Promise<Vmm>;
+  /**
+   * Takes over a VM that an earlier process of this program started; undefined when it does not live any more. `fresh`: its
+   * guest never ran. `paused`: it ran and does not now. @throws MachineError when it lives but cannot be talked to; it has
+   * been ended then
+   */
+  adopt(left: VmmLeft): Promise<{ readonly vmm: Vmm; readonly status: 'running' | 'paused' | 'fresh' } | undefined>;
+}
+
+/** A VM as the process that started it left it. */
+export interface VmmLeft {
+  readonly id: string;
+  readonly runDir: string;
+  /** Mapped private, unless it is the VM's own. */
+  readonly ram: string;
+  readonly hasOwnRam: boolean;
+  /** Of its root disk. */
+  readonly overlay: string;
 }
 
 export interface VmmConfig {
@@ -113,8 +130,11 @@ export interface Vmm extends AsyncDisposable {
   readonly exited: Promise<VmmExit>;
   /** Present when the driver is capable of `deltaSave` and the RAM file is mapped private. */
   readonly changedMemory: ChangedMemory | undefined;
-  /** Loads device state, sets the NIC's link as configured, and lets the vCPUs run. @throws MachineError `exited` or `failed` when it does not fit */
-  restore(statePath: string): Promise<void>;
+  /**
+   * Loads device state, sets the NIC's link as configured, and lets the vCPUs run; `beforeRun` is awaited in between, at the
+   * last moment at which the guest has done nothing. @throws MachineError `exited` or `failed` when it does not fit
+   */
+  restore(statePath: string, beforeRun?: () => Promise<void>): Promise<void>;
   pause(): Promise<void>;
   continue(): Promise<void>;
   /** Plugs the NIC's cable in or out; the guest is told. */

@@ -35,6 +35,8 @@ export function fakeDriver(options: { deltaSave?: boolean } = {}): FakeDriver {
       if (config.boot !== 'restore') await vmm.boot();
       return vmm;
     },
+    // It lived in the process that started it.
+    adopt: async () => undefined,
     crash: (vmm) => (vmm as FakeVmm).end('the VMM was ended by SIGKILL'),
   };
 }
@@ -81,12 +83,13 @@ class FakeVmm implements Vmm {
     await this.#run();
   }
 
-  async restore(statePath: string): Promise<void> {
+  async restore(statePath: string, beforeRun?: () => Promise<void>): Promise<void> {
     if ((await readFile(statePath, 'utf8').catch(() => '')) !== STATE_TEXT) {
       this.end('the VMM ended with code 1');
       throw new MachineError('exited', 'the VMM ended with code 1', { evidence: 'load of migration failed' });
     }
     if (this.#memory.secret === undefined) await this.#loadMemory(this.#config.ram.path);
+    await beforeRun?.();
     await this.#run();
   }
 

@@ -4,13 +4,15 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import type { FileHandle } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
 import { constants } from 'node:os';
 import path from 'node:path';
 import type { Duplex, Readable } from 'node:stream';
 import { MachineError } from '../../../lib/index.ts';
 import type { ExchangeFolder } from '../../jail/exchange-folder.ts';
 import type { Jail, Jailed } from '../../jail/jail.ts';
-import type { ChangedMemory, LinkState, Vmm, VmmConfig, VmmDriver, VmmExit } from '../vmm.ts';
+import type { ChangedMemory, LinkState, Vmm, VmmConfig, VmmDriver, VmmExit, VmmLeft } from '../vmm.ts';
+import { AdoptedProcess } from './adopted-process.ts';
 import { changedMemoryOf } from './changed-memory.ts';
 import {
   commandLine,
@@ -20,6 +22,7 @@ import {
   linkOf,
   MACHINE_TYPE,
   NIC_ID,
+  QMP_SOCKET,
 } from './command-line.ts';
 import { Qmp, type QmpCommand } from './qmp.ts';
 import { Tail } from './tail.ts';
@@ -52,6 +55,7 @@ export function qemuDriver(options: QemuDriverOptions): VmmDriver {
     machine: { type: MACHINE_TYPE, cpuModel: cpuModel(accelerator), devices: DEVICES_GENERATION },
     capabilities: { deltaSave },
     start: (config, { signal }) => startQemu(config, options, signal),
+    adopt: (left) => adoptQemu(left, options),
   };
 }
 
@@ -66,7 +70,9 @@ async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: 
   const pid = await jailed.pid;
   if (pid === undefined) throw await process.failure();
   process.owns(pid);
-  const vmm = new QemuVmm(config, options.deltaSave, process, qmp, jailed.folder);
+  const { path: ramPath, sharing } = config.ram;
+  const memory = options.deltaSave && sharing === 'private' ? changedMemoryOf(pid, ramPath) : undefined;
+  const vmm = new QemuVmm({ process, qmp, folder: jailed.folder, memory, link: linkOf(config.network) });
   await vmm.negotiate(signal);
   await jailed.settle();
   stack.use(await vmm.openLink());
@@ -74,26 +80,71 @@ async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: 
   return vmm.owning(stack.move());
 }
 
+async function adoptQemu(
+  { id, runDir, ram, hasOwnRam, overlay }: VmmLeft,
+  { jail, deltaSave }: QemuDriverOptions,
+): ReturnType<VmmDriver['adopt']> {
+  const left = await jail.adopt({ id, runDir, written: hasOwnRam ? [overlay, ram] : [overlay] });
+  if (left === undefined) return undefined;
+  await using stack = new AsyncDisposableStack();
+  stack.use(left);
+  const { pid } = left.record;
+  await using socket = await left.folder.socket(QMP_SOCKET);
+  const control = connect(`/proc/self/fd/${socket.fd}`);
+  const process = stack.use(new AdoptedProcess(left.record, runDir, control));
+  await connected(control);
+  const qmp = new Qmp(control);
+  stack.defer(() => qmp.close(new MachineError('exited', 'the VMM was ended')));
+  void process.exited.then((exit) => qmp.close(new MachineError('exited', exit.message, { evidence: exit.evidence })));
+  const memory = deltaSave && !hasOwnRam ? changedMemoryOf(pid, ram) : undefined;
+  const vmm = new QemuVmm({ process, qmp, folder: left.folder, memory, link: 'up' });
+  const status = await vmm.takeOver();
+  stack.use(await vmm.openLink());
+  return { vmm: vmm.owning(stack.move()), status };
+}
+
+function connected(socket: Socket): Promise<void> {
+  return new Promise((resolve, reject) => {
+    socket.once('connect', resolve);
+    socket.once('error', (cause) => reject(new MachineError('exited', 'the VMM cannot be reached', { cause })));
+  });
+}
+
+/** What is needed of the process, whoever started it. Disposing kills it and waits until it is gone. */
+export interface VmmProcess extends AsyncDisposable {
+  readonly pid: number;
+  readonly exited: Promise<VmmExit>;
+  evidence(): string;
+}
+
+interface QemuParts {
+  readonly process: VmmProcess;
+  readonly qmp: Qmp;
+  readonly folder: ExchangeFolder;
+  readonly memory: ChangedMemory | undefined;
+  /** Of the NIC once the guest runs. */
+  readonly link: LinkState;
+}
+
 class QemuVmm implements Vmm {
   readonly pid: number;
   linkSocketPath = '';
   readonly exited: Promise<VmmExit>;
   readonly changedMemory: ChangedMemory | undefined;
-  readonly #process: QemuProcess;
+  readonly #process: VmmProcess;
   readonly #qmp: Qmp;
   readonly #link: LinkState;
   readonly #folder: ExchangeFolder;
   #owned: AsyncDisposableStack | undefined;
 
-  constructor(config: VmmConfig, deltaSave: boolean, process: QemuProcess, qmp: Qmp, folder: ExchangeFolder) {
+  constructor({ process, qmp, folder, memory, link }: QemuParts) {
     this.#folder = folder;
     this.#process = process;
     this.#qmp = qmp;
-    this.#link = linkOf(config.network);
+    this.#link = link;
     this.pid = process.pid;
     this.exited = process.exited;
-    const { path: ramPath, sharing } = config.ram;
-    this.changedMemory = deltaSave && sharing === 'private' ? changedMemoryOf(process.pid, ramPath) : undefined;
+    this.changedMemory = memory;
   }
 
   owning(stack: AsyncDisposableStack): this {
@@ -126,7 +177,15 @@ class QemuVmm implements Vmm {
     }
   }
 
-  async restore(statePath: string): Promise<void> {
+  /** The same at the second control socket; says what the guest does. */
+  async takeOver(): Promise<'running' | 'paused' | 'fresh'> {
+    const answer = await this.#qmp.executeAll([['qmp_capabilities'], ['query-status']]);
+    const status = typeof answer === 'object' && answer !== null && 'status' in answer ? answer.status : undefined;
+    if (status === 'running') return status;
+    return status === 'inmigrate' || status === 'prelaunch' ? 'fresh' : 'paused';
+  }
+
+  async restore(statePath: string, beforeRun?: () => Promise<void>): Promise<void> {
     await this.#folder.putIn(statePath, INCOMING);
     const loaded = this.#qmp.event('MIGRATION', ({ status }) => status === 'completed');
     await this.#qmp.executeAll([
@@ -136,6 +195,7 @@ class QemuVmm implements Vmm {
       ['migrate-incoming', { uri: `file:${INCOMING}` }],
     ]);
     await loaded;
+    await beforeRun?.();
     // The state brought the link of the snapshot along.
     const running = this.#qmp.event('RESUME');
     await this.#qmp.executeAll([setLink(this.#link), ['cont']]);
@@ -174,7 +234,7 @@ function setLink(state: LinkState): QmpCommand {
 }
 
 /** The process and its end. Disposing kills it, and waits until it is gone with all that started it. */
-class QemuProcess implements AsyncDisposable {
+class QemuProcess implements VmmProcess {
   pid = 0;
   readonly exited: Promise<VmmExit>;
   readonly #child: ChildProcess;

@@ -1,0 +1,84 @@
+/**
+ * Takes over a machine that an earlier server left running: its process by its record, its VMM by the second control
+ * socket, its guest by the link's secret. What was under way through the earlier server is lost, the guest is not.
+ */
+import path from 'node:path';
+import { type GuestLink, openLink } from '../../guest/index.ts';
+import { MachineError, messageOf } from '../../lib/index.ts';
+import type { LaunchRequest } from '../engine.ts';
+import { remove } from '../folders.ts';
+import type { Vmm } from '../vmm/vmm.ts';
+import { type EngineContext, newSecret } from './context.ts';
+import { type Kept, readKept, writeKept } from './kept.ts';
+import { RunningMachine } from './machine.ts';
+import { machineFiles } from './saved.ts';
+import { whileAlive } from './with-vmm.ts';
+
+/** Of a guest that runs; a hundred of them are taken over at once. */
+const LINK_TIMEOUT_MS = 20_000;
+const PATIENCE_MS = 1000;
+/** An agent that does not know the secret is silent. */
+const OTHER_SECRET_TIMEOUT_MS = 3000;
+
+type Options = { signal?: AbortSignal | undefined };
+
+/** Undefined when none is there, or none that ever ran; then nothing of it is left running. @throws MachineError */
+export async function adoptMachine(
+  context: EngineContext,
+  { id, snapshotDir }: LaunchRequest,
+  options: Options,
+): Promise<RunningMachine | undefined> {
+  const runDir = context.folders.run(id);
+  const kept = await readKept(runDir);
+  if (kept === undefined) return undefined;
+  const manifest = await context.integrity.manifestOf(snapshotDir, context.driver);
+  const files = machineFiles(context.folders.machine(id));
+  await using stack = new AsyncDisposableStack();
+  stack.defer(() => remove(runDir));
+  const ram = kept.hasOwnRam ? files.ram : path.join(snapshotDir, 'ram');
+  const taken = await context.driver.adopt({ id, runDir, ram, hasOwnRam: kept.hasOwnRam, overlay: files.overlay });
+  if (taken === undefined) return undefined;
+  const { vmm } = taken;
+  stack.use(vmm);
+  if (taken.status === 'fresh') return undefined;
+  const { link, secret } = await whileAlive(vmm, options.signal, async (signal) => {
+    // A suspend was cut short, before all of it was on disk.
+    if (taken.status === 'paused') await vmm.continue();
+    return openAgain(context, vmm, kept, { runDir, signal });
+  });
+  stack.use(link);
+  context.log.info({ microvmId: id, pid: vmm.pid }, 'machine taken over');
+  const owned = stack.move();
+  return new RunningMachine(context, { id, manifest, files, restored: { vmm, link, secret }, owned, isAdopted: true });
+}
+
+async function openAgain(
+  context: EngineContext,
+  vmm: Vmm,
+  kept: Kept,
+  { runDir, signal }: { runDir: string; signal: AbortSignal },
+): Promise<{ link: GuestLink; secret: string }> {
+  const socketPath = vmm.linkSocketPath;
+  if (kept.stage === 'running') {
+    const { secret } = kept;
+    const link = await openLink({ socketPath, secret, patienceMs: PATIENCE_MS, timeoutMs: LINK_TIMEOUT_MS, signal });
+    return { link, secret };
+  }
+  // Whether it took its first step is not known: it takes one now, under whichever secret it has.
+  const nextSecret = newSecret(context.ids);
+  let last: unknown;
+  for (const secret of [kept.secret, kept.previousSecret]) {
+    if (secret === null) continue;
+    await writeKept(runDir, { ...kept, secret: nextSecret, previousSecret: secret });
+    const restore = { wallClockMs: context.clock.now(), seed: context.ids.bytes(64), nextSecret };
+    try {
+      const link = await openLink({ socketPath, secret, restore, timeoutMs: OTHER_SECRET_TIMEOUT_MS, signal });
+      await writeKept(runDir, { ...kept, stage: 'running', secret: nextSecret, previousSecret: null });
+      return { link, secret: nextSecret };
+    } catch (error) {
+      signal.throwIfAborted();
+      last = error;
+    }
+  }
+  throw new MachineError('failed', `its agent does not answer: ${messageOf(last)}`);
+}

@@ -1,0 +1,116 @@
+/** A server that is killed leaves its machines running; the next one takes them over and ends what nobody owns. */
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { endpointClient } from '../support/endpoint.ts';
+import { buildImage, counterApp, untilState } from '../support/images.ts';
+import { startServer, type TestServer } from '../support/server.ts';
+
+const POLICY = { maxIdleDurationSeconds: 900, suspendedDurationSeconds: 900, autoResumeEnabled: true };
+
+describe('a server that was killed', () => {
+  let stateDir: string;
+  let server: TestServer;
+  let imageArn: string;
+
+  before(async () => {
+    stateDir = await mkdtemp(join(tmpdir(), 'rekindle-adoption-'));
+    server = await startServer({ stateDir });
+    const image = await buildImage(server, 'counter', counterApp);
+    assert.equal(image.state, 'CREATED', `${image.stateReason}\n${server.log()}`);
+    imageArn = image.imageArn;
+  });
+  after(async () => {
+    await server[Symbol.asyncDispose]();
+    await rm(stateDir, { recursive: true, force: true });
+  });
+
+  async function launch() {
+    const { microvmId = '', endpoint = '' } = await server.microvms.runMicrovm({
+      imageIdentifier: imageArn,
+      idlePolicy: POLICY,
+    });
+    return { microvmId, endpoint };
+  }
+
+  async function count(microvm: { microvmId: string; endpoint: string }): Promise<string> {
+    using client = await endpointClient(server, microvm);
+    const answer = await client.get('/count');
+    assert.equal(answer.status, 200, `${answer.body}\n${server.log().slice(-3000)}`);
+    return answer.body;
+  }
+
+  function vmmOf(microvmId: string): number {
+    const { pid } = JSON.parse(readFileSync(join(stateDir, 'run', microvmId, 'pid.json'), 'utf8')) as { pid: number };
+    return pid;
+  }
+
+  async function kill(): Promise<void> {
+    process.kill(server.pid, 'SIGKILL');
+    await server[Symbol.asyncDispose]();
+  }
+
+  async function state(microvmId: string): Promise<string | undefined> {
+    return (await server.microvms.getMicrovm({ microvmIdentifier: microvmId })).state;
+  }
+
+  test('finds its microVMs as they were: running ones in the same process, suspended ones asleep', async () => {
+    const running = await launch();
+    const suspended = await launch();
+    for (const expected of ['1', '2']) assert.equal(await count(running), expected);
+    assert.equal(await count(suspended), '1');
+    await server.microvms.suspendMicrovm({ microvmIdentifier: suspended.microvmId });
+    await untilState(server, suspended.microvmId, 'SUSPENDED');
+    const vmm = vmmOf(running.microvmId);
+
+    await kill();
+    assert.ok(existsSync(`/proc/${vmm}`), 'the machine outlives the server');
+    server = await startServer({ stateDir });
+
+    assert.deepEqual(
+      [await state(running.microvmId), await state(suspended.microvmId)],
+      ['RUNNING', 'SUSPENDED'],
+      server.log(),
+    );
+    assert.equal(await count(running), '3', 'with its memory');
+    assert.equal(vmmOf(running.microvmId), vmm, 'in the same process');
+    assert.equal(await count(suspended), '2', 'woken by a request');
+
+    await server.microvms.suspendMicrovm({ microvmIdentifier: running.microvmId });
+    await untilState(server, running.microvmId, 'SUSPENDED');
+    assert.ok(!existsSync(`/proc/${vmm}`), 'a machine that was taken over suspends like any other');
+    assert.equal(await count(running), '4');
+    for (const { microvmId } of [running, suspended]) {
+      await server.microvms.terminateMicrovm({ microvmIdentifier: microvmId });
+      await untilState(server, microvmId, 'TERMINATED');
+    }
+    assert.deepEqual(readdirSync(join(stateDir, 'microvms')), []);
+  });
+
+  test('says of a microVM whose machine ended meanwhile that it is over', async () => {
+    const microvm = await launch();
+    assert.equal(await count(microvm), '1');
+    const vmm = vmmOf(microvm.microvmId);
+    await kill();
+    process.kill(vmm, 'SIGKILL');
+    server = await startServer({ stateDir });
+    await untilState(server, microvm.microvmId, 'TERMINATED');
+    assert.deepEqual(readdirSync(join(stateDir, 'run')), []);
+  });
+
+  test('ends the machine of a microVM that was taken over when it is terminated or dies', async () => {
+    const [killed, terminated] = [await launch(), await launch()];
+    for (const microvm of [killed, terminated]) assert.equal(await count(microvm), '1');
+    await kill();
+    server = await startServer({ stateDir });
+    process.kill(vmmOf(killed.microvmId), 'SIGKILL');
+    await untilState(server, killed.microvmId, 'TERMINATED');
+    const vmm = vmmOf(terminated.microvmId);
+    await server.microvms.terminateMicrovm({ microvmIdentifier: terminated.microvmId });
+    await untilState(server, terminated.microvmId, 'TERMINATED');
+    assert.ok(!existsSync(`/proc/${vmm}`));
+  });
+});
