@@ -46,6 +46,7 @@ func Quiesce(ctx context.Context, mountPoint string, dropCaches bool) error {
 		}
 		unix.Sync()
 	}
+	releaseBalloon()
 	return nil
 }
 
