@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { formatCidr } from './cidr.ts';
 import { NOWHERE, noNetworks, parseNetworks } from './networks-file.ts';
@@ -100,4 +102,26 @@ for (const [file, sentence] of wrong) {
 
 test('a file that is no JSON is refused', () => {
   assert.throws(() => parseNetworks('{'), { code: 'INVALID', message: /not valid JSON/ });
+});
+
+test('the example in docs/NETWORKING.md is a networks file, and the page names every member there is', () => {
+  const page = readFileSync(join(import.meta.dirname, '../../docs/NETWORKING.md'), 'utf8');
+  const [, example = ''] = /```json\n([\s\S]*?)```/.exec(page) ?? [];
+  const plan = parseNetworks(example);
+  assert.equal(
+    plan.securityGroups.get('sg-db')?.egress[1]?.to.map(formatCidr).join(' '),
+    '10.30.4.0/24 192.168.7.0/25',
+  );
+  assert.deepEqual([plan.defaultEgress, plan.dns[0]], ['deny', '10.20.0.53:53']);
+  for (const change of [{}, { subnets: { 'subnet-a': { x: 1 } } }, { limits: { x: 1 } }]) {
+    assert.throws(
+      () => parse({ ...change, ...(Object.keys(change).length === 0 && { x: 1 }) }),
+      (error: Error) => {
+        const [, known = ''] = /known are: (.*)\.$/.exec(error.message) ?? [];
+        assert.ok(known !== '');
+        for (const member of known.split(', ')) assert.ok(page.includes(member), member);
+        return true;
+      },
+    );
+  }
 });
