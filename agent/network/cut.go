@@ -27,17 +27,21 @@ type tcpSocket struct {
 	id     [socketBytes]byte
 }
 
-// CutConnections ends the TCP connections that lead out of the guest: their other ends know nothing of a guest that was
-// stopped, and of one that was cloned they know too much. Who reads from one gets ECONNABORTED. It returns how many.
-func CutConnections() (int, error) {
+func withKernel[T any](work func(*netlink) (T, error)) (T, error) {
 	sockets, err := openNetlink(unix.NETLINK_INET_DIAG)
 	if err != nil {
-		return 0, err
+		return *new(T), err
 	}
 	defer sockets.close()
+	return work(sockets)
+}
+
+// cutAll ends the TCP connections that lead out of the guest: their other ends know nothing of a guest that was stopped,
+// and of one that was cloned they know too much. Who reads from one gets ECONNABORTED. It returns how many.
+func cutAll(sockets *netlink) (int, error) {
 	found, err := outgoing(sockets)
 	if err != nil {
-		return 0, fmt.Errorf("list connections: %w", err)
+		return 0, err
 	}
 	for _, socket := range found {
 		// One that ended meanwhile is as good as cut.
@@ -53,7 +57,7 @@ func outgoing(sockets *netlink) ([]tcpSocket, error) {
 	body = native.AppendUint32(body, openStates)
 	body = native.AppendUint32(body, 0)
 	var found []tcpSocket
-	err := sockets.list(listTCP, body, func(row []byte) {
+	if err := sockets.list(listTCP, body, func(row []byte) {
 		if len(row) < rowBytes {
 			return
 		}
@@ -62,8 +66,10 @@ func outgoing(sockets *netlink) ([]tcpSocket, error) {
 		if socket.leavesGuest() {
 			found = append(found, socket)
 		}
-	})
-	return found, err
+	}); err != nil {
+		return nil, fmt.Errorf("list connections: %w", err)
+	}
+	return found, nil
 }
 
 // leavesGuest is false for connections that begin and end in the guest, on whatever address of its own.

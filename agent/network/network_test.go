@@ -72,6 +72,27 @@ func TestOnlyConnectionsToElsewhereLeaveTheGuest(t *testing.T) {
 	}
 }
 
+func TestNothingIsAskedWhileTheCardHasSentNothing(t *testing.T) {
+	counter, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer counter.Close()
+	_, _ = counter.WriteString("12\n")
+	c := &Connections{sent: counter, quietAt: "12\n"}
+	if cut, err := c.Cut(); cut != 0 || err != nil {
+		t.Fatal(cut, err)
+	}
+	_, _ = counter.WriteAt([]byte("13"), 0)
+	c.quietAt = "12\n"
+	if c.count() == c.quietAt {
+		t.Fatal("a packet went by unseen")
+	}
+	if (&Connections{}).count() != "" {
+		t.Fatal("a guest without a card counts")
+	}
+}
+
 func TestABrokenAnswerOfTheKernelIsAnError(t *testing.T) {
 	n := &netlink{sequence: 1}
 	for _, bytes := range [][]byte{

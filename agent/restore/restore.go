@@ -18,7 +18,7 @@ import (
 const rndReseedCRNG = 0x5207
 
 // Apply sets the clock, mixes in the seed, then cuts the connections that led out of the guest.
-func Apply(step link.Restore) error {
+func Apply(step link.Restore, connections *network.Connections) error {
 	if err := SetClock(step.WallClockMs); err != nil {
 		return err
 	}
@@ -26,7 +26,7 @@ func Apply(step link.Restore) error {
 		return err
 	}
 	// Their other ends forgot them: an app that is not told by us hears it when it next sends.
-	if _, err := network.CutConnections(); err != nil {
+	if _, err := connections.Cut(); err != nil {
 		log.Printf("restore: %v", err)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"rekindle/agent/guestexec"
 	"rekindle/agent/imds"
 	"rekindle/agent/link"
+	"rekindle/agent/network"
 	"rekindle/agent/power"
 	"rekindle/agent/reaper"
 	"rekindle/agent/requests"
@@ -65,11 +66,12 @@ func run(ctx context.Context) error {
 	}
 	log.Printf("ready, generation %d", link.Generation)
 	app := container.New(processes, rootdisk.MountPoint)
+	connections := network.OpenConnections()
 	restored := func(step link.Restore) error {
 		credentials.Renew()
-		return restore.Apply(step)
+		return restore.Apply(step, connections)
 	}
-	return link.NewServer(port, operations(processes, app, credentials).Handler(), restored).Serve()
+	return link.NewServer(port, operations(processes, app, credentials, connections).Handler(), restored).Serve()
 }
 
 type (
@@ -111,7 +113,7 @@ func serveCredentials(ctx context.Context) (*imds.Service, error) {
 }
 
 // operations is what the host can ask for.
-func operations(processes *reaper.Reaper, app *container.App, credentials *imds.Service) requests.Table {
+func operations(processes *reaper.Reaper, app *container.App, credentials *imds.Service, connections *network.Connections) requests.Table {
 	programs := &guestexec.Programs{Processes: processes}
 	return requests.Table{
 		"tunnel":    requests.Tunnel,
@@ -135,7 +137,11 @@ func operations(processes *reaper.Reaper, app *container.App, credentials *imds.
 			return app.Status(), nil
 		}),
 		"quiesce": requests.Call(func(ctx context.Context, r quiesceRequest) (none, error) {
-			return none{}, settle.Quiesce(ctx, rootdisk.MountPoint, r.DropCaches)
+			err := settle.Quiesce(ctx, rootdisk.MountPoint, r.DropCaches)
+			if err := connections.Settle(); err != nil {
+				log.Printf("quiesce: %v", err)
+			}
+			return none{}, err
 		}),
 		"credentials.offer": requests.Call(credentials.Offer),
 		"credentials.set":   requests.Call(credentials.Set),
