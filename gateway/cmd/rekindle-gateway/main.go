@@ -1,4 +1,137 @@
 // Command rekindle-gateway is the user-space network of every microVM on a host: spec/gateway-protocol.md.
+//
+//	rekindle-gateway --dir <folder> --flows <folder> [--config <file>]
 package main
 
-func main() {}
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"rekindle/gateway/control"
+	"rekindle/gateway/dns"
+	"rekindle/gateway/flowlog"
+	"rekindle/gateway/guest"
+	"rekindle/gateway/policy"
+)
+
+const (
+	// maxProcessors: every stack starts a goroutine for each, and beyond these one host's guests gain nothing.
+	maxProcessors = 16
+	// collectAt: the heap is small and lives of pooled buffers, which every collection takes away.
+	collectAt = 400
+	// buffersOfAll bounds what the connections of all guests hold of both directions, beside the least each one gets.
+	buffersOfAll = 1 << 30
+	// flushWithin is how long the flow log may take to be written at the end.
+	flushWithin = 3 * time.Second
+	// lookAgain is how often the host's addresses are read though the kernel announced no change.
+	lookAgain = 30 * time.Second
+)
+
+func main() {
+	logger := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	code, err := run(ctx, os.Args[1:], logger)
+	if err != nil {
+		logger.Error("rekindle-gateway", "error", err.Error())
+	}
+	os.Exit(code)
+}
+
+// run returns the exit code: 2 for a call that can't work, 1 for a failure.
+func run(ctx context.Context, args []string, logger *slog.Logger) (int, error) {
+	options, err := parseOptions(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0, nil
+	}
+	if err != nil {
+		return 2, err
+	}
+	// Guests' bytes are parsed here: a hole must not be a hole in the host.
+	if os.Geteuid() == 0 || os.Getuid() == 0 {
+		return 2, errors.New("the gateway doesn't run as root; start it under a uid of its own")
+	}
+	config, err := readConfig(options.config)
+	if err != nil {
+		return 2, err
+	}
+	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), maxProcessors))
+	debug.SetGCPercent(collectAt)
+	if err := serve(ctx, options, config, logger); err != nil {
+		return 1, err
+	}
+	return 0, nil
+}
+
+func serve(ctx context.Context, options options, config config, logger *slog.Logger) error {
+	folder, err := control.Open(options.dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = folder.Close() }()
+
+	host, err := policy.NewHost(policy.HostConfig{Reachable: config.reachable, Addresses: config.hostAddresses})
+	if err != nil {
+		return err
+	}
+	go watchAddresses(ctx, host, logger)
+
+	resolver, err := dns.NewResolver(dns.ResolverConfig{Upstreams: config.upstreams})
+	if err != nil {
+		return err
+	}
+	log, err := flowlog.Open(flowlog.Config{Dir: options.flows})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), flushWithin)
+		defer cancel()
+		if err := log.Close(ctx); err != nil {
+			logger.Error("the end of the flow log was not written", "error", err.Error())
+		}
+	}()
+
+	dialer := &net.Dialer{}
+	hub, err := guest.NewHub(options.dir, log, guest.Outside{
+		Dial:     dialer.DialContext,
+		DialEcho: guest.DialEcho,
+		Resolver: resolver,
+		Host:     host,
+		Buffers:  guest.NewBudget(buffersOfAll, nil),
+		Logger:   logger,
+	})
+	if err != nil {
+		return err
+	}
+	defer hub.Close()
+
+	listener, err := folder.Listen()
+	if err != nil {
+		return err
+	}
+	server := &control.Server{Guests: hub, Host: host, Version: version(), Logger: logger}
+	logger.Info("ready", "dir", options.dir)
+	if err := server.Serve(ctx, listener); err != nil {
+		return fmt.Errorf("serving: %w", err)
+	}
+	return nil
+}
+
+// version is that of the build, for people who compare.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version + " " + info.GoVersion
+	}
+	return "unknown"
+}
