@@ -95,7 +95,7 @@ async function goParts(
     process.env.REKINDLE_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'rekindle');
   const common = goEnvironment(process.env, cacheDir);
   const go = await findGo({ env: process.env, cacheDir, signal });
-  for (const module of ['agent', 'scripts/tsc']) {
+  for (const module of ['agent', 'gateway', 'scripts/tsc']) {
     const moduleDir = join(repoDir, module);
     const env = { ...common, ...(module === 'agent' && { GOEXPERIMENT: AGENT_EXPERIMENT }) };
     await part(`go vet (${module})`, () => check(needed(go), ['vet', './...'], { cwd: moduleDir, env, signal }));
