@@ -68,7 +68,7 @@ func parseRule(raw json.RawMessage, ranges []specialRange) (*rule, error) {
 	var members map[string]json.RawMessage
 	switch kind {
 	case kindInternet:
-		members, err = object(raw, "id", "kind", "protocols")
+		members, err = object(raw, "id", "kind", "protocols", "ports?")
 	case kindCIDR:
 		members, err = object(raw, "id", "kind", "cidr", "protocols", "ports")
 	case kindDomain:
@@ -108,8 +108,10 @@ func (r *rule) read(members map[string]json.RawMessage, ranges []specialRange) e
 	var err error
 	switch r.kind {
 	case kindInternet:
-		r.protocols, err = parseProtocols(members["protocols"])
-		return err
+		if r.protocols, err = parseProtocols(members["protocols"]); err != nil {
+			return err
+		}
+		return r.readInternetPorts(members["ports"])
 	case kindCIDR:
 		if r.protocols, err = parseProtocols(members["protocols"]); err != nil {
 			return err
@@ -130,6 +132,22 @@ func (r *rule) read(members map[string]json.RawMessage, ranges []specialRange) e
 		return r.readDomain(members, ranges)
 	}
 	return fmt.Errorf("kind %q is unknown", r.kind)
+}
+
+// readInternetPorts: left out, all are meant.
+func (r *rule) readInternetPorts(raw json.RawMessage) error {
+	if raw == nil {
+		r.ports = []portRange{{1, 65535}}
+		return nil
+	}
+	var err error
+	if r.ports, err = parsePorts(raw); err != nil {
+		return err
+	}
+	if len(r.ports) == 0 {
+		return errors.New("ports: none given; name some, or leave the member out for all")
+	}
+	return nil
 }
 
 func (r *rule) readDomain(members map[string]json.RawMessage, ranges []specialRange) error {

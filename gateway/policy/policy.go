@@ -179,7 +179,7 @@ func (p *Policy) fits(r *rule, protocol Protocol, port uint16) string {
 		return ReasonProtocol
 	case protocol == ICMP:
 		return ""
-	case port == 0 || r.kind != kindInternet && !r.hasPort(port):
+	case port == 0 || !r.hasPort(port):
 		return ReasonPort
 	case p.dns != DNSOpen && (port == 53 || port == 853) && !r.namesPort(port):
 		return ReasonForeignResolver

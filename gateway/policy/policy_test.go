@@ -98,6 +98,21 @@ func TestInternetIsEveryPublicAddressAndNoOther(t *testing.T) {
 	}
 }
 
+func TestAnInternetRuleGivesItsPortsOnly(t *testing.T) {
+	p := mustParse(t, testHost(t), `{"dns":"open","rules":[
+		{"id":"web","kind":"internet","protocols":["tcp"],"ports":[[443,443],[8000,8100]]},
+		{"id":"ping","kind":"internet","protocols":["icmp"]}]}`)
+	check(t, p, TCP, "1.1.1.1:443", "web", "")
+	check(t, p, TCP, "1.1.1.1:8100", "web", "")
+	check(t, p, ICMP, "1.1.1.1:0", "ping", "")
+	check(t, p, TCP, "10.0.0.1:443", "", ReasonPrivate)
+	for _, to := range []string{"1.1.1.1:80", "1.1.1.1:8101", "1.1.1.1:0"} {
+		if v := p.Connect(TCP, netip.MustParseAddrPort(to), nil, time.Now()); v.Allowed {
+			t.Errorf("%s is allowed by %s", to, v.Rule)
+		}
+	}
+}
+
 func TestReachableOpensPrivateAddressesButNeverTheHostOrItsLink(t *testing.T) {
 	p := mustParse(t, testHost(t, "10.0.0.0/8", "203.0.113.0/24", "100.64.0.0/10"), internetOnly)
 	check(t, p, TCP, "10.1.2.3:80", "net", "")

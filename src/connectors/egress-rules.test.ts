@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import type { EgressRule } from '../engine/index.ts';
 import { parseDomains } from './domains.ts';
@@ -46,6 +48,7 @@ const plan = planOf({
       members: ['10.2.9.0/28'],
     },
     'sg-web': { egress: [{ to: '0.0.0.0/0', protocol: 'tcp', ports: [443] }] },
+    'sg-wide': { egress: [{ to: '8.0.0.0/6', protocol: 'udp' }] },
     'sg-none': { egress: [] },
   },
   prefixLists: { 'pl-mirrors': ['192.168.7.0/25', '172.16.0.0/12'] },
@@ -90,11 +93,15 @@ test('only a subnet that has a way to the internet leads there, and only on the 
     isolated.map((rule) => rule.kind === 'cidr' && rule.cidr),
     ['10.1.0.0/16'],
   );
-  const web = rulesOf(plan, { SubnetIds: ['subnet-i'], SecurityGroupIds: ['sg-web'] });
-  const ranges = web.map((rule) => (rule.kind === 'cidr' ? rule.cidr : rule.kind));
-  assert.ok(web.every((rule) => rule.kind === 'cidr' && JSON.stringify(rule.ports) === '[[443,443]]'));
-  assert.ok(ranges.includes('10.3.0.0/16') && ranges.includes('8.0.0.0/7') && ranges.includes('10.99.0.0/16'));
-  assert.ok(!ranges.some((range) => /^(0|127|169\.254)\./.test(String(range))), ranges.join(' '));
+  assert.deepEqual(rulesOf(plan, { SubnetIds: ['subnet-i'], SecurityGroupIds: ['sg-web'] }), [
+    { id: 'nc-1/sg-web/0', kind: 'internet', protocols: ['tcp'], ports: [[443, 443]] },
+    { id: 'nc-1/sg-web/0', kind: 'cidr', cidr: '10.3.0.0/16', protocols: ['tcp'], ports: [[443, 443]] },
+  ]);
+  const wide = rulesOf(plan, { SubnetIds: ['subnet-i'], SecurityGroupIds: ['sg-wide'] });
+  assert.deepEqual(
+    wide.map((rule) => rule.kind === 'cidr' && rule.cidr),
+    ['10.3.0.0/16', '8.0.0.0/7', '11.0.0.0/8', '10.99.0.0/16'],
+  );
 });
 
 test('a domain list leaves only names, which lead to public addresses and to what the groups allow of the subnets', () => {
@@ -146,4 +153,46 @@ test('a connector whose rules are more than the gateway takes is refused, not cu
   const configuration = { VpcEgressConfiguration: { SubnetIds: ['subnet-w'], SecurityGroupIds: ['sg-w'] } };
   const ruling = rulingOf({ id: 'nc-1', configuration, domains: null }, wide);
   assert.equal(ruling.kind === 'invalid' && ruling.reason.code, 'InternalError');
+});
+
+test('a group that names a metadata service gets nothing there, and the rest of its rules stay', () => {
+  const odd = planOf({
+    subnets: { 'subnet-a': { cidrs: ['168.63.129.0/24'], internet: true } },
+    securityGroups: {
+      'sg-a': { egress: [{ to: '168.63.129.16/32' }, { to: '169.254.169.254/32' }, { to: '168.63.129.8/32' }] },
+    },
+  });
+  assert.deepEqual(
+    rulesOf(odd, { SubnetIds: ['subnet-a'], SecurityGroupIds: ['sg-a'] }).map(
+      (rule) => rule.kind === 'cidr' && rule.cidr,
+    ),
+    ['168.63.129.8/32'],
+  );
+});
+
+/** `gateway/policy/connectors_test.go` reads the same file with the gateway's parser. */
+test('spec/egress-policies.json holds what connectors come to', () => {
+  const names = [
+    { name: '*.example.com', ports: [443, '8000-8100'] },
+    { name: 'db.corp.example', ports: [5432], content: 'opaque' },
+  ];
+  const policy = (dns: string, rules: readonly EgressRule[]) => ({ dns, rules });
+  const made = {
+    'no connector': policy('off', []),
+    'subnets without groups': policy('open', rulesOf(plan, { SubnetIds: ['subnet-a', 'subnet-i'] })),
+    groups: policy('open', rulesOf(plan, { SubnetIds: ['subnet-b'], SecurityGroupIds: ['sg-db'] })),
+    'the internet on one port': policy(
+      'open',
+      rulesOf(plan, { SubnetIds: ['subnet-i'], SecurityGroupIds: ['sg-web'] }),
+    ),
+    domains: policy('listed', rulesOf(plan, { SubnetIds: ['subnet-b'], SecurityGroupIds: ['sg-db'] }, names)),
+    'the longest name': policy(
+      'listed',
+      rulesOf(plan, { SubnetIds: [NOWHERE] }, [
+        { name: `*.${'a'.repeat(61)}.${'b'.repeat(63)}.${'c'.repeat(63)}.${'d'.repeat(63)}` },
+      ]),
+    ),
+  };
+  const file = join(import.meta.dirname, '../../spec/egress-policies.json');
+  assert.deepEqual(JSON.parse(readFileSync(file, 'utf8')), JSON.parse(JSON.stringify(made)), JSON.stringify(made));
 });

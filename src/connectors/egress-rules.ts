@@ -6,7 +6,7 @@
  * the subnets that the groups allow on all of the name's ports. Rule ids name connector, group and rule: they are read in the flow log.
  */
 import type { EgressRule } from '../engine/index.ts';
-import { type Cidr, formatCidr, intersect, publicPartsOf } from './cidr.ts';
+import { type Cidr, formatCidr, intersect, leadsNowhere, publicPartsOf } from './cidr.ts';
 import type { AllowedDomain } from './domains.ts';
 import type { GroupRule, NetworkPlan, SecurityGroup, Subnet } from './networks-file.ts';
 import { covers, EVERY_PORT } from './ports.ts';
@@ -76,40 +76,36 @@ function addressRules(
 ): EgressRule[] {
   const own = subnets.flatMap(({ cidrs }) => cidrs);
   const hasInternet = subnets.some(({ internet }) => internet);
-  const found: EgressRule[] = [];
-  for (const [name, { egress }] of groups) {
-    egress.forEach((rule, i) => {
-      const { protocols, ports } = rule;
+  return [...groups].flatMap(([name, { egress }]) =>
+    egress.flatMap((rule, i) => {
       const ruleId = name === 'default' ? `${id}/default` : `${id}/${name}/${i}`;
-      const cidrRule = (cidr: string): EgressRule => ({ id: ruleId, kind: 'cidr', cidr, protocols, ports });
-      const ranges = new Set(
-        rule.to.flatMap((to) =>
-          own
-            .map((cidr) => intersect(to, cidr))
-            .filter((c) => c !== undefined)
-            .map(formatCidr),
-        ),
-      );
-      if (hasInternet) {
-        if (isEverything(rule)) found.push({ id: ruleId, kind: 'internet', protocols });
-        else for (const cidr of internetPartsOf(rule.to, reachable)) ranges.add(cidr);
-      }
-      found.push(...[...ranges].map(cidrRule));
-    });
-  }
-  return found;
+      const { protocols, ports, to } = rule;
+      const whole = hasInternet && to.some(({ bits }) => bits === 0);
+      const beyond = hasInternet && !whole ? to.flatMap((range) => internetPartsOf(range, reachable)) : [];
+      const cidrs = distinct([...commonParts(to, own), ...beyond]);
+      const all = whole ? [internetRule(ruleId, rule)] : [];
+      return [...all, ...cidrs.map((cidr): EgressRule => ({ id: ruleId, kind: 'cidr', cidr, protocols, ports }))];
+    }),
+  );
 }
 
-/** Only that can be said with the kind `internet`; what is narrower is spelled out in ranges. */
-function isEverything({ to, ports }: GroupRule): boolean {
-  return to.some(({ bits }) => bits === 0) && covers(ports, [EVERY_PORT]);
+function commonParts(some: readonly Cidr[], others: readonly Cidr[]): Cidr[] {
+  return some.flatMap((one) => others.map((other) => intersect(one, other)).filter((part) => part !== undefined));
 }
 
-function internetPartsOf(to: readonly Cidr[], reachable: readonly Cidr[]): string[] {
-  return to.flatMap((range) => {
-    const listed = reachable.map((cidr) => intersect(range, cidr)).filter((cidr) => cidr !== undefined);
-    return [...publicPartsOf(range), ...listed].map(formatCidr);
-  });
+/** Without what the gateway would refuse a whole policy for: a group may name a metadata service, its subnet the range around it. */
+function distinct(ranges: readonly Cidr[]): string[] {
+  return [...new Set(ranges.filter((range) => !leadsNowhere(range)).map(formatCidr))];
+}
+
+function internetRule(id: string, { protocols, ports }: GroupRule): EgressRule {
+  const rule = { id, kind: 'internet', protocols } as const;
+  return covers(ports, [EVERY_PORT]) ? rule : { ...rule, ports };
+}
+
+/** What is narrower than the internet is spelled out: a range as it is written could hold what is not public. */
+function internetPartsOf(range: Cidr, reachable: readonly Cidr[]): Cidr[] {
+  return [...publicPartsOf(range), ...commonParts([range], reachable)];
 }
 
 /** A name's public addresses come with the name; only the operator's own have to be listed. */

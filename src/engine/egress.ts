@@ -10,7 +10,13 @@ export type PortRange = readonly [from: number, to: number];
 
 export type EgressRule =
   /** Public unicast addresses: no loopback, link-local, metadata, private, CGNAT, multicast or host address. */
-  | { readonly id: string; readonly kind: 'internet'; readonly protocols: readonly EgressProtocol[] }
+  | {
+      readonly id: string;
+      readonly kind: 'internet';
+      readonly protocols: readonly EgressProtocol[];
+      /** Absent: all. */
+      readonly ports?: readonly PortRange[];
+    }
   /** Addresses an operator named; the only way to what is not public. */
   | {
       readonly id: string;
