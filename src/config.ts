@@ -36,6 +36,8 @@ export interface Config {
   readonly onShutdown: 'suspend' | 'terminate';
   /** How long that may take before the server ends anyway. */
   readonly shutdownSeconds: number;
+  /** Memory that microVMs may be promised together; undefined: the host's, less what others need. */
+  readonly memoryBudgetMiB: number | undefined;
   /** What the account may have and how often it may call. */
   readonly quotas: Quotas;
   /** File that says what subnets and security groups stand for; undefined: there are none. */
@@ -152,6 +154,13 @@ export const SETTINGS = {
     help: 'how long stopping may take at most',
     fallback: '30',
   },
+  memoryBudget: {
+    flag: '--memory-budget',
+    env: 'REKINDLE_MEMORY_BUDGET',
+    value: '<MiB>',
+    help: 'memory that running microVMs may be promised together, by their minimum memory',
+    fallback: "the host's, less 1 GiB",
+  },
   quotas: {
     flag: '--quotas',
     env: 'REKINDLE_QUOTAS',
@@ -193,6 +202,7 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     logLevel: oneOf(raw('logLevel'), ['info', 'debug', 'warn', 'error', 'silent']),
     onShutdown: oneOf(raw('onShutdown'), ['suspend', 'terminate']),
     shutdownSeconds: optional(raw('shutdownSeconds'), (found) => integer(found, 1, 3600)) ?? 30,
+    memoryBudgetMiB: optional(raw('memoryBudget'), (found) => integer(found, 512, 100_000_000)),
     quotas: quotas(raw('quotas'), region),
     networks: optional(raw('networks'), path),
     defaultEgress: optional(raw('defaultEgress'), (found) => oneOf(found, ['aws', 'deny'])),

@@ -11,10 +11,13 @@ import { ArtifactError, createArtifacts, createObjectStore, type ObjectStore } f
 import { type Config, DEFAULT_API_PORT } from './config.ts';
 import { createConnectors, openNetworks } from './connectors/index.ts';
 import {
+  createBudget,
   createEngine,
   type Engine,
   type HostCheck,
   type HostReport,
+  hostGauges,
+  hostLimits,
   inspectHost,
   loadRuntime,
   type Runtime,
@@ -57,6 +60,7 @@ const KEEP_ALIVE_MS = 65_000;
 /** What is left of the shutdown deadline for closing once the microVMs were seen to. */
 const CLOSE_MS = 10_000;
 const POLL_MS = 20;
+const PRESSURE_WATCH_MS = 1000;
 
 /** @throws DomainError, MachineError, StoreError: sentences for the operator */
 export async function startServer(config: Config, options: ServerOptions): Promise<Server> {
@@ -126,6 +130,8 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       region,
       log: log.child({ room: 'microvms' }),
       memoryQuotaMiB: quotas.memoryMiB,
+      budget: createBudget(hostLimits(engine.host.cpus, config.memoryBudgetMiB), hostGauges(stateDir)),
+      pressureWatchMs: PRESSURE_WATCH_MS,
     }),
   );
   ingress.serve(microvms);

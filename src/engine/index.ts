@@ -3,6 +3,15 @@ export { type PrepareOptions, prepareBuilder } from './build/builder.ts';
 export { createEngine, type EngineOptions } from './create-engine.ts';
 export * from './egress.ts';
 export * from './engine.ts';
+export {
+  type Budget,
+  type BudgetLimits,
+  createBudget,
+  hostGauges,
+  hostLimits,
+  type Need,
+  unboundedBudget,
+} from './host/budget.ts';
 export { type HostCheck, inspectHost } from './host/inspect.ts';
 export { JAIL_FILES, JAIL_FOLDERS } from './jail/places.ts';
 export { loadRuntime } from './load-runtime.ts';

@@ -6,7 +6,14 @@ import assert from 'node:assert/strict';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { type Connectors, ingressPolicy } from '../connectors/index.ts';
-import type { Engine, FlowRecord, LogLine, Machine } from '../engine/index.ts';
+import {
+  type Budget,
+  type Engine,
+  type FlowRecord,
+  type LogLine,
+  type Machine,
+  unboundedBudget,
+} from '../engine/index.ts';
 import { HOLDING_STATES, type Images, type PageRequest } from '../images/index.ts';
 import {
   type Clock,
@@ -22,6 +29,7 @@ import {
 } from '../lib/index.ts';
 import { type Claim, DueClock, type Page, readPage, type Store } from '../store/index.ts';
 import { AppLogs } from './app-log.ts';
+import { Capacity } from './capacity.ts';
 import { MachineEgress } from './egress.ts';
 import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
 import { FlowReaders } from './flows.ts';
@@ -68,6 +76,10 @@ export interface MicrovmsOptions {
   readonly endpointLingerMs?: number;
   /** Default 1 s. */
   readonly collectLogsAfterMs?: number;
+  /** What the host can carry; default unbounded. */
+  readonly budget?: Budget;
+  /** How often to look whether its memory runs short all the same; default never. */
+  readonly pressureWatchMs?: number;
   /** Memory of all microVMs that have not ended; default unbounded. */
   readonly memoryQuotaMiB?: number | undefined;
 }
@@ -108,6 +120,7 @@ class MicrovmsRoom implements Microvms {
   readonly #reconciler: Reconciler;
   readonly #due: DueClock<Microvm>;
   readonly #memory: MemoryQuota;
+  readonly #capacity: Capacity;
   readonly #lingering = new Set<Disposable>();
 
   constructor(
@@ -125,6 +138,7 @@ class MicrovmsRoom implements Microvms {
     const clock = this.#clock;
     this.#stepTimeoutMs = options.stepTimeoutMs ?? 60_000;
     this.#memory = new MemoryQuota(options.memoryQuotaMiB);
+    this.#capacity = new Capacity(options.budget ?? unboundedBudget(), clock);
     this.#live = new LiveMachines(clock);
     this.#logs = new AppLogs(path.join(options.stateDir, 'logs', 'microvms'), log);
     this.#egress = new MachineEgress({ connectors: options.connectors, engine: options.engine, clock, log });
@@ -163,11 +177,15 @@ class MicrovmsRoom implements Microvms {
   async start(): Promise<void> {
     await this.#elapsed.note();
     await this.#o.store.forgetClaims(this.#clock.now() - CLAIM_RETENTION_MS);
-    for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) this.#memory.hold(body.id, body.memoryMiB);
+    for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) {
+      this.#memory.hold(body.id, body.memoryMiB);
+      this.#capacity.settle(body);
+    }
     for await (const { body } of this.#ledger.inStates(ADDRESSED_STATES)) await this.#reopenEndpoint(body);
     await this.#recover();
     await this.#sweep();
     await this.#due.start();
+    if (this.#o.pressureWatchMs !== undefined) this.#capacity.watch(this.#o.pressureWatchMs, () => this.#relieve());
   }
 
   async run(input: RunMicrovmInput): Promise<MicrovmView> {
@@ -180,6 +198,8 @@ class MicrovmsRoom implements Microvms {
     await using stack = new AsyncDisposableStack();
     stack.defer(() => this.#memory.release(id));
     this.#memory.take(id, version.memoryMiB);
+    stack.defer(() => this.#capacity.release(id));
+    this.#capacity.take(id, version.memoryMiB);
     const endpoint = await this.#o.endpoints.open({ microvmId: id, endpointId, port: null });
     stack.defer(() => this.#o.endpoints.close(id));
     for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
@@ -190,6 +210,7 @@ class MicrovmsRoom implements Microvms {
         // The version was changed or is going, in the same moment.
         ({ version, draft } = await this.#draft(input));
         this.#memory.take(id, version.memoryMiB);
+        this.#capacity.take(id, version.memoryMiB);
         continue;
       }
       assert.equal(result.kind, 'written', `the new id ${id} is taken`);
@@ -225,7 +246,7 @@ class MicrovmsRoom implements Microvms {
   }
 
   resume(microvmId: string): Promise<void> {
-    return this.#command(microvmId, { type: 'resume' });
+    return this.#resume(microvmId);
   }
 
   terminate(microvmId: string): Promise<void> {
@@ -313,6 +334,7 @@ class MicrovmsRoom implements Microvms {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#due[Symbol.dispose]();
     this.#flows[Symbol.dispose]();
+    this.#capacity[Symbol.dispose]();
     for (const timer of this.#lingering) timer[Symbol.dispose]();
     this.#live.refuseAll('The server is stopping.');
     await this.#egress[Symbol.asyncDispose]();
@@ -348,6 +370,7 @@ class MicrovmsRoom implements Microvms {
       default:
         record satisfies never;
     }
+    this.#capacity.settle(record);
     this.#reconciler.kick(record);
     this.#due.consider(dueAt(record));
   }
@@ -367,7 +390,7 @@ class MicrovmsRoom implements Microvms {
       this.#live.refuse(id, `The MicroVM ${id} could not be resumed.`);
       return;
     }
-    this.#command(id, { type: 'resume' }).catch((error: unknown) => {
+    this.#resume(id).catch((error: unknown) => {
       this.#log.error({ microvmId: id, error: messageOf(error) }, 'a microVM could not be resumed for its traffic');
       this.#live.refuse(id, `The MicroVM ${id} could not be resumed.`);
     });
@@ -423,8 +446,37 @@ class MicrovmsRoom implements Microvms {
       case 'SUSPENDED':
         if (record.idlePolicy?.autoResumeEnabled !== true) {
           throw new DomainError('CONFLICT', `The MicroVM ${id} is suspended and does not resume by itself.`);
+  /** A suspended one has no share of the host: it takes one again first. @throws DomainError `CONFLICT` when there is none */
+  async #resume(id: string): Promise<void> {
+    const record = await this.#ledger.get(id);
+    if (record.state !== 'SUSPENDED') return this.#command(id, { type: 'resume' });
+    this.#capacity.takeAgain(record);
+    try {
+      await this.#command(id, { type: 'resume' });
+    } catch (error) {
+      // It ended meanwhile.
+      this.#capacity.settle(await this.#ledger.get(id));
+      throw error;
+    }
+  }
+
+  /** Memory runs short: who was idle the longest makes room, of those that come back by themselves. */
+  #relieve(): boolean {
+    const idle = this.#live
+      .all()
+      .filter(({ serving }) => serving)
+      .toSorted((a, b) => a.lastActivityMs - b.lastActivityMs)[0];
+    if (idle === undefined) return false;
+    const { id } = idle.machine;
+    this.#log.warn({ microvmId: id }, "the host's memory runs short: suspending the microVM that was idle the longest");
+    this.#ledger.apply(id, { type: 'suspend', cause: 'idle' }).catch((error: unknown) => {
+      this.#log.error({ microvmId: id, error: messageOf(error) }, 'it could not be suspended');
+    });
+    return true;
+  }
+
         }
-        await this.#command(id, { type: 'resume' });
+        await this.#resume(id);
         break;
       case 'EXITED':
       case 'TERMINATING':

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type Connectors, createConnectors, fixedNetworks, parseNetworks } from '../connectors/index.ts';
 import {
+  type Budget,
   createFakeDisk,
   createFakeEngine,
   type FakeDisk,
@@ -39,6 +40,8 @@ interface Setup {
   readonly hooks?: Hooks;
   readonly concurrentLaunches?: number;
   readonly memoryQuotaMiB?: number;
+  readonly budget?: Budget;
+  readonly pressureWatchMs?: number;
   readonly stateDir?: string;
   readonly disk?: FakeDisk;
   readonly clock?: TestClock;
@@ -92,6 +95,8 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
       close: async (id) => void endpoints.push(`close ${id}`),
     },
     memoryQuotaMiB: setup.memoryQuotaMiB,
+    ...(setup.budget && { budget: setup.budget }),
+    ...(setup.pressureWatchMs && { pressureWatchMs: setup.pressureWatchMs }),
     ...(setup.concurrentLaunches && { concurrentLaunches: setup.concurrentLaunches }),
   });
   await microvms.start();

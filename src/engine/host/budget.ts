@@ -53,6 +53,15 @@ const OVERHEAD_MIB = 96;
 /** What the kernel must always be able to give: the server, the page cache of the snapshots, everybody else. */
 const MIN_AVAILABLE_MEMORY_MIB = 512;
 
+/** Refuses nothing. */
+export function unboundedBudget(): Budget {
+  const all = Number.POSITIVE_INFINITY;
+  return createBudget(
+    { memoryMiB: all, cpus: all, machines: all },
+    { availableMemoryMiB: () => all, freeDiskMiB: () => all },
+  );
+}
+
 export function createBudget(limits: BudgetLimits, gauges: Gauges): Budget {
   return new HostBudget(limits, gauges);
 }
