@@ -428,24 +428,6 @@ class MicrovmsRoom implements Microvms {
     }
   }
 
-  async #command(id: string, event: Event): Promise<void> {
-    const outcome = await this.#ledger.apply(id, event);
-    if (outcome.kind === 'refused') throw outcome.error;
-  }
-
-  /** Does what traffic may do to get the microVM running; the waiter was registered before. */
-  async #rouse(id: string, waiter: PromiseWithResolvers<Machine>): Promise<void> {
-    const record = await this.#ledger.get(id);
-    switch (record.state) {
-      case 'RUNNING': {
-        const machine = this.#live.serving(id);
-        if (machine !== undefined) waiter.resolve(machine);
-        break;
-      }
-      case 'SUSPENDING':
-      case 'SUSPENDED':
-        if (record.idlePolicy?.autoResumeEnabled !== true) {
-          throw new DomainError('CONFLICT', `The MicroVM ${id} is suspended and does not resume by itself.`);
   /** A suspended one has no share of the host: it takes one again first. @throws DomainError `CONFLICT` when there is none */
   async #resume(id: string): Promise<void> {
     const record = await this.#ledger.get(id);
@@ -475,6 +457,24 @@ class MicrovmsRoom implements Microvms {
     return true;
   }
 
+  async #command(id: string, event: Event): Promise<void> {
+    const outcome = await this.#ledger.apply(id, event);
+    if (outcome.kind === 'refused') throw outcome.error;
+  }
+
+  /** Does what traffic may do to get the microVM running; the waiter was registered before. */
+  async #rouse(id: string, waiter: PromiseWithResolvers<Machine>): Promise<void> {
+    const record = await this.#ledger.get(id);
+    switch (record.state) {
+      case 'RUNNING': {
+        const machine = this.#live.serving(id);
+        if (machine !== undefined) waiter.resolve(machine);
+        break;
+      }
+      case 'SUSPENDING':
+      case 'SUSPENDED':
+        if (record.idlePolicy?.autoResumeEnabled !== true) {
+          throw new DomainError('CONFLICT', `The MicroVM ${id} is suspended and does not resume by itself.`);
         }
         await this.#resume(id);
         break;
