@@ -295,7 +295,7 @@ describe('the engine on real machines', { skip }, () => {
   });
 
   test('what a crashed server left running is found and ended', async () => {
-    const lost = await openEngine(stateDir);
+    await using lost = await openEngine(stateDir);
     const machine = await lost.launch({ id: 'vm-13', snapshotDir }, {});
     assert.deepEqual(await engine.residue(), ['vm-13']);
     await engine.destroy('vm-13');
