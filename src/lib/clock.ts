@@ -51,11 +51,14 @@ export class TestClock implements Clock {
   #monotonicMs: number;
   #boot = 1;
   #bootMs = 0;
+  readonly #turns: number;
   #timers = new Set<{ dueAtMs: number; callback: () => void }>();
 
-  constructor(startAtMs = 1_800_000_000_000) {
+  /** `turns` of the event loop that what a timer sets off may take before the next timer. */
+  constructor({ startAtMs = 1_800_000_000_000, turns = 10 } = {}) {
     this.#nowMs = startAtMs;
     this.#monotonicMs = startAtMs;
+    this.#turns = turns;
   }
 
   now(): number {
@@ -104,10 +107,10 @@ export class TestClock implements Clock {
       this.#timers.delete(next);
       this.#moveTo(Math.max(this.#monotonicMs, next.dueAtMs));
       next.callback();
-      await settle();
+      await settle(this.#turns);
     }
     this.#moveTo(endMs);
-    await settle();
+    await settle(this.#turns);
   }
 
   #nextBefore(endMs: number): { dueAtMs: number; callback: () => void } | undefined {
@@ -127,6 +130,6 @@ export class TestClock implements Clock {
 }
 
 /** Lets every promise and immediate that is ready run. */
-async function settle(): Promise<void> {
-  for (let i = 0; i < 10; i++) await new Promise((resolve) => setImmediate(resolve));
+async function settle(turns: number): Promise<void> {
+  for (let i = 0; i < turns; i++) await new Promise((resolve) => setImmediate(resolve));
 }

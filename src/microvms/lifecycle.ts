@@ -447,6 +447,7 @@ function commonOf(record: Microvm): Common {
     id: record.id,
     imageArn: record.imageArn,
     imageVersion: record.imageVersion,
+    ...(record.principal !== undefined && { principal: record.principal }),
     memoryMiB: record.memoryMiB,
     endpointId: record.endpointId,
     endpoint: record.endpoint,

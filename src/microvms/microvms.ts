@@ -33,7 +33,7 @@ import { Capacity } from './capacity.ts';
 import { MachineEgress } from './egress.ts';
 import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
 import { FlowReaders } from './flows.ts';
-import { Ledger } from './ledger.ts';
+import { Ledger, type MicrovmRow } from './ledger.ts';
 import { dueAt, type Event, type Microvm, type Moment, type Pending, type Running } from './lifecycle.ts';
 import { LiveMachines } from './live.ts';
 import { MemoryQuota } from './memory-quota.ts';
@@ -175,8 +175,8 @@ class MicrovmsRoom implements Microvms {
   }
 
   async start(): Promise<void> {
-    await this.#elapsed.note();
-    await this.#o.store.forgetClaims(this.#clock.now() - CLAIM_RETENTION_MS);
+    await this.#elapsed.start();
+    await this.#forgetClaims();
     for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) {
       this.#memory.hold(body.id, body.memoryMiB);
       this.#capacity.settle(body);
@@ -401,12 +401,30 @@ class MicrovmsRoom implements Microvms {
     const slots = new Slots(CONCURRENT_RECOVERIES);
     const under: Promise<void>[] = [];
     for await (const row of this.#ledger.inStates(UNSETTLED_STATES)) {
-      const ended = await this.#ledger.apply(row.id, { type: 'due' }, { revision: row.revision });
-      if (ended.kind === 'moved') continue;
+      if (await this.#isOver(row)) continue;
       const slot = await slots.acquire();
       under.push(this.#reconciler.recover(row).finally(() => slot[Symbol.dispose]()));
     }
     await Promise.all(under);
+  }
+
+  /** Ends it when its time has come; what cannot be written down now is due again later. */
+  async #isOver({ id, revision }: MicrovmRow): Promise<boolean> {
+    try {
+      return (await this.#ledger.apply(id, { type: 'due' }, { revision })).kind === 'moved';
+    } catch (error) {
+      this.#log.error({ microvmId: id, error: messageOf(error) }, 'its end could not be written down yet');
+      return false;
+    }
+  }
+
+  /** Housekeeping: a disk that is full must not keep the server from starting. */
+  async #forgetClaims(): Promise<void> {
+    try {
+      await this.#o.store.forgetClaims(this.#clock.now() - CLAIM_RETENTION_MS);
+    } catch (error) {
+      this.#log.warn({ error: messageOf(error) }, 'old client tokens could not be forgotten');
+    }
   }
 
   async #draft(input: RunMicrovmInput) {

@@ -7,6 +7,7 @@
  * what is there: a machine of the record's epoch, a complete suspended state, neither. And no engine call for a microVM
  * begins before the one before it came back; one that never does ends the microVM.
  */
+import { isDeepStrictEqual } from 'node:util';
 import type { Egress, Engine, LaunchRequest, Machine, MachineExit } from '../engine/index.ts';
 import { type Clock, type Logger, MachineError, messageOf, Slots, withDeadline } from '../lib/index.ts';
 import type { AppLogs, LogCollection } from './app-log.ts';
@@ -22,7 +23,6 @@ import {
   REASONS,
   type Resuming,
   type Running,
-  type State,
   type Suspending,
   type Terminating,
 } from './lifecycle.ts';
@@ -55,7 +55,7 @@ const MAX_RETRY_MS = 60_000;
 const FIRST_RETRY_MS = 1000;
 
 interface Job {
-  readonly state: State;
+  readonly record: Microvm;
   readonly stop: AbortController;
   again: boolean;
 }
@@ -88,7 +88,7 @@ export class Reconciler implements AsyncDisposable {
     }
     job.again = true;
     const ends = record.state === 'TERMINATING' || record.state === 'EXITED';
-    if (ends && job.state !== record.state) job.stop.abort(new Error('the microVM is coming to its end'));
+    if (ends && job.record.state !== record.state) job.stop.abort(new Error('the microVM is coming to its end'));
   }
 
   /** At the start of a server: brings a record that has or had a machine together with what is there. */
@@ -100,10 +100,7 @@ export class Reconciler implements AsyncDisposable {
     }
     if (record.state !== 'RUNNING') return;
     const machine = await this.#adopt(record);
-    if (machine === undefined) {
-      await this.#o.ledger.apply(record.id, { type: 'lost', epoch: record.epoch });
-      return;
-    }
+    if (machine === undefined) return this.#report(record.id, { type: 'lost', epoch: record.epoch });
     this.#o.live.add(machine, record.epoch);
     this.#o.onAdopted(record, revision);
     this.#watch(machine, record.epoch);
@@ -118,17 +115,19 @@ export class Reconciler implements AsyncDisposable {
     const { id } = record;
     let next: Microvm | undefined = record;
     while (next !== undefined && isTransient(next) && !this.#disposed) {
-      const job: Job = { state: next.state, stop: new AbortController(), again: false };
+      const job: Job = { record: next, stop: new AbortController(), again: false };
       this.#jobs.set(id, job);
       try {
         await this.#step(next, job.stop.signal);
-        this.#forgetRetry(id);
-        this.#unsure.delete(id);
         // A kick during the read may be about a later state than the one read.
         do {
           job.again = false;
           next = await this.#o.ledger.find(id);
         } while (job.again);
+        // What it waits for was not written down yet: at once again would be for ever.
+        if (isDeepStrictEqual(next, job.record)) throw new Error(`the ${job.record.state} step changed nothing`);
+        this.#forgetRetry(id);
+        this.#unsure.delete(id);
       } catch (error) {
         this.#unsure.add(id);
         this.#retryLater(id, error, () => this.#kickAgain(id));

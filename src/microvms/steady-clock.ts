@@ -19,6 +19,8 @@ interface Mark {
 
 const ROW_ID = 'elapsed-time';
 const NOTE_EVERY_MS = 3_600_000;
+/** How soon it is noticed that the wall clock was set; until it is noted, a boot of the host would count the step as time. */
+const LOOK_EVERY_MS = 60_000;
 /** A difference that NTP does not make by slewing. */
 const JUMP_MS = 10_000;
 /** Both readings are rounded. */
@@ -34,6 +36,7 @@ export class SteadyClock implements AsyncDisposable {
   /** Wall clock less elapsed time, when last looked at. */
   #wallAheadMs: number;
   #lastMs = Number.NEGATIVE_INFINITY;
+  #notedMs = 0;
   #timer: Disposable | undefined;
 
   constructor(options: { clock: Clock; log: Logger; store: Store; earlier: Mark | undefined }) {
@@ -55,10 +58,9 @@ export class SteadyClock implements AsyncDisposable {
     return this.#clock.after(delayMs, callback);
   }
 
-  /** Notes where it stands, now and from time to time; says so when somebody set the wall clock. Never rejects. */
-  async note(): Promise<void> {
-    this.#timer?.[Symbol.dispose]();
-    this.#timer = this.#clock.after(NOTE_EVERY_MS, () => void this.note());
+  /** Notes where it stands, now and from time to time. Never rejects. */
+  async start(): Promise<void> {
+    this.#look();
     await this.#note();
   }
 
@@ -67,16 +69,25 @@ export class SteadyClock implements AsyncDisposable {
     await this.#note();
   }
 
-  async #note(): Promise<void> {
+  #look(): void {
+    this.#timer = this.#clock.after(LOOK_EVERY_MS, () => {
+      if (this.#wasJump() || this.#clock.monotonicMs() - this.#notedMs >= NOTE_EVERY_MS) void this.#note();
+      this.#look();
+    });
+  }
+
+  /** Whether somebody set the wall clock since it was asked last. */
+  #wasJump(): boolean {
     const wallAheadMs = this.#clock.now() - this.now();
     const jumpedMs = wallAheadMs - this.#wallAheadMs;
     this.#wallAheadMs = wallAheadMs;
-    if (Math.abs(jumpedMs) > JUMP_MS) {
-      this.#log.warn(
-        { jumpedMs },
-        'the wall clock of the host was set; lifetimes go on by the time that really passed',
-      );
-    }
+    if (Math.abs(jumpedMs) < JUMP_MS) return false;
+    this.#log.warn({ jumpedMs }, 'the wall clock of the host was set; lifetimes go on by the time that really passed');
+    return true;
+  }
+
+  async #note(): Promise<void> {
+    this.#notedMs = this.#clock.monotonicMs();
     const { bootId, ms: bootMs } = this.#clock.sinceBoot();
     const mark: Mark = { elapsedMs: this.now(), wallMs: this.#clock.now(), bootId, bootMs };
     try {
@@ -84,7 +95,8 @@ export class SteadyClock implements AsyncDisposable {
       const write = row === undefined ? this.#rows.insert(rowOf(mark)) : this.#rows.save({ ...row, body: mark });
       await this.#store.write([write]);
     } catch (error) {
-      this.#log.warn({ error: messageOf(error) }, 'elapsed time could not be noted');
+      this.#log.warn({ error: messageOf(error) }, 'elapsed time could not be noted; trying again');
+      this.#notedMs = Number.NEGATIVE_INFINITY;
     }
   }
 }

@@ -151,7 +151,8 @@ test('an upload nobody ended goes after a week, a younger one stays with its par
   const { s3, dir, store } = place;
   const UploadId = await begin(s3);
   await put(s3, UploadId, 1, Buffer.from('x'));
-  const at = (days: number) => createObjectStore({ dir, clock: new TestClock(Date.now() + days * 86_400_000) });
+  const at = (days: number) =>
+    createObjectStore({ dir, clock: new TestClock({ startAtMs: Date.now() + days * 86_400_000 }) });
   assert.equal((await (await at(6)).uploads.parts('bucket', on.Key, UploadId)).length, 1);
   await at(8);
   assert.deepEqual(await store.uploads.list('bucket'), []);
