@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { createApi, createS3, type RequestHandler } from './api/index.ts';
 import { ArtifactError, createArtifacts, createObjectStore, type ObjectStore } from './artifacts/index.ts';
 import { type Config, DEFAULT_API_PORT } from './config.ts';
-import { createConnectors, openNetworks } from './connectors/index.ts';
+import { createConnectors, gatewaySettingsOf, openNetworks } from './connectors/index.ts';
 import {
   createBudget,
   createEngine,
@@ -20,7 +20,9 @@ import {
   hostLimits,
   inspectHost,
   loadRuntime,
+  type NetworkSettings,
   type Runtime,
+  readKeyFile,
 } from './engine/index.ts';
 import {
   ensureAccessKey,
@@ -51,7 +53,7 @@ export interface Server extends AsyncDisposable {
 export interface ServerOptions {
   readonly log: Logger;
   /** The machines to run on; the real ones when left out. */
-  readonly openEngine?: (config: Config, log: Logger) => Promise<Engine>;
+  readonly openEngine?: (config: Config, log: Logger, network: NetworkSettings) => Promise<Engine>;
 }
 
 /** The two wires listen here and nowhere else. */
@@ -86,7 +88,9 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       log: log.child({ room: 'connectors' }),
     }),
   );
-  const engine = stack.use(await (options.openEngine ?? openEngine)(config, log));
+  const engine = stack.use(
+    await (options.openEngine ?? openEngine)(config, log, gatewaySettingsOf(networks.current())),
+  );
   for (const remark of engine.host.remarks) log.warn({}, remark);
 
   const ingress = stack.use(
@@ -269,10 +273,10 @@ async function* allOf(microvms: Microvms): AsyncIterable<{ microvmId: string; st
   } while (nextToken !== null);
 }
 
-function openEngine({ stateDir, cacheDir }: Config, log: Logger): Promise<Engine> {
+function openEngine({ stateDir, cacheDir }: Config, log: Logger, network: NetworkSettings): Promise<Engine> {
   const runtime = loadRuntime(cacheDir);
   const [clock, ids] = [systemClock, randomIds];
-  return createEngine({ runtime, stateDir, cacheDir, log: log.child({ room: 'engine' }), clock, ids });
+  return createEngine({ runtime, stateDir, cacheDir, log: log.child({ room: 'engine' }), clock, ids, network });
 }
 
 /** What the engine says about this host; changes nothing. A set-up that has not run is one of the findings. */

@@ -1,6 +1,5 @@
 /** The connectors room's door: managed connectors, customers' ones, what a list of them comes to, and the operator's networks. */
 
-export { formatCidr } from './cidr.ts';
 export { type ConnectorsOptions, createConnectors } from './connectors.ts';
 export {
   type Connector,
@@ -13,6 +12,6 @@ export {
   parseConnectorArn,
 } from './managed.ts';
 export { fixedNetworks, type Networks, type NetworksOptions, openNetworks } from './networks.ts';
-export { type NetworkPlan, NOWHERE, parseNetworks } from './networks-file.ts';
+export { gatewaySettingsOf, type NetworkPlan, NOWHERE, parseNetworks } from './networks-file.ts';
 export { type IngressPolicy, ingressPolicy, resolveEgress, resolveIngress } from './selection.ts';
 export type * from './types.ts';

@@ -5,9 +5,9 @@
  * Invariant: read whole or refused with a sentence naming the member; unknown members are refused, references resolve.
  */
 import { isIP } from 'node:net';
-import type { EgressLimits, EgressProtocol, PortRange } from '../engine/index.ts';
+import type { EgressLimits, EgressProtocol, NetworkSettings, PortRange } from '../engine/index.ts';
 import { DomainError } from '../lib/index.ts';
-import { type Cidr, leadsNowhere, parseCidr } from './cidr.ts';
+import { type Cidr, formatCidr, leadsNowhere, parseCidr } from './cidr.ts';
 import { EVERY_PORT, MAX_PORT_RANGES, PORTS_FORM, parsePorts } from './ports.ts';
 import { isReasonCode, REASON_CODES, type ReasonCode } from './reasons.ts';
 
@@ -108,6 +108,14 @@ export function parseNetworks(text: string, override?: 'aws' | 'deny'): NetworkP
 /** Without a file there is no network of the operator's. */
 export function noNetworks(defaultEgress: 'aws' | 'deny' = 'aws'): NetworkPlan {
   return parseNetworks('{}', defaultEgress);
+}
+
+/** What the gateway itself has to know of the file. */
+export function gatewaySettingsOf({ dns, reachable }: NetworkPlan): NetworkSettings {
+  return {
+    ...(dns.length > 0 && { upstreams: dns }),
+    ...(reachable.length > 0 && { reachable: reachable.map(formatCidr) }),
+  };
 }
 
 function internetBy(defaultEgress: 'aws' | 'deny'): 'allow' | 'refuse' {

@@ -26,6 +26,7 @@ import { launchMachine, resumeMachine } from './machine/launch.ts';
 import type { RunningMachine } from './machine/machine.ts';
 import { machineFiles } from './machine/saved.ts';
 import { keptDisk, sealMachine } from './machine/seal.ts';
+import type { NetworkSettings } from './network/settings.ts';
 import type { Runtime } from './runtime.ts';
 import { Integrity } from './snapshot/integrity.ts';
 import { qemuDriver } from './vmm/qemu/driver.ts';
@@ -38,6 +39,8 @@ export interface EngineOptions {
   readonly log: Logger;
   readonly clock: Clock;
   readonly ids: Ids;
+  /** What the operator says about the host's network. */
+  readonly network?: NetworkSettings;
   /** Behave as on a host that forbids ptrace; for tests of that fallback. */
   readonly deltaSave?: boolean;
   /** Another driver than QEMU's. */

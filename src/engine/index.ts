@@ -15,6 +15,7 @@ export {
 export { type HostCheck, inspectHost } from './host/inspect.ts';
 export { JAIL_FILES, JAIL_FOLDERS } from './jail/places.ts';
 export { loadRuntime } from './load-runtime.ts';
+export type { NetworkSettings } from './network/settings.ts';
 export type { Runtime } from './runtime.ts';
 export {
   createFakeDisk,
