@@ -16,13 +16,15 @@ const identity = {
   createdAt: 1,
   modifiedAt: 1,
 };
+const { domains: _, ...withoutDomains } = identity;
 const why: Reason = { code: 'InvalidSubnet', text: 'It has gone.' };
 const previous = { configuration: other, operatorRole: 'role' };
 const records: readonly ConnectorRecord[] = [
   { ...identity, state: 'PENDING', settlesAt: 5 },
   { ...identity, state: 'ACTIVE', lastUpdate: null },
   { ...identity, state: 'ACTIVE', lastUpdate: { status: 'InProgress', settlesAt: 5, previous } },
-  { ...identity, state: 'ACTIVE', lastUpdate: { status: 'InProgress', settlesAt: 5 } },
+  // As rows were before domain lists and updates that can fail.
+  { ...withoutDomains, state: 'ACTIVE', lastUpdate: { status: 'InProgress', settlesAt: 5 } },
   { ...identity, state: 'ACTIVE', lastUpdate: { status: 'Failed', why } },
   { ...identity, state: 'INACTIVE', why, lastUpdate: null },
   { ...identity, state: 'FAILED', why },
