@@ -239,7 +239,13 @@ func cut(err error) error {
 }
 
 func (f *httpFilter) sees(p []byte) {
-	if f.upgrading && !f.answer.known && f.answer.read(p) {
+	if !f.upgrading || f.answer.known {
+		return
+	}
+	if len(p) == 0 {
+		f.answer.known = true
+		close(f.answered)
+	} else if f.answer.read(p) {
 		close(f.answered)
 	}
 }

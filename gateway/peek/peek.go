@@ -79,19 +79,21 @@ type Stream struct {
 
 	filter filter
 	gone   chan struct{}
-	close  sync.Once
+	// over is the flow's end.
+	over  <-chan struct{}
+	close sync.Once
 }
 
 // filter stands between guest and server.
 type filter interface {
 	// Read gives what may go to the server.
 	Read(p []byte) (int, error)
-	// sees is told what comes from the server.
+	// sees is told what comes from the server; none: it sends no more.
 	sees(p []byte)
 }
 
 // Inspect reads from guest until it knows the name. Errors are *Refusal, or the connection's own. The connection stays the
-// caller's, whatever comes out.
+// caller's, whatever comes out. ctx is the whole flow's: its end also ends a Read of the stream that waits for the server.
 func Inspect(ctx context.Context, guest net.Conn, allow Allow, options Options) (*Stream, error) {
 	timeout := options.Timeout
 	if timeout == 0 {
@@ -101,7 +103,7 @@ func Inspect(ctx context.Context, guest net.Conn, allow Allow, options Options) 
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = guest.SetReadDeadline(time.Now()) })
-	stream := &Stream{Conn: guest, gone: make(chan struct{})}
+	stream := &Stream{Conn: guest, gone: make(chan struct{}), over: ctx.Done()}
 	err := stream.begin(allow)
 	if !stop() {
 		return nil, context.Cause(ctx)
@@ -153,12 +155,16 @@ func (s *Stream) Read(p []byte) (int, error) {
 }
 
 func (s *Stream) Write(p []byte) (int, error) {
-	s.filter.sees(p)
+	if len(p) > 0 {
+		s.filter.sees(p)
+	}
 	return s.Conn.Write(p)
 }
 
-// CloseWrite tells the guest that the server sends no more, where the connection can.
+// CloseWrite tells the guest that the server sends no more, where the connection can. It ends a Read that waits for what the
+// server would have said; use it rather than the connection's own.
 func (s *Stream) CloseWrite() error {
+	s.filter.sees(nil)
 	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
@@ -184,6 +190,8 @@ func (s *Stream) await(decided <-chan struct{}) error {
 	case <-decided:
 		return nil
 	case <-s.gone:
+		return net.ErrClosed
+	case <-s.over:
 		return net.ErrClosed
 	case <-timer.C:
 		return refuse(ReasonSilent)

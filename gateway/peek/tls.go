@@ -120,7 +120,13 @@ func (f *tlsFilter) afterAnswer() error {
 }
 
 func (f *tlsFilter) sees(p []byte) {
-	if !f.answer.known && f.answer.read(p) {
+	if f.answer.known {
+		return
+	}
+	if len(p) == 0 {
+		f.answer.known = true
+	}
+	if f.answer.read(p) {
 		close(f.answered)
 	}
 }

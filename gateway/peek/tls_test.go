@@ -246,20 +246,35 @@ type discardWrites struct{ net.Conn }
 
 func (d discardWrites) Write(p []byte) (int, error) { return len(p), nil }
 
-func TestCloseEndsAReadThatWaitsForTheServer(t *testing.T) {
-	first := makeHello(sni(hostEntry("api.example.com")))
-	stream, err := Inspect(context.Background(), guestSends(string(first)+string(first), 1<<20), allowed, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error)
-	go func() {
-		_, err := io.ReadAll(stream)
-		ended <- err
-	}()
-	stream.Close()
-	if err := <-ended; !errors.Is(err, net.ErrClosed) {
-		t.Error(err)
+func TestAReadThatWaitsForTheServerEndsWithWhatItWaitsFor(t *testing.T) {
+	first := string(makeHello(sni(hostEntry("api.example.com"))))
+	upgrade := "GET / HTTP/1.1\r\n" + hostLine + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+	for _, sent := range []string{first + first, upgrade} {
+		for _, c := range []struct {
+			what string
+			end  func(stream *Stream, cancel func())
+			err  error
+		}{
+			{"closed", func(stream *Stream, _ func()) { stream.Close() }, net.ErrClosed},
+			{"the flow cut", func(_ *Stream, cancel func()) { cancel() }, net.ErrClosed},
+			{"the server done", func(stream *Stream, _ func()) { _ = stream.CloseWrite() }, nil},
+		} {
+			ctx, cancel := context.WithCancel(context.Background())
+			stream, err := Inspect(ctx, guestSends(sent, 1<<20), allowed, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error)
+			go func() {
+				_, err := io.ReadAll(stream)
+				ended <- err
+			}()
+			c.end(stream, cancel)
+			if err := <-ended; !errors.Is(err, c.err) {
+				t.Errorf("%s: %v", c.what, err)
+			}
+			cancel()
+		}
 	}
 }
 
