@@ -8,8 +8,8 @@ const PEAK_MIB_PER_BASELINE_CPU = 4 * 2048;
 export const TRANSLATION_MIB = 256;
 /** QEMU's heap, libraries and stacks: 60 MiB measured with two vCPUs, most of it shared. */
 const VMM_MIB = 256;
-/** QEMU's own threads: main loop, RCU, and up to 64 that wait for disks. */
-const VMM_TASKS = 72;
+/** QEMU's own threads: up to 64 that wait for disks, main loop, RCU, and short-lived ones; it aborts when it gets none. */
+const VMM_TASKS = 96;
 /**
  * Requests of all disks together. An ordinary SSD serves several machines at this rate; without a limit one machine fills
  * the host's dirty pages and everyone waits for the disk.

@@ -52,7 +52,7 @@ export function parseCgroups(mountinfo: string, cgroup: string): CgroupHost | un
 /** A container sees its own group as the root of the mount, or at its full path below it. */
 function below(mountPoint: string, root: string, own: string): string {
   const group = own === root ? '/' : own.startsWith(`${root}/`) ? own.slice(root.length) : own;
-  return group.startsWith('/..') ? mountPoint : path.join(mountPoint, group);
+  return group.startsWith('/..') ? mountPoint : path.resolve(mountPoint, `.${group}`);
 }
 
 /** Of this process, with the folders that cannot be written left out. */
