@@ -33,6 +33,8 @@ export interface Bench extends AsyncDisposable {
   until(id: string, state: MicrovmState): Promise<void>;
   /** Closes everything and opens it again on the same folder, as after a stop of the server. */
   restart(): Promise<Bench>;
+  /** The same after the server was killed: nothing is closed, machines live on. */
+  kill(): Promise<Bench>;
 }
 
 interface Setup {
@@ -116,7 +118,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
     endpoints,
     run: async (input = {}) => (await microvms.run({ imageIdentifier: IMAGE, ...input })).microvmId,
     until: async (id, state) => {
-      for (let i = 0; i < 200; i++) {
+      for (let i = 0; i < 2000; i++) {
         if ((await microvms.get(id)).state === state) return;
         await clock.advance(0);
       }
@@ -124,6 +126,11 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
     },
     restart: async () => {
       await close();
+      return bench({ ...setup, stateDir, disk, clock });
+    },
+    kill: async () => {
+      engine.abandon();
+      await store[Symbol.asyncDispose]();
       return bench({ ...setup, stateDir, disk, clock });
     },
     [Symbol.asyncDispose]: async () => {
