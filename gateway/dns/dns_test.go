@@ -263,7 +263,6 @@ func TestManyAskingTheSameMakeOneQuestion(t *testing.T) {
 		return everyName("93.184.216.34", 30)(q)
 	})
 	b := startGuest(t, openPolicy, u)
-	b.r.attempt = 4 * time.Second
 	other := b.r.NewGuest(b.table, nil)
 	wire, _ := (&dnsmessage.Message{Header: dnsmessage.Header{ID: 1}, Questions: question1("www.example.org", dnsmessage.TypeA).Questions}).Pack()
 	var all sync.WaitGroup

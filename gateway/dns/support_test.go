@@ -171,7 +171,7 @@ func startGuest(t testing.TB, rawPolicy string, upstreams ...*upstream) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{t: t, table: names.New(), p: p, clock: time.Unix(1_000_000, 0)}
-	config := ResolverConfig{Now: b.now, AttemptTimeout: 300 * time.Millisecond}
+	config := ResolverConfig{Now: b.now, AttemptTimeout: 4 * time.Second}
 	for _, u := range upstreams {
 		config.Upstreams = append(config.Upstreams, u.at)
 	}

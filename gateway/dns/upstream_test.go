@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -40,6 +41,9 @@ func TestFailureOfUpstreamsIsServerFailure(t *testing.T) {
 		}, ReasonUpstream},
 	} {
 		b := startGuest(t, openPolicy, startUpstream(t, c.say))
+		if c.reason == ReasonTimeout {
+			b.r.attempt = 50 * time.Millisecond
+		}
 		outcome, got := b.ask("www.example.org", dnsmessage.TypeA)
 		if got.RCode != dnsmessage.RCodeServerFailure || outcome.Reason != c.reason || !outcome.Allowed || b.table.Len() != 0 {
 			t.Errorf("%s: %+v", c.what, outcome)
@@ -58,6 +62,7 @@ func TestTheNextUpstreamIsAskedAndThenPreferred(t *testing.T) {
 	})
 	good := startUpstream(t, everyName("93.184.216.34", 30))
 	b := startGuest(t, openPolicy, dead, failing, good)
+	b.r.attempt = 500 * time.Millisecond
 	for _, name := range []string{"a.example.org", "b.example.org"} {
 		if outcome, _ := b.ask(name, dnsmessage.TypeA); len(outcome.Answers) != 1 {
 			t.Errorf("%s: %+v", name, outcome)
@@ -78,6 +83,7 @@ func TestOneLostDatagramIsSentAgain(t *testing.T) {
 		return everyName("93.184.216.34", 30)(q)
 	})
 	b := startGuest(t, openPolicy, u)
+	b.r.attempt = 500 * time.Millisecond
 	if outcome, _ := b.ask("a.example.org", dnsmessage.TypeA); len(outcome.Answers) != 1 {
 		t.Errorf("%+v", outcome)
 	}
