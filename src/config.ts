@@ -38,6 +38,8 @@ export interface Config {
   readonly shutdownSeconds: number;
   /** Memory that microVMs may be promised together; undefined: the host's, less what others need. */
   readonly memoryBudgetMiB: number | undefined;
+  /** 32 random bytes in base64, under which suspended microVMs and their disks are encrypted. */
+  readonly encryptionKeyFile: string | undefined;
   /** What the account may have and how often it may call. */
   readonly quotas: Quotas;
   /** File that says what subnets and security groups stand for; undefined: there are none. */
@@ -161,6 +163,13 @@ export const SETTINGS = {
     help: 'memory that running microVMs may be promised together, by their minimum memory',
     fallback: "the host's, less 1 GiB",
   },
+  encryptionKeyFile: {
+    flag: '--encryption-key-file',
+    env: 'REKINDLE_ENCRYPTION_KEY_FILE',
+    value: '<file>',
+    help: 'encrypt what microVMs leave on disk under the key in it: 32 random bytes in base64',
+    fallback: 'none',
+  },
   quotas: {
     flag: '--quotas',
     env: 'REKINDLE_QUOTAS',
@@ -203,6 +212,7 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     onShutdown: oneOf(raw('onShutdown'), ['suspend', 'terminate']),
     shutdownSeconds: optional(raw('shutdownSeconds'), (found) => integer(found, 1, 3600)) ?? 30,
     memoryBudgetMiB: optional(raw('memoryBudget'), (found) => integer(found, 512, 100_000_000)),
+    encryptionKeyFile: optional(raw('encryptionKeyFile'), ({ value }) => resolve(value)),
     quotas: quotas(raw('quotas'), region),
     networks: optional(raw('networks'), path),
     defaultEgress: optional(raw('defaultEgress'), (found) => oneOf(found, ['aws', 'deny'])),

@@ -273,10 +273,13 @@ async function* allOf(microvms: Microvms): AsyncIterable<{ microvmId: string; st
   } while (nextToken !== null);
 }
 
-function openEngine({ stateDir, cacheDir }: Config, log: Logger, network: NetworkSettings): Promise<Engine> {
+async function openEngine(config: Config, log: Logger, network: NetworkSettings): Promise<Engine> {
+  const { stateDir, cacheDir, encryptionKeyFile } = config;
+  const keyring = encryptionKeyFile === undefined ? undefined : readKeyFile(encryptionKeyFile);
   const runtime = loadRuntime(cacheDir);
-  const [clock, ids] = [systemClock, randomIds];
-  return createEngine({ runtime, stateDir, cacheDir, log: log.child({ room: 'engine' }), clock, ids, network });
+  const room = log.child({ room: 'engine' });
+  const common = { runtime, stateDir, cacheDir, log: room, clock: systemClock, ids: randomIds, network };
+  return createEngine({ ...common, ...(keyring && { keyring }) });
 }
 
 /** What the engine says about this host; changes nothing. A set-up that has not run is one of the findings. */

@@ -1,7 +1,7 @@
 /** The engine of this host: keeps the live machines and hands each operation to the file that does it. */
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { type Clock, type Ids, KeyedLock, type Logger, MachineError } from '../lib/index.ts';
+import { type Clock, DomainError, type Ids, KeyedLock, type Logger, MachineError } from '../lib/index.ts';
 import { buildImage } from './build/build.ts';
 import type { FlowRecord } from './egress.ts';
 import type {
@@ -26,8 +26,11 @@ import { launchMachine, resumeMachine } from './machine/launch.ts';
 import type { RunningMachine } from './machine/machine.ts';
 import { machineFiles } from './machine/saved.ts';
 import { keptDisk, sealMachine } from './machine/seal.ts';
+import { hasSwap, memoryFolder } from './memory-folder.ts';
 import type { NetworkSettings } from './network/settings.ts';
 import type { Runtime } from './runtime.ts';
+import { claimKey } from './snapshot/claimed-key.ts';
+import type { Keyring } from './snapshot/encryption.ts';
 import { Integrity } from './snapshot/integrity.ts';
 import { qemuDriver } from './vmm/qemu/driver.ts';
 import type { VmmDriver } from './vmm/vmm.ts';
@@ -41,6 +44,8 @@ export interface EngineOptions {
   readonly ids: Ids;
   /** What the operator says about the host's network. */
   readonly network?: NetworkSettings;
+  /** Encrypts what machines leave on disk. */
+  readonly keyring?: Keyring;
   /** Behave as on a host that forbids ptrace; for tests of that fallback. */
   readonly deltaSave?: boolean;
   /** Another driver than QEMU's. */
@@ -49,9 +54,10 @@ export interface EngineOptions {
 
 type Options = { signal?: AbortSignal };
 
-/** Probes the host and makes its engine. */
+/** Probes the host and makes its engine. @throws DomainError when the state folder is under another key than given */
 export async function createEngine(options: EngineOptions): Promise<Engine> {
-  const { runtime, stateDir, cacheDir, log, clock, ids } = options;
+  const { runtime, stateDir, cacheDir, log, clock, ids, keyring } = options;
+  claimKey(stateDir, keyring);
   const host = await probeHost(runtime, stateDir);
   const jail = await openJail(runtime, stateDir, host);
   const driver =
@@ -62,11 +68,19 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       deltaSave: options.deltaSave ?? host.deltaSave,
       jail,
     });
-  const folders = new Folders(stateDir);
+  if (keyring !== undefined && !driver.capabilities.deltaSave) {
+    throw new DomainError(
+      'INVALID',
+      'Encryption needs a host where the memory of VMMs can be read: see rekindle doctor.',
+    );
+  }
+  const folders = new Folders(stateDir, keyring && memoryFolder(stateDir));
+  const remarks = keyring !== undefined && hasSwap() ? [...host.report.remarks, SWAP] : host.report.remarks;
   const context = {
     runtime,
     driver,
-    host: host.report,
+    host: { ...host.report, remarks },
+    keyring,
     folders,
     cacheDir,
     log,
@@ -77,6 +91,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   };
   return new HostEngine(context, jail);
 }
+
+const SWAP = 'swap is on, so what machines hold in memory may reach the disk unencrypted: turn it off or encrypt it';
 
 class HostEngine implements Engine {
   readonly host: HostReport;

@@ -9,13 +9,16 @@ import { DomainError } from '../lib/index.ts';
 
 export class Folders {
   readonly #stateDir: string;
+  readonly #runParent: string;
 
-  constructor(stateDir: string) {
+  /** @param memoryDir for `run/`, when nothing of it may be on a disk */
+  constructor(stateDir: string, memoryDir?: string) {
     this.#stateDir = path.resolve(stateDir);
+    this.#runParent = memoryDir ?? this.#stateDir;
   }
 
   get runRoot(): string {
-    return path.join(this.#stateDir, 'run');
+    return path.join(this.#runParent, 'run');
   }
 
   run(id: string): string {
@@ -44,7 +47,7 @@ export class Folders {
 
   async ids(): Promise<string[]> {
     const names = await Promise.all(
-      ['run', 'microvms'].map((kind) => readdir(path.join(this.#stateDir, kind)).catch(() => [])),
+      [this.runRoot, path.join(this.#stateDir, 'microvms')].map((dir) => readdir(dir).catch(() => [])),
     );
     return [...new Set(names.flat())];
   }

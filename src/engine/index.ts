@@ -17,6 +17,7 @@ export { JAIL_FILES, JAIL_FOLDERS } from './jail/places.ts';
 export { loadRuntime } from './load-runtime.ts';
 export type { NetworkSettings } from './network/settings.ts';
 export type { Runtime } from './runtime.ts';
+export { Keyring, readKeyFile } from './snapshot/encryption.ts';
 export {
   createFakeDisk,
   createFakeEngine,

@@ -49,6 +49,17 @@ export class ExchangeFolder {
     await chmod(to, this.#user === undefined ? 0o400 : 0o444);
   }
 
+  /** Writes a text under `name`, which the VMM may read. */
+  async hand(text: string, name: string): Promise<void> {
+    const to = path.join(this.path, name);
+    await writeFile(to, text, { flag: 'wx', mode: 0o600 });
+    if (this.#user !== undefined) await chown(to, this.#user.uid, this.#user.uid);
+  }
+
+  async takeBack(name: string): Promise<void> {
+    await rm(path.join(this.path, name), { force: true });
+  }
+
   /** Makes an empty file that the VMM may write. */
   async prepare(name: string): Promise<void> {
     const to = path.join(this.path, name);

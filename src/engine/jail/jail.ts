@@ -41,6 +41,12 @@ export interface Inside {
   readonly seccomp: boolean;
 }
 
+/** A secret that is in the VMM's working folder when it starts. */
+export interface Handed {
+  readonly name: string;
+  readonly text: string;
+}
+
 export interface Jailed extends AsyncDisposable {
   /** Of the first program of the chain; it ends with the VMM. Descriptors 2, 3 and 4 are the VMM's. */
   readonly child: ChildProcess;
@@ -69,7 +75,11 @@ export class Jail implements AsyncDisposable {
   }
 
   /** @throws MachineError; nothing is left then */
-  async start(config: VmmConfig, argumentsOf: (inside: Inside) => readonly string[]): Promise<Jailed> {
+  async start(
+    config: VmmConfig,
+    argumentsOf: (inside: Inside) => readonly string[],
+    options: { readonly handed?: readonly Handed[] } = {},
+  ): Promise<Jailed> {
     const { plan, accelerator, cgroups } = this.#o;
     await using stack = new AsyncDisposableStack();
     const grouping = cgroups.create(config.id, config.limits);
@@ -78,6 +88,7 @@ export class Jail implements AsyncDisposable {
     const user = plan.kind === 'uid' ? await jailUser(accelerator) : undefined;
     await makeRam(config);
     const folder = await ExchangeFolder.make(path.join(config.runDir, VMM_FOLDER), user);
+    for (const { text, name } of options.handed ?? []) await folder.hand(text, name);
     const files = writtenFiles(config);
     const view = viewOf(config, { folder: folder.path, accelerator });
     if (user !== undefined) {

@@ -11,6 +11,7 @@ import type { Vmm } from '../vmm/vmm.ts';
 import { type EngineContext, newSecret } from './context.ts';
 import { type Kept, readKept, writeKept } from './kept.ts';
 import { RunningMachine } from './machine.ts';
+import { openMachineKey } from './machine-key.ts';
 import { machineFiles } from './saved.ts';
 import { whileAlive } from './with-vmm.ts';
 
@@ -33,6 +34,7 @@ export async function adoptMachine(
   if (kept === undefined) return undefined;
   const manifest = await context.integrity.manifestOf(snapshotDir, context.driver);
   const files = machineFiles(context.folders.machine(id));
+  const key = await openMachineKey(context.keyring, id, files.key);
   await using stack = new AsyncDisposableStack();
   stack.defer(() => remove(runDir));
   const ram = kept.hasOwnRam ? files.ram : path.join(snapshotDir, 'ram');
@@ -49,7 +51,8 @@ export async function adoptMachine(
   stack.use(link);
   context.log.info({ microvmId: id, pid: vmm.pid }, 'machine taken over');
   const owned = stack.move();
-  return new RunningMachine(context, { id, manifest, files, restored: { vmm, link, secret }, owned, isAdopted: true });
+  const restored = { vmm, link, secret };
+  return new RunningMachine(context, { id, manifest, files, key, restored, owned, isAdopted: true });
 }
 
 async function openAgain(

@@ -3,6 +3,7 @@ import type { Clock, Ids, Logger } from '../../lib/index.ts';
 import type { HostReport } from '../engine.ts';
 import type { Folders } from '../folders.ts';
 import type { Runtime } from '../runtime.ts';
+import type { Keyring } from '../snapshot/encryption.ts';
 import type { Integrity } from '../snapshot/integrity.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
 
@@ -16,6 +17,8 @@ export interface EngineContext {
   readonly clock: Clock;
   readonly ids: Ids;
   readonly integrity: Integrity;
+  /** The operator's, when what machines leave on disk is to be encrypted. */
+  readonly keyring?: Keyring | undefined;
   /** Machines being restored at this moment: the more, the longer each takes. */
   readonly restoring: Set<object>;
 }

@@ -4,18 +4,31 @@ import { chmod, mkdir, rename, unlink } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
 import { copySparse } from '../disk/copy.ts';
+import { luksHeader } from '../disk/luks.ts';
 import { createOverlay } from '../disk/overlay.ts';
 import type { LaunchRequest } from '../engine.ts';
 import { remove } from '../folders.ts';
-import { digestGuard, readChunkFile } from '../snapshot/chunk-file.ts';
+import { readChunkFile } from '../snapshot/chunk-file.ts';
+import type { DataKey } from '../snapshot/encryption.ts';
 import type { Manifest } from '../snapshot/manifest.ts';
+import { decryptFile } from '../snapshot/whole-file.ts';
 import type { VmmConfig } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
 import { fourDisks, overlayOf } from './disks.ts';
 import { writeKept } from './kept.ts';
 import { RunningMachine } from './machine.ts';
+import { makeMachineKey, openMachineKey, overlayPassphrase } from './machine-key.ts';
 import { restoreConfig, restoreMachine } from './restore.ts';
-import { machineFiles, readSaved, verifySaved } from './saved.ts';
+import {
+  corrupt,
+  type MachineFiles,
+  machineFiles,
+  memoryGuard,
+  readSaved,
+  type Saved,
+  STATE_NAME,
+  verifySaved,
+} from './saved.ts';
 
 type Options = { signal?: AbortSignal | undefined };
 
@@ -29,11 +42,13 @@ export async function launchMachine(context: EngineContext, request: LaunchReque
   // What a launch that a crash cut short may have left.
   if (existsSync(files.dir)) await remove(files.dir);
   await mkdir(files.dir, { recursive: true, mode: 0o700 });
+  const key = await makeMachineKey(context.keyring, request.id, files.key);
+  const luks = key === undefined ? undefined : luksHeader(overlayPassphrase(key), context.ids.uuid());
   await Promise.all([
-    createOverlay(files.overlay, manifest.parts.disk.bytes),
+    createOverlay(files.overlay, manifest.parts.disk.bytes, luks),
     context.driver.capabilities.deltaSave ? undefined : copyRam(request.snapshotDir, files.ram, options.signal),
   ]);
-  const machine = await start(context, request, manifest, {}, options);
+  const machine = await start(context, request, manifest, { key }, options);
   stack.move();
   return machine;
 }
@@ -48,16 +63,18 @@ export async function resumeMachine(context: EngineContext, request: LaunchReque
   }
   const verified = verifySaved(files, saved, { mapper: context.runtime.qemu.img, signal: options.signal });
   verified.catch(() => {});
+  const key = await openMachineKey(context.keyring, request.id, files.key);
   const source = {
+    key,
     verified,
-    statePath: files.state,
-    secret: saved.secret,
+    saved,
+    secret: secretOf(saved, key),
     ...(saved.memory.kind === 'ram'
       ? { ramPath: files.ram }
       : {
           memory: readChunkFile(
             files.memory,
-            digestGuard(Buffer.from(saved.memory.fileId, 'hex')),
+            memoryGuard(key, Buffer.from(saved.memory.fileId, 'hex')),
             'the suspended memory',
           ),
         }),
@@ -68,8 +85,17 @@ export async function resumeMachine(context: EngineContext, request: LaunchReque
   return machine;
 }
 
+/** @throws MachineError `corrupt` */
+function secretOf(saved: Saved, key: DataKey | undefined): string {
+  const secret = key === undefined ? saved.secret : key.openText(saved.secret, 'link');
+  if (secret === undefined) throw corrupt('record');
+  return secret;
+}
+
 interface Source {
-  readonly statePath?: string;
+  /** Of all the machine writes to the disk, when that is encrypted. */
+  readonly key: DataKey | undefined;
+  readonly saved?: Saved;
   readonly memory?: AsyncIterable<Buffer>;
   /** The machine's own RAM file, where it has one. */
   readonly ramPath?: string;
@@ -100,7 +126,12 @@ async function start(
     runDir,
     ram,
     network: 'down',
-    disks: fourDisks({ root: overlayOf(snapshotDir, files.overlay) }),
+    disks: fourDisks({
+      root: {
+        ...overlayOf(snapshotDir, files.overlay),
+        ...(source.key !== undefined && { passphrase: overlayPassphrase(source.key) }),
+      },
+    }),
   });
   const verified = Promise.all([context.integrity.verify(snapshotDir, manifest.parts), source.verified]);
   verified.catch(() => {});
@@ -110,7 +141,7 @@ async function start(
     context,
     {
       config,
-      statePath: source.statePath ?? path.join(snapshotDir, 'state'),
+      statePath: await stateOf(source, files, { snapshotDir, runDir }),
       secret: previousSecret,
       verified,
       beforeRun: async (secret) => {
@@ -129,7 +160,22 @@ async function start(
   stack.use(restored.vmm);
   stack.use(restored.link);
   await writeKept(runDir, { stage: 'running', secret: restored.secret, previousSecret: null, hasOwnRam });
-  return new RunningMachine(context, { id, manifest, files, restored, owned: stack.move() });
+  await remove(path.join(runDir, STATE_NAME));
+  return new RunningMachine(context, { id, manifest, files, key: source.key, restored, owned: stack.move() });
+}
+
+/** A state to load: the snapshot's or the saved one, or what that is decrypted. */
+async function stateOf(
+  { saved, key, verified }: Source,
+  files: MachineFiles,
+  { snapshotDir, runDir }: { snapshotDir: string; runDir: string },
+): Promise<string> {
+  if (saved === undefined) return path.join(snapshotDir, 'state');
+  if (key === undefined || saved.stateId === null) return files.state;
+  await verified;
+  const plain = path.join(runDir, STATE_NAME);
+  await decryptFile(files.state, plain, key.forFile('state', Buffer.from(saved.stateId, 'hex')), 'the device state');
+  return plain;
 }
 
 async function copyRam(snapshotDir: string, to: string, signal: AbortSignal | undefined): Promise<void> {

@@ -10,9 +10,11 @@ import { type GuestLink, openLink } from '../../guest/index.ts';
 import { MachineError, messageOf, withDeadline } from '../../lib/index.ts';
 import type { LogLine, Machine, MachineExit, RoleCredentials, SuspendReport } from '../engine.ts';
 import { remove, syncPath } from '../folders.ts';
-import { createChunkFile, digestGuard, type Guard } from '../snapshot/chunk-file.ts';
+import { createChunkFile, type Guard } from '../snapshot/chunk-file.ts';
 import { digestFile } from '../snapshot/digest.ts';
+import type { DataKey } from '../snapshot/encryption.ts';
 import type { Manifest, Part } from '../snapshot/manifest.ts';
+import { encryptFile } from '../snapshot/whole-file.ts';
 import type { ChangedMemory, Vmm } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
 import { GuestCredentials } from './guest-credentials.ts';
@@ -22,6 +24,7 @@ import {
   encodeSaved,
   type MachineFiles,
   MEMORY_NAME,
+  memoryGuard,
   SAVED_NAME,
   type Saved,
   STATE_NAME,
@@ -38,6 +41,8 @@ export interface MachineParts {
   readonly id: string;
   readonly manifest: Manifest;
   readonly files: MachineFiles;
+  /** Of all it writes to the disk, when that is encrypted. */
+  readonly key: DataKey | undefined;
   readonly restored: Restored;
   /** Disposes VMM, link and run folder. */
   readonly owned: AsyncDisposableStack;
@@ -162,7 +167,7 @@ export class RunningMachine implements Machine {
     }
     return {
       facts: Promise.resolve({ kind: 'delta', fileId: fileId.toString('hex') }),
-      deltaBytes: saveDelta(changedMemory, path.join(draft, MEMORY_NAME), digestGuard(fileId)),
+      deltaBytes: saveDelta(changedMemory, path.join(draft, MEMORY_NAME), memoryGuard(this.#parts.key, fileId)),
     };
   }
 
@@ -172,23 +177,35 @@ export class RunningMachine implements Machine {
     return { kind: 'ram', part: await digestFile(ram, { mapper: this.#context.runtime.qemu.img }) };
   }
 
-  async #saveState(draft: string): Promise<Part> {
+  async #saveState(draft: string): Promise<SavedState> {
+    const { key, id } = this.#parts;
+    const { folders, ids, runtime } = this.#context;
     const file = path.join(draft, STATE_NAME);
-    await this.#vmm.saveState(file);
-    await syncPath(file);
-    return digestFile(file, { mapper: this.#context.runtime.qemu.img });
+    let stateId: string | null = null;
+    if (key === undefined) {
+      await this.#vmm.saveState(file);
+      await syncPath(file);
+    } else {
+      const number = ids.bytes(16);
+      stateId = number.toString('hex');
+      const plain = path.join(folders.run(id), STATE_NAME);
+      await this.#vmm.saveState(plain);
+      await encryptFile(plain, file, key.forFile('state', number));
+      await remove(plain);
+    }
+    return { state: await digestFile(file, { mapper: runtime.qemu.img }), stateId };
   }
 
-  async #saveFacts(draft: string, memory: Promise<Saved['memory']>, state: Promise<Part>): Promise<void> {
-    const { manifest, restored, files } = this.#parts;
+  async #saveFacts(draft: string, memory: Promise<Saved['memory']>, state: Promise<SavedState>): Promise<void> {
+    const { manifest, restored, files, key } = this.#parts;
     const overlay = digestOverlay(files.overlay, this.#context.runtime.qemu.img);
     overlay.catch(() => {});
     const saved: Saved = {
-      generation: 2,
+      generation: 3,
       base: manifest.parts.ram.sha256,
-      secret: restored.secret,
+      secret: key === undefined ? restored.secret : key.sealText(restored.secret, 'link'),
       memory: await memory,
-      state: await state,
+      ...(await state),
       overlay: await overlay,
     };
     const file = path.join(draft, SAVED_NAME);
@@ -255,6 +272,11 @@ export class RunningMachine implements Machine {
     this.#exit.resolve(exit);
     this[Symbol.asyncDispose]().catch(() => {});
   }
+}
+
+interface SavedState {
+  readonly state: Part;
+  readonly stateId: string | null;
 }
 
 async function saveDelta(memory: ChangedMemory, file: string, guard: Guard): Promise<number> {

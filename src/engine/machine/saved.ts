@@ -9,12 +9,15 @@
 import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
+import { cipherGuard, digestGuard, type Guard } from '../snapshot/chunk-file.ts';
 import { digestFile } from '../snapshot/digest.ts';
+import type { DataKey } from '../snapshot/encryption.ts';
 import type { Manifest, Part } from '../snapshot/manifest.ts';
 import { decodeSelfChecked, encodeSelfChecked } from '../snapshot/self-checked.ts';
 
 export interface MachineFiles {
   readonly dir: string;
+  readonly key: string;
   readonly overlay: string;
   /** The machine's own RAM, on hosts without delta saving. */
   readonly ram: string;
@@ -28,10 +31,13 @@ export interface MachineFiles {
 }
 
 export interface Saved {
-  readonly generation: 2;
+  readonly generation: 3;
   /** Digest of the snapshot's RAM this is relative to. */
   readonly base: string;
+  /** Of the link; sealed when the machine has a key. */
   readonly secret: string;
+  /** Number of the key of `state`, a chunk file then; null when nothing is encrypted. */
+  readonly stateId: string | null;
   /** `delta`: relative to the snapshot's RAM, in chunks that carry this id. `ram`: a RAM file of its own. */
   readonly memory: { readonly kind: 'delta'; readonly fileId: string } | { readonly kind: 'ram'; readonly part: Part };
   readonly state: Part;
@@ -58,6 +64,7 @@ export function machineFiles(dir: string): MachineFiles {
   const delta = path.join(dir, 'delta');
   return {
     dir,
+    key: path.join(dir, 'key.json'),
     overlay: path.join(dir, 'overlay.qcow2'),
     ram: path.join(dir, 'ram'),
     delta,
@@ -86,7 +93,7 @@ export async function readSaved(files: MachineFiles, manifest: Manifest): Promis
     if (text.startsWith('{"generation":1,')) throw new MachineError('unsupported', 'the suspended state is too old');
     throw corrupt('record');
   }
-  if (saved.generation !== 2) throw new MachineError('unsupported', 'the suspended state is of another generation');
+  if (saved.generation !== 3) throw new MachineError('unsupported', 'the suspended state is of another generation');
   if (saved.base !== manifest.parts.ram.sha256) {
     throw new MachineError('unsupported', 'the suspended state belongs to another snapshot');
   }
@@ -130,6 +137,11 @@ async function compare(
   if (found.bytes !== expected.bytes || found.sha256 !== expected.sha256) throw corrupt(what);
 }
 
-function corrupt(what: string): MachineError {
+export function corrupt(what: string): MachineError {
   return new MachineError('corrupt', `the suspended state is damaged: its ${what} is not as it was written`);
+}
+
+/** How a delta's chunks are closed. */
+export function memoryGuard(key: DataKey | undefined, fileId: Buffer): Guard {
+  return key === undefined ? digestGuard(fileId) : cipherGuard(key.forFile('memory', fileId));
 }

@@ -168,9 +168,10 @@ test('any flipped byte of what a suspended machine saved is found', async () => 
   await writeFile(files.state, 'device state');
   await writeFile(files.overlay, 'overlay'.repeat(100));
   const saved: Saved = {
-    generation: 2,
+    generation: 3,
     base: b.manifest.parts.ram.sha256,
     secret: 'b'.repeat(64),
+    stateId: null,
     memory: { kind: 'delta', fileId: 'c'.repeat(32) },
     state: await digestFile(files.state, { mapper }),
     overlay: await digestOverlay(files.overlay, mapper),

@@ -97,6 +97,8 @@ export interface Disk {
     | {
         readonly kind: 'overlay';
         readonly path: string;
+        /** Opens the first, when it is encrypted. The driver hands it on by a file in `runDir`, never by an argument. */
+        readonly passphrase?: string;
         readonly layerPaths?: readonly string[];
         readonly basePath: string;
       }

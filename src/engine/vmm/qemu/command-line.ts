@@ -117,6 +117,9 @@ function throttle({ limits: { io } }: VmmConfig): object {
 function disk({ serial, source }: Disk): string[] {
   const node = `disk-${serial}`;
   return [
+    ...(hasKey(source)
+      ? ['-object', JSON.stringify({ 'qom-type': 'secret', id: `${node}-image-key`, file: keyFile(serial) })]
+      : []),
     '-blockdev',
     JSON.stringify(source.kind === 'empty' ? nothing(node, source.bytes) : throttled(node, source)),
     '-device',
@@ -143,8 +146,18 @@ function blockdev(node: string, source: Source): object {
     discard: 'unmap',
     cache: CACHE,
     file: file(source.path),
+    ...(hasKey(source) && { encrypt: { format: 'luks', 'key-secret': `${node}-key` } }),
     backing: backing(node, source),
   };
+}
+
+/** In QEMU's working folder, while it starts. */
+export function keyFile(serial: Disk['serial']): string {
+  return `${serial}.key`;
+}
+
+function hasKey(source: Disk['source']): boolean {
+  return source.kind === 'overlay' && source.passphrase !== undefined;
 }
 
 /** What is below an overlay, down to the raw disk; only read. */

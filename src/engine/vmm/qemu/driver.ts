@@ -10,7 +10,7 @@ import path from 'node:path';
 import type { Duplex, Readable } from 'node:stream';
 import { MachineError } from '../../../lib/index.ts';
 import type { ExchangeFolder } from '../../jail/exchange-folder.ts';
-import type { Jail, Jailed } from '../../jail/jail.ts';
+import type { Handed, Jail, Jailed } from '../../jail/jail.ts';
 import type { ChangedMemory, LinkState, Vmm, VmmConfig, VmmDriver, VmmExit, VmmLeft } from '../vmm.ts';
 import { AdoptedProcess } from './adopted-process.ts';
 import { changedMemoryOf } from './changed-memory.ts';
@@ -18,6 +18,7 @@ import {
   commandLine,
   cpuModel,
   DEVICES_GENERATION,
+  keyFile,
   LINK_SOCKET,
   linkOf,
   MACHINE_TYPE,
@@ -62,7 +63,10 @@ export function qemuDriver(options: QemuDriverOptions): VmmDriver {
 async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: AbortSignal | undefined): Promise<Vmm> {
   signal?.throwIfAborted();
   await using stack = new AsyncDisposableStack();
-  const jailed = stack.use(await options.jail.start(config, (inside) => commandLine(inside, options.accelerator)));
+  const handed = keysOf(config);
+  const jailed = stack.use(
+    await options.jail.start(config, (inside) => commandLine(inside, options.accelerator), { handed }),
+  );
   const process = stack.use(new QemuProcess(jailed, config.runDir));
   const qmp = new Qmp(jailed.child.stdio[3] as Duplex);
   stack.defer(() => qmp.close(new MachineError('exited', 'the VMM was ended')));
@@ -74,10 +78,20 @@ async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: 
   const memory = options.deltaSave && sharing === 'private' ? changedMemoryOf(pid, ramPath) : undefined;
   const vmm = new QemuVmm({ process, qmp, folder: jailed.folder, memory, link: linkOf(config.network) });
   await vmm.negotiate(signal);
+  // The machine is built, so its disks are open.
+  await Promise.all(handed.map(({ name }) => jailed.folder.takeBack(name)));
   await jailed.settle();
   stack.use(await vmm.openLink());
   if (config.boot !== 'restore') await vmm.continue();
   return vmm.owning(stack.move());
+}
+
+function keysOf({ disks }: VmmConfig): Handed[] {
+  return disks.flatMap(({ serial, source }) =>
+    source.kind === 'overlay' && source.passphrase !== undefined
+      ? [{ name: keyFile(serial), text: source.passphrase }]
+      : [],
+  );
 }
 
 async function adoptQemu(
