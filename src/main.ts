@@ -28,6 +28,7 @@ import {
   ensureAccessKey,
   lockHome,
   makeHome,
+  makePrivate,
   provisionsOf,
   readServerRecord,
   type ServerRecord,
@@ -72,6 +73,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   await using stack = new AsyncDisposableStack();
   makeHome(stateDir);
   stack.use(lockHome(stateDir, () => readServerRecord(stateDir)?.pid));
+  for (const remark of makePrivate(stateDir)) log.warn({}, remark);
   const before = readServerRecord(stateDir);
   checkSameAccount(config, before);
   const rootKey = ensureAccessKey(stateDir, ids);

@@ -12,3 +12,4 @@ export {
   writeServerRecord,
 } from './home.ts';
 export { isLocked, lockHome } from './lock.ts';
+export { makePrivate } from './private.ts';
