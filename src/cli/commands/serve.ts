@@ -1,4 +1,5 @@
 /** `rekindle serve`: the server in the foreground until a signal. */
+import { closeSync, readdirSync, readFileSync } from 'node:fs';
 import type { Environment, RawSettings } from '../../config.ts';
 import { createLogger } from '../../lib/index.ts';
 import { EXIT } from '../exit.ts';
@@ -9,6 +10,7 @@ import { readSettings } from '../target.ts';
 export async function serve(flags: RawSettings, options: { json: boolean }, env: Environment): Promise<number> {
   const config = readSettings(flags, env);
   requireSetUp(config);
+  closeInherited();
   const log = createLogger(config.logLevel);
   const stopAsked = untilSignal();
   const { startServer } = await import('../../main.ts');
@@ -21,6 +23,25 @@ export async function serve(flags: RawSettings, options: { json: boolean }, env:
   await server.stop();
   return EXIT.ok;
 }
+
+/**
+ * Closes what whoever started the server left open by accident: programs the server starts would have it too, VMMs among
+ * them. Everything that Node opened itself is closed on exec.
+ */
+function closeInherited(): void {
+  for (const name of readdirSync('/proc/self/fd')) {
+    const fd = Number(name);
+    if (fd <= 2) continue;
+    try {
+      const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'))?.[1] ?? '0';
+      if ((Number.parseInt(flags, 8) & O_CLOEXEC) === 0) closeSync(fd);
+    } catch {
+      // The folder's own handle is closed by now.
+    }
+  }
+}
+
+const O_CLOEXEC = 0o2_000_000;
 
 /** Resolves at the first signal; the second ends the process at once. A signal during the start counts as well. */
 function untilSignal(): Promise<void> {
