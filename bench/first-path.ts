@@ -2,8 +2,8 @@
  * Measures the promises of the first path, the server beside the bare engine in one process of measurement:
  * `npm run bench` (all) or `npm run bench -- launch suspend …` (parts: launch, suspend, burst, build, footprint, cycles).
  *
- * "Bare" is the same QEMU command and snapshot driven by the engine alone, without API, records or endpoint. Pairs are taken in
- * turn, so that a drift of the machine's speed falls on both.
+ * "Bare" is the same QEMU command and snapshot driven by the engine alone, without jail, API, records or endpoint. Pairs are
+ * taken in turn, so that a drift of the machine's speed falls on both.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { request } from 'node:http';
@@ -60,6 +60,7 @@ async function main(): Promise<void> {
       log: silentLogger,
       clock: systemClock,
       ids: randomIds,
+      isBare: true,
     }),
   );
   const rows: Row[] = [{ what: 'accelerator', value: engine.host.accelerator }];

@@ -18,8 +18,7 @@ import type {
 import { Folders, remove } from './folders.ts';
 import { probeHost } from './host/host.ts';
 import type { Jail } from './jail/jail.ts';
-import { killLeftOver } from './jail/leftovers.ts';
-import { openJail } from './jail/open-jail.ts';
+import { openJail, withoutJail } from './jail/open-jail.ts';
 import { adoptMachine } from './machine/adopt.ts';
 import type { EngineContext } from './machine/context.ts';
 import { launchMachine, resumeMachine } from './machine/launch.ts';
@@ -48,6 +47,8 @@ export interface EngineOptions {
   readonly keyring?: Keyring;
   /** Behave as on a host that forbids ptrace; for tests of that fallback. */
   readonly deltaSave?: boolean;
+  /** Start VMMs as on a host that allows no jail; for measuring what the jail costs. No setting leads here. */
+  readonly isBare?: boolean;
   /** Another driver than QEMU's. */
   readonly driver?: VmmDriver;
 }
@@ -59,7 +60,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   const { runtime, stateDir, cacheDir, log, clock, ids, keyring } = options;
   claimKey(stateDir, keyring);
   const host = await probeHost(runtime, stateDir);
-  const jail = await openJail(runtime, stateDir, host);
+  const jail = await openJail(runtime, stateDir, options.isBare === true ? withoutJail(host) : host);
   const driver =
     options.driver ??
     qemuDriver({
@@ -145,14 +146,14 @@ class HostEngine implements Engine {
 
   async isSuspended(id: string): Promise<boolean> {
     if (this.#machines.has(id) || !existsSync(machineFiles(this.#context.folders.machine(id)).saved)) return false;
-    await killLeftOver(id, this.#context.folders.run(id));
+    await this.#jail.end(id, this.#context.folders.run(id));
     return true;
   }
 
   async destroy(id: string): Promise<void> {
     const { folders } = this.#context;
     const machine = this.#machines.get(id);
-    if (machine === undefined) await killLeftOver(id, folders.run(id));
+    if (machine === undefined) await this.#jail.end(id, folders.run(id));
     else await machine[Symbol.asyncDispose]();
     await Promise.all([remove(folders.run(id)), remove(folders.machine(id))]);
   }
@@ -184,7 +185,7 @@ class HostEngine implements Engine {
   ): Promise<Machine> {
     if (this.#machines.has(id)) throw new MachineError('failed', `${id} runs already`);
     const runDir = this.#context.folders.run(id);
-    if (existsSync(runDir)) await killLeftOver(id, runDir);
+    if (existsSync(runDir)) await this.#jail.end(id, runDir);
     return this.#keep(await start({ signal: this.#bounded(signal) }));
   }
 

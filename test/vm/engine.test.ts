@@ -302,6 +302,18 @@ describe('the engine on real machines', { skip }, () => {
     assert.equal((await machine.exited).kind, 'vmm');
     assert.deepEqual(await engine.residue(), []);
   });
+
+  test('it is found by its cgroup when somebody removed its folder', async (context) => {
+    await using lost = await openEngine(stateDir);
+    const machine = await lost.launch({ id: 'vm-14', snapshotDir }, {});
+    const runDir = path.join(stateDir, 'run/vm-14');
+    const { cgroups } = JSON.parse(await readFile(path.join(runDir, 'pid.json'), 'utf8')) as { cgroups: string[] };
+    if (cgroups.length === 0) return context.skip('this host has no writable cgroup');
+    await rm(runDir, { recursive: true });
+    await engine.destroy('vm-14');
+    assert.equal((await machine.exited).kind, 'vmm');
+    for (const group of cgroups) await assert.rejects(readdir(group), { code: 'ENOENT' });
+  });
 });
 
 function openEngine(stateDir: string, extra: { deltaSave?: boolean } = {}): Promise<Engine> {

@@ -56,6 +56,11 @@ export async function prepareBuilder(options: PrepareOptions): Promise<void> {
   const { accelerator } = host.report;
   const driver = qemuDriver({ version: runtime.qemu.version, accelerator, deltaSave: host.deltaSave, jail });
   const folders = new Folders(workDir);
+  // Of a set-up that was killed; one set-up works at a time.
+  for (const id of await folders.ids()) {
+    await jail.end(id, folders.run(id));
+    await remove(folders.run(id));
+  }
   const context = {
     runtime,
     driver,

@@ -9,11 +9,13 @@ import { chmod, chown, open, stat } from 'node:fs/promises';
 import { release } from 'node:os';
 import path from 'node:path';
 import type { Readable } from 'node:stream';
+import { MachineError } from '../../lib/index.ts';
 import type { Runtime } from '../runtime.ts';
 import type { VmmConfig } from '../vmm/vmm.ts';
 import { bubblewrapArguments, type JailUser, type Limits, limitArguments } from './bubblewrap.ts';
 import { type Cgroups, killGroup, type MachineGroup } from './cgroups/groups.ts';
 import { ExchangeFolder } from './exchange-folder.ts';
+import { killLeftOver } from './leftovers.ts';
 import { FIRMWARE, QEMU } from './places.ts';
 import type { JailPlan } from './plan.ts';
 import { bootId, isAlive, type ProcessRecord, readRecord, startOf, VMM_FOLDER, writeRecord } from './record.ts';
@@ -23,6 +25,8 @@ import { type View, viewOf, writtenFiles } from './view.ts';
 /** Of the child: control and console are the VMM's, this one bubblewrap's. */
 const INFO_FD = 5;
 const INFO_LIMIT_BYTES = 4096;
+/** 5 ms on a quiet host, seconds when many start at once. */
+const INFO_TIMEOUT_MS = 30_000;
 const MIB = 1024 * 1024;
 /** A disk image's own tables, and small files. */
 const FILE_SLACK_BYTES = 64 * MIB;
@@ -108,6 +112,7 @@ export class Jail implements AsyncDisposable {
       const uid = user?.uid ?? process.geteuid?.() ?? 0;
       await Promise.all([group.add(known), record(config, { pid: known, supervisorPid: child.pid, uid, group })]);
     };
+    pid.catch(() => {});
     // Beside the VMM's own start.
     const confined = confine();
     confined.catch(() => {});
@@ -116,6 +121,11 @@ export class Jail implements AsyncDisposable {
     };
     const owned = stack.move();
     return { child, pid, folder, settle, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  }
+
+  /** Ends what is left of a machine, whoever started it. Idempotent. @throws MachineError `failed` when it does not end */
+  async end(id: string, runDir: string): Promise<void> {
+    await killLeftOver(id, runDir, this.#o.cgroups.foldersOf(id));
   }
 
   /** What an earlier server started there, if it lives. Disposing takes back what it was given; its end comes first. */
@@ -179,16 +189,21 @@ export class Jail implements AsyncDisposable {
 
 const STDIO = ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', 'pipe'] as const;
 
-/** What bubblewrap says of the process it started. */
+/** What bubblewrap says of the process it started. @throws MachineError `timeout` */
 async function toldPid(info: Readable): Promise<number | undefined> {
   let text = '';
+  const late = new MachineError('timeout', 'the jail of the VMM was not ready in time');
+  const timer = setTimeout(() => info.destroy(late), INFO_TIMEOUT_MS);
   try {
     for await (const chunk of info) {
       text += chunk;
       if (text.includes('}') || text.length > INFO_LIMIT_BYTES) break;
     }
-  } catch {
+  } catch (error) {
+    if (error === late) throw late;
     // It ended; what its owner hears of that says more.
+  } finally {
+    clearTimeout(timer);
   }
   const found = /"child-pid": (\d+)/.exec(text)?.[1];
   return found === undefined ? undefined : Number(found);

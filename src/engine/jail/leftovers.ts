@@ -1,6 +1,6 @@
 /**
- * Ends what a killed server left running of a machine: known by its record, by its cgroups, and, where a server died before it
- * wrote the record, by the folder it works in.
+ * Ends what a killed server left running of a machine: known by its record, by its cgroups, and, where a server died before
+ * either was there, by the folder it works in.
  */
 import type { BigIntStats } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
@@ -12,25 +12,29 @@ import { isAlive, type ProcessRecord, readRecord, startOf, VMM_FOLDER } from './
 const KILL_WAIT_MS = 5000;
 const KILL_POLL_MS = 10;
 
-/** @throws MachineError `failed` when something does not end */
-export async function killLeftOver(id: string, runDir: string): Promise<void> {
+/** @param groups of the machine, as this server would name them. @throws MachineError `failed` when something does not end */
+export async function killLeftOver(id: string, runDir: string, groups: readonly string[]): Promise<void> {
   const record = await readRecord(runDir);
+  const folders = [...new Set([...groups, ...(record?.cgroups ?? [])])];
   for (let waited = 0; ; waited += KILL_POLL_MS) {
-    const pids = await processesLeft(id, runDir, record);
+    const pids = await processesLeft(id, runDir, record, folders);
     if (pids.length === 0) break;
     if (waited >= KILL_WAIT_MS) throw new MachineError('failed', `a process of ${id} does not end`);
     for (const pid of pids) kill(pid);
     await sleep(KILL_POLL_MS);
   }
-  await Promise.all((record?.cgroups ?? []).map(killGroup));
+  await Promise.all(folders.map(killGroup));
 }
 
-async function processesLeft(id: string, runDir: string, record: ProcessRecord | undefined): Promise<number[]> {
+async function processesLeft(
+  id: string,
+  runDir: string,
+  record: ProcessRecord | undefined,
+  groups: readonly string[],
+): Promise<number[]> {
   const pids = new Set(await processesIn(path.join(runDir, VMM_FOLDER), id));
-  if (record !== undefined) {
-    if (isAlive(record)) pids.add(record.pid);
-    for (const folder of record.cgroups) for (const pid of await processesOf(folder)) pids.add(pid);
-  }
+  if (record !== undefined && isAlive(record)) pids.add(record.pid);
+  for (const group of groups) for (const pid of await processesOf(group)) pids.add(pid);
   return [...pids].filter((pid) => startOf(pid) !== undefined);
 }
 

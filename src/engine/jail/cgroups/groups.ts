@@ -72,6 +72,11 @@ export class Cgroups implements AsyncDisposable {
     };
   }
 
+  /** Where a machine's groups are or would be. */
+  foldersOf(id: string): string[] {
+    return this.#distinct().map(([, folder]) => path.join(folder, FAMILY, this.#server, id));
+  }
+
   /** Removes this server's own groups, if all its machines are gone. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const [, folder] of this.#distinct()) {
