@@ -33,7 +33,7 @@ export interface Config {
   readonly account: string;
   readonly logLevel: 'debug' | 'info' | 'warn' | 'error' | 'silent';
   /** What a stopping server does with microVMs that run. */
-  readonly onShutdown: 'suspend' | 'terminate';
+  readonly onShutdown: 'suspend' | 'terminate' | 'leave';
   /** How long that may take before the server ends anyway. */
   readonly shutdownSeconds: number;
   /** Memory that microVMs may be promised together; undefined: the host's, less what others need. */
@@ -145,8 +145,8 @@ export const SETTINGS = {
   onShutdown: {
     flag: '--on-shutdown',
     env: 'REKINDLE_ON_SHUTDOWN',
-    value: '<suspend|terminate>',
-    help: 'what happens to running microVMs when the server stops',
+    value: '<suspend|terminate|leave>',
+    help: 'what happens to running microVMs when the server stops; left ones run on until the next start takes them over',
     fallback: 'suspend',
   },
   shutdownSeconds: {
@@ -209,7 +209,7 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     region,
     account: matching(raw('account'), /^\d{12}$/, '12 digits', '000000000000'),
     logLevel: oneOf(raw('logLevel'), ['info', 'debug', 'warn', 'error', 'silent']),
-    onShutdown: oneOf(raw('onShutdown'), ['suspend', 'terminate']),
+    onShutdown: oneOf(raw('onShutdown'), ['suspend', 'terminate', 'leave']),
     shutdownSeconds: optional(raw('shutdownSeconds'), (found) => integer(found, 1, 3600)) ?? 30,
     memoryBudgetMiB: optional(raw('memoryBudget'), (found) => integer(found, 512, 100_000_000)),
     encryptionKeyFile: optional(raw('encryptionKeyFile'), ({ value }) => resolve(value)),

@@ -187,6 +187,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     config,
     log,
     microvms,
+    engine,
     doors: [api, s3, ingress],
     owned: stack.move(),
   });
@@ -196,6 +197,7 @@ interface Parts {
   readonly config: Config;
   readonly log: Logger;
   readonly microvms: Microvms;
+  readonly engine: Engine;
   /** What takes requests, each stopped first and in bounded time. */
   readonly doors: readonly AsyncDisposable[];
   readonly owned: AsyncDisposableStack;
@@ -227,7 +229,7 @@ class RunningServer implements Server {
   }
 
   async #stop(): Promise<void> {
-    const { config, log, microvms, doors, owned } = this.#parts;
+    const { config, log, microvms, engine, doors, owned } = this.#parts;
     log.info({ onShutdown: config.onShutdown }, 'server stops');
     // Traffic first: a request could wake what was just suspended.
     await Promise.all(doors.map((door) => door[Symbol.asyncDispose]()));
@@ -236,26 +238,25 @@ class RunningServer implements Server {
         settle(microvms, config.onShutdown, signal),
       );
     } catch (error) {
-      log.warn(
-        { error: messageOf(error) },
-        'not every microVM could be settled; the next start ends what was left running',
-      );
+      log.warn({ error: messageOf(error) }, 'not every microVM could be settled; the next start takes over what runs');
+      engine.leave();
     }
+    if (config.onShutdown === 'leave') engine.leave();
     await withDeadline('closing', CLOSE_MS, () => owned.disposeAsync());
     log.info({}, 'server stopped');
   }
 }
 
-/** Suspends or terminates what runs, and waits until no microVM is on its way anywhere. */
+/** Suspends, terminates or leaves what runs, and waits until no microVM is on its way anywhere. */
 async function settle(microvms: Microvms, how: Config['onShutdown'], signal: AbortSignal): Promise<void> {
   const asked = new Set<string>();
   for (;;) {
     let moving = 0;
-    for await (const { microvmId, state } of allOf(microvms)) {
-      if (state === 'TERMINATED' || state === 'SUSPENDED') continue;
+    for await (const { microvmId, state } of microvms.holding()) {
+      if (state === 'SUSPENDED' || (how === 'leave' && state === 'RUNNING')) continue;
       moving++;
       if (asked.has(microvmId)) continue;
-      if (how === 'suspend' && state !== 'RUNNING') continue;
+      if (how !== 'terminate' && state !== 'RUNNING') continue;
       asked.add(microvmId);
       const command = how === 'suspend' ? microvms.suspend(microvmId) : microvms.terminate(microvmId);
       // Refused because it is on its way elsewhere: the next round looks again.
@@ -264,15 +265,6 @@ async function settle(microvms: Microvms, how: Config['onShutdown'], signal: Abo
     if (moving === 0) return;
     await sleep(POLL_MS, { signal });
   }
-}
-
-async function* allOf(microvms: Microvms): AsyncIterable<{ microvmId: string; state: string }> {
-  let nextToken: string | null = null;
-  do {
-    const page: Awaited<ReturnType<Microvms['list']>> = await microvms.list(nextToken === null ? {} : { nextToken });
-    yield* page.items;
-    ({ nextToken } = page);
-  } while (nextToken !== null);
 }
 
 async function openEngine(config: Config, log: Logger, network: NetworkSettings): Promise<Engine> {

@@ -77,6 +77,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   }
   const folders = new Folders(stateDir, keyring && memoryFolder(stateDir));
   const remarks = keyring !== undefined && hasSwap() ? [...host.report.remarks, SWAP] : host.report.remarks;
+  const leaving = new AbortController();
   const context = {
     runtime,
     driver,
@@ -89,8 +90,9 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     ids,
     integrity: new Integrity({ mapper: runtime.qemu.img, clock, log }),
     restoring: new Set<object>(),
+    leaving: leaving.signal,
   };
-  return new HostEngine(context, jail);
+  return new HostEngine(context, { jail, leaving });
 }
 
 const SWAP = 'swap is on, so what machines hold in memory may reach the disk unencrypted: turn it off or encrypt it';
@@ -99,12 +101,14 @@ class HostEngine implements Engine {
   readonly host: HostReport;
   readonly #context: EngineContext;
   readonly #jail: Jail;
+  readonly #leaving: AbortController;
   readonly #machines = new Map<string, RunningMachine>();
   readonly #builds = new KeyedLock();
   readonly #closing = new AbortController();
 
-  constructor(context: EngineContext, jail: Jail) {
+  constructor(context: EngineContext, { jail, leaving }: { jail: Jail; leaving: AbortController }) {
     this.#jail = jail;
+    this.#leaving = leaving;
     this.host = context.host;
     this.#context = context;
     context.integrity.startScrub();
@@ -165,6 +169,10 @@ class HostEngine implements Engine {
   async deleteSnapshot(snapshotDir: string): Promise<void> {
     this.#context.integrity.forget(snapshotDir);
     await rm(snapshotDir, { recursive: true, force: true });
+  }
+
+  leave(): void {
+    this.#leaving.abort();
   }
 
   async residue(): Promise<readonly string[]> {

@@ -229,6 +229,8 @@ export interface Engine extends AsyncDisposable {
   onDamage(listener: (damage: SnapshotDamage) => void): Disposable;
   /** Deletes a sealed snapshot's folder. Idempotent. */
   deleteSnapshot(snapshotDir: string): Promise<void>;
+  /** From now on a machine that is disposed, or the engine, lets go of what runs instead of ending it: for a later server. */
+  leave(): void;
   /** Ids that have a folder or process under this state folder, for the sweep at start. */
   residue(): Promise<readonly string[]>;
 }

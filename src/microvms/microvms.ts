@@ -241,6 +241,10 @@ class MicrovmsRoom implements Microvms {
     return { ...page, items };
   }
 
+  async *holding(): AsyncIterable<MicrovmItem> {
+    for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) yield itemOf(body);
+  }
+
   suspend(microvmId: string): Promise<void> {
     return this.#command(microvmId, { type: 'suspend', cause: 'request' });
   }

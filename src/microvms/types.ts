@@ -107,6 +107,8 @@ export interface Microvms extends AsyncDisposable {
   list(
     request: PageRequest & { readonly imageIdentifier?: string; readonly imageVersion?: string },
   ): Promise<Page<MicrovmItem>>;
+  /** All that have not ended, in no order. */
+  holding(): AsyncIterable<MicrovmItem>;
   /** @throws DomainError NOT_FOUND, INVALID (terminated), CONFLICT */
   suspend(microvmId: string): Promise<void>;
   /** @throws DomainError NOT_FOUND, INVALID (terminated), CONFLICT */

@@ -101,6 +101,23 @@ describe('a server that was killed', () => {
     assert.deepEqual(readdirSync(join(stateDir, 'run')), []);
   });
 
+  test('is no better off than one that was told to leave its microVMs running', async () => {
+    await server.stop();
+    await server[Symbol.asyncDispose]();
+    server = await startServer({ stateDir, args: ['--on-shutdown', 'leave'] });
+    const microvm = await launch();
+    assert.equal(await count(microvm), '1');
+    const vmm = vmmOf(microvm.microvmId);
+    assert.equal(await server.stop(), 0);
+    await server[Symbol.asyncDispose]();
+    assert.ok(existsSync(`/proc/${vmm}`), 'the machine runs on without a server');
+    server = await startServer({ stateDir });
+    assert.equal(await count(microvm), '2');
+    assert.equal(vmmOf(microvm.microvmId), vmm);
+    await server.microvms.terminateMicrovm({ microvmIdentifier: microvm.microvmId });
+    await untilState(server, microvm.microvmId, 'TERMINATED');
+  });
+
   test('ends the machine of a microVM that was taken over when it is terminated or dies', async () => {
     const [killed, terminated] = [await launch(), await launch()];
     for (const microvm of [killed, terminated]) assert.equal(await count(microvm), '1');

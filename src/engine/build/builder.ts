@@ -72,6 +72,7 @@ export async function prepareBuilder(options: PrepareOptions): Promise<void> {
     ids: randomIds,
     integrity: new Integrity({ mapper: runtime.qemu.img, clock: systemClock, log }),
     restoring: new Set<object>(),
+    leaving: new AbortController().signal,
   };
   await ensureBuilder(context, options.onProgress, { signal });
 }

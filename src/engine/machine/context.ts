@@ -21,6 +21,8 @@ export interface EngineContext {
   readonly keyring?: Keyring | undefined;
   /** Machines being restored at this moment: the more, the longer each takes. */
   readonly restoring: Set<object>;
+  /** Aborted once machines shall outlive this server. */
+  readonly leaving: AbortSignal;
 }
 
 /** A new secret for a link. */

@@ -125,7 +125,9 @@ export class RunningMachine implements Machine {
     this.#isEnding = true;
     clearTimeout(this.#watchTimer);
     this.#watch.abort();
-    await this.#parts.owned.disposeAsync();
+    // What was just saved must not run on.
+    if (this.#context.leaving.aborted && !this.#isSuspending) this.#vmm.letGo();
+    else await this.#parts.owned.disposeAsync();
     await this.#link[Symbol.asyncDispose]();
     this.#ended.resolve();
   }

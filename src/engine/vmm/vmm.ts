@@ -145,4 +145,6 @@ export interface Vmm extends AsyncDisposable {
   saveState(path: string): Promise<void>;
   /** Last lines of the VMM's own output and the guest's console. */
   evidence(): string;
+  /** Closes what leads to it and lets it run; not to be disposed afterwards. */
+  letGo(): void;
 }

@@ -119,6 +119,9 @@ class FakeVmm implements Vmm {
     return 'fake console';
   }
 
+  /** It lives in this process and ends with it. */
+  letGo(): void {}
+
   end(message: string): void {
     if (this.#isOver) return;
     this.#isOver = true;

@@ -137,6 +137,7 @@ class InMemoryEngine implements FakeEngine {
   readonly #gates = new Map<FakeOperation, Set<Gate>>();
   readonly adopt?: (request: LaunchRequest, options: { signal?: AbortSignal }) => Promise<Machine | undefined>;
   #abandoned = false;
+  leaving = false;
 
   constructor(options: FakeEngineOptions) {
     this.#options = options;
@@ -146,6 +147,10 @@ class InMemoryEngine implements FakeEngine {
 
   abandon(): void {
     this.#abandoned = true;
+  }
+
+  leave(): void {
+    this.leaving = true;
   }
 
   failNext(operation: FakeOperation, error: Error, id?: string): Disposable {
@@ -311,7 +316,7 @@ class InMemoryEngine implements FakeEngine {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#abandoned) return;
+    if (this.#abandoned || this.leaving) return;
     await Promise.all([...this.machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
   }
 
@@ -428,7 +433,7 @@ class FakeMachine implements Machine {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#close();
+    if (!this.#engine.leaving) this.#close();
   }
 
   print(text: string, stream: 'stdout' | 'stderr'): void {

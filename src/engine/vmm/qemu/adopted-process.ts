@@ -34,6 +34,10 @@ export class AdoptedProcess implements VmmProcess {
     return ['vmm.log', 'console.log'].map((name) => lastOf(path.join(this.#runDir, name))).join('');
   }
 
+  letGo(): void {
+    this.#isEnding = true;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#end();
   }

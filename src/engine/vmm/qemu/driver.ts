@@ -129,6 +129,8 @@ export interface VmmProcess extends AsyncDisposable {
   readonly pid: number;
   readonly exited: Promise<VmmExit>;
   evidence(): string;
+  /** Nothing of this server's holds or watches it any more. */
+  letGo(): void;
 }
 
 interface QemuParts {
@@ -238,6 +240,11 @@ class QemuVmm implements Vmm {
     return this.#process.evidence();
   }
 
+  letGo(): void {
+    this.#process.letGo();
+    this.#qmp.close(new MachineError('exited', 'the machine was left to a later server'));
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#owned?.disposeAsync();
   }
@@ -286,6 +293,12 @@ class QemuProcess implements VmmProcess {
 
   evidence(): string {
     return this.#tails.flatMap((tail) => tail.lines()).join('\n');
+  }
+
+  letGo(): void {
+    this.#isGone = true;
+    for (const stream of this.#child.stdio) stream?.destroy();
+    this.#child.unref();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
