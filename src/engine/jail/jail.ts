@@ -229,8 +229,8 @@ async function giveTo(uid: number, gid: number, files: readonly string[]): Promi
 
 /** Others may read it: it is in a folder they cannot enter, and reaches the VMM by its mount alone. */
 async function makeReadable(file: string): Promise<void> {
-  const { mode } = await stat(file).catch(() => ({ mode: 0o004 }));
-  if ((mode & 0o004) === 0) await chmod(file, (mode & 0o777) | 0o444);
+  const found = await stat(file).catch(() => undefined);
+  if (found?.isFile() && (found.mode & 0o004) === 0) await chmod(file, (found.mode & 0o777) | 0o444);
 }
 
 async function largestFile({ disks }: VmmConfig): Promise<number> {
