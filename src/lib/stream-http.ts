@@ -35,8 +35,6 @@ export async function requestOverStream(stream: Duplex, options: StreamRequest):
     },
   });
   request.once('response', (response) => resolve({ status: response.statusCode ?? 0 }));
-  // Without a listener the socket would be closed in silence.
-  request.once('upgrade', (response) => resolve({ status: response.statusCode ?? 0 }));
   request.once('error', reject);
   let interim = 0;
   request.on('information', () => {

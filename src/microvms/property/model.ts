@@ -116,6 +116,11 @@ export class Model {
     vm.expected = 'ANY';
   }
 
+  /** Nothing went wrong since the last check. */
+  get isCalm(): boolean {
+    return this.#lately.size === 0;
+  }
+
   /** Something went wrong for all of them: several outcomes are right from now on. */
   trouble(...causes: string[]): void {
     this.troubles++;
@@ -123,6 +128,8 @@ export class Model {
     for (const cause of causes) this.#lately.add(cause);
     for (const vm of this.vms) {
       for (const cause of causes) vm.causes.add(cause);
+      // When its end is written down is open now.
+      vm.exitedAt = undefined;
       if (vm.expected !== 'TERMINATED') vm.expected = 'ANY';
     }
   }

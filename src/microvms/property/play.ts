@@ -291,7 +291,7 @@ class Player {
     if (server?.engine.machines.has(vm.id) !== true) return;
     vm.causes.add(exitedWith(code)).add(ENDED);
     if (vm.expected !== 'TERMINATED') vm.expected = 'ANY';
-    vm.exitedAt ??= elapsedMs;
+    if (this.#model.isCalm) vm.exitedAt ??= elapsedMs;
     server.engine.exit(vm.id, { kind: 'app', exitCode: code });
   }
 
