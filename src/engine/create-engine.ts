@@ -31,6 +31,7 @@ import type { Runtime } from './runtime.ts';
 import { claimKey } from './snapshot/claimed-key.ts';
 import type { Keyring } from './snapshot/encryption.ts';
 import { Integrity } from './snapshot/integrity.ts';
+import { Vault } from './snapshot/vault.ts';
 import { qemuDriver } from './vmm/qemu/driver.ts';
 import type { VmmDriver } from './vmm/vmm.ts';
 
@@ -75,7 +76,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       'Encryption needs a host where the memory of VMMs can be read: see rekindle doctor.',
     );
   }
-  const folders = new Folders(stateDir, keyring && memoryFolder(stateDir));
+  const memoryDir = keyring && memoryFolder(stateDir);
+  const folders = new Folders(stateDir, memoryDir);
   const remarks = keyring !== undefined && hasSwap() ? [...host.report.remarks, SWAP] : host.report.remarks;
   const leaving = new AbortController();
   const context = {
@@ -88,10 +90,12 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     log,
     clock,
     ids,
-    integrity: new Integrity({ mapper: runtime.qemu.img, clock, log }),
+    integrity: new Integrity({ mapper: runtime.qemu.img, clock, log, keyring }),
+    vault: new Vault({ memoryDir, clock, log }),
     restoring: new Set<object>(),
     leaving: leaving.signal,
   };
+  await context.vault.start();
   return new HostEngine(context, { jail, leaving });
 }
 
@@ -182,6 +186,7 @@ class HostEngine implements Engine {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort(new MachineError('exited', 'the engine was closed'));
     this.#context.integrity[Symbol.dispose]();
+    this.#context.vault[Symbol.dispose]();
     await Promise.all([...this.#machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
     await this.#jail[Symbol.asyncDispose]();
   }

@@ -21,6 +21,7 @@ import type { Runtime } from '../runtime.ts';
 import { Integrity } from '../snapshot/integrity.ts';
 import { describeMachine } from '../snapshot/manifest.ts';
 import { createDraft, sealDraft } from '../snapshot/seal.ts';
+import { Vault } from '../snapshot/vault.ts';
 import { qemuDriver } from '../vmm/qemu/driver.ts';
 import { runBuilder } from './builder-run.ts';
 import { writeContextTar } from './context-tar.ts';
@@ -71,6 +72,7 @@ export async function prepareBuilder(options: PrepareOptions): Promise<void> {
     clock: systemClock,
     ids: randomIds,
     integrity: new Integrity({ mapper: runtime.qemu.img, clock: systemClock, log }),
+    vault: new Vault({ memoryDir: undefined, clock: systemClock, log }),
     restoring: new Set<object>(),
     leaving: new AbortController().signal,
   };

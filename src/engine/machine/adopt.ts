@@ -2,7 +2,6 @@
  * Takes over a machine that an earlier server left running: its process by its record, its VMM by the second control
  * socket, its guest by the link's secret. What was under way through the earlier server is lost, the guest is not.
  */
-import path from 'node:path';
 import { type GuestLink, openLink } from '../../guest/index.ts';
 import { MachineError, messageOf } from '../../lib/index.ts';
 import type { LaunchRequest } from '../engine.ts';
@@ -37,7 +36,8 @@ export async function adoptMachine(
   const key = await openMachineKey(context.keyring, id, files.key);
   await using stack = new AsyncDisposableStack();
   stack.defer(() => remove(runDir));
-  const ram = kept.hasOwnRam ? files.ram : path.join(snapshotDir, 'ram');
+  const sealed = stack.use(await context.vault.open(snapshotDir, manifest));
+  const ram = kept.hasOwnRam ? files.ram : sealed.ram;
   const taken = await context.driver.adopt({ id, runDir, ram, hasOwnRam: kept.hasOwnRam, overlay: files.overlay });
   if (taken === undefined) return undefined;
   const { vmm } = taken;

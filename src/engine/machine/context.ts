@@ -5,6 +5,7 @@ import type { Folders } from '../folders.ts';
 import type { Runtime } from '../runtime.ts';
 import type { Keyring } from '../snapshot/encryption.ts';
 import type { Integrity } from '../snapshot/integrity.ts';
+import type { Vault } from '../snapshot/vault.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
 
 export interface EngineContext {
@@ -17,6 +18,7 @@ export interface EngineContext {
   readonly clock: Clock;
   readonly ids: Ids;
   readonly integrity: Integrity;
+  readonly vault: Vault;
   /** The operator's, when what machines leave on disk is to be encrypted. */
   readonly keyring?: Keyring | undefined;
   /** Machines being restored at this moment: the more, the longer each takes. */

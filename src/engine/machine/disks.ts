@@ -13,11 +13,18 @@ export function fourDisks(given: Partial<Record<DiskSerial, Disk['source']>>): D
 }
 
 /** The root disk of a machine restored from a sealed snapshot. */
-export function overlayOf(snapshotDir: string, overlay: string): Extract<Disk['source'], { kind: 'overlay' }> {
+export function overlayOf(
+  snapshotDir: string,
+  overlay: string,
+  passphrases: { readonly overlay?: string | undefined; readonly changes?: string | undefined } = {},
+): Extract<Disk['source'], { kind: 'overlay' }> {
+  const { overlay: passphrase, changes } = passphrases;
   return {
     kind: 'overlay',
     path: overlay,
+    ...(passphrase !== undefined && { passphrase }),
     layerPaths: [path.join(snapshotDir, 'changes')],
+    ...(changes !== undefined && { layerPassphrases: [changes] }),
     basePath: path.join(snapshotDir, 'disk'),
   };
 }

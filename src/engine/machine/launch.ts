@@ -11,6 +11,7 @@ import { remove } from '../folders.ts';
 import { readChunkFile } from '../snapshot/chunk-file.ts';
 import type { DataKey } from '../snapshot/encryption.ts';
 import type { Manifest } from '../snapshot/manifest.ts';
+import type { OpenSnapshot } from '../snapshot/vault.ts';
 import { decryptFile } from '../snapshot/whole-file.ts';
 import type { VmmConfig } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
@@ -114,11 +115,19 @@ async function start(
 ): Promise<RunningMachine> {
   const files = machineFiles(context.folders.machine(id));
   const { deltaSave } = context.driver.capabilities;
+  await using stack = new AsyncDisposableStack();
+  const intact = context.integrity.verify(snapshotDir, manifest.parts);
+  intact.catch(() => {});
+  const opening = context.vault.open(snapshotDir, manifest).catch(async (error: unknown) => {
+    // Which part is damaged is found, and told, by its digest.
+    await intact;
+    throw error;
+  });
+  const sealed = stack.use(await opening);
   const ram: VmmConfig['ram'] =
     deltaSave && source.ramPath === undefined
-      ? { path: path.join(snapshotDir, 'ram'), sharing: 'private' }
+      ? { path: sealed.ram, sharing: 'private' }
       : { path: files.ram, sharing: 'shared' };
-  await using stack = new AsyncDisposableStack();
   const runDir = await context.folders.makeRun(id);
   stack.defer(() => remove(runDir));
   const config = restoreConfig(manifest, {
@@ -127,13 +136,13 @@ async function start(
     ram,
     network: 'down',
     disks: fourDisks({
-      root: {
-        ...overlayOf(snapshotDir, files.overlay),
-        ...(source.key !== undefined && { passphrase: overlayPassphrase(source.key) }),
-      },
+      root: overlayOf(snapshotDir, files.overlay, {
+        overlay: source.key && overlayPassphrase(source.key),
+        changes: sealed.passphrase,
+      }),
     }),
   });
-  const verified = Promise.all([context.integrity.verify(snapshotDir, manifest.parts), source.verified]);
+  const verified = Promise.all([intact, source.verified]);
   verified.catch(() => {});
   const previousSecret = source.secret ?? manifest.link.secret;
   const hasOwnRam = ram.sharing === 'shared';
@@ -141,7 +150,7 @@ async function start(
     context,
     {
       config,
-      statePath: await stateOf(source, files, { snapshotDir, runDir }),
+      statePath: await stateOf(source, files, { sealed, runDir }),
       secret: previousSecret,
       verified,
       beforeRun: async (secret) => {
@@ -168,9 +177,9 @@ async function start(
 async function stateOf(
   { saved, key, verified }: Source,
   files: MachineFiles,
-  { snapshotDir, runDir }: { snapshotDir: string; runDir: string },
+  { sealed, runDir }: { sealed: OpenSnapshot; runDir: string },
 ): Promise<string> {
-  if (saved === undefined) return path.join(snapshotDir, 'state');
+  if (saved === undefined) return sealed.state;
   if (key === undefined || saved.stateId === null) return files.state;
   await verified;
   const plain = path.join(runDir, STATE_NAME);

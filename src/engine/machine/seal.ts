@@ -4,6 +4,7 @@ import path from 'node:path';
 import type { GuestLink } from '../../guest/index.ts';
 import { messageOf } from '../../lib/index.ts';
 import { copySparse } from '../disk/copy.ts';
+import { luksHeader } from '../disk/luks.ts';
 import { createOverlay } from '../disk/overlay.ts';
 import {
   BuildFailure,
@@ -15,7 +16,7 @@ import {
   type SealRequest,
 } from '../engine.ts';
 import { remove } from '../folders.ts';
-import { type Manifest, readManifest } from '../snapshot/manifest.ts';
+import { changesPassphrase, type Manifest, readManifest } from '../snapshot/manifest.ts';
 import { allocatedBytes, createDraft, type Draft, sealDraft } from '../snapshot/seal.ts';
 import type { VmmNetwork } from '../vmm/vmm.ts';
 import { type Booted, bootMachine } from './boot.ts';
@@ -40,7 +41,8 @@ export async function sealMachine(
   const argv = [...config.entrypoint, ...config.cmd];
   if (argv.length === 0) throw new BuildFailure('no-command', 'the image has neither ENTRYPOINT nor CMD');
   await using stack = new AsyncDisposableStack();
-  const draft = stack.use(await createDraft(request.snapshotDir));
+  const { keyring, vault } = context;
+  const draft = stack.use(await createDraft(request.snapshotDir, keyring && { keyring, vault }));
   await copySparse(request.disk.diskPath, draft.disk, options.signal);
   await growTo(draft.disk, rootDiskBytes(memoryMiB));
   const shape = { memoryMiB: memoryMiB * PEAK_FACTOR, cpus: peakCpus(memoryMiB, context.host.cpus) };
@@ -77,12 +79,12 @@ export async function sealMachine(
 
 /** See `Engine.keptDisk`. */
 export async function keptDisk(
-  { integrity, driver }: EngineContext,
+  { integrity, driver, keyring }: EngineContext,
   snapshotDir: string,
 ): Promise<BuiltDisk | undefined> {
   let manifest: Manifest;
   try {
-    manifest = await readManifest(snapshotDir, driver);
+    manifest = await readManifest(snapshotDir, driver, keyring);
   } catch {
     // Also one that does not fit this host: its guest's file system might not either.
     return undefined;
@@ -107,12 +109,16 @@ export async function runToSnapshot(
   await using stack = new AsyncDisposableStack();
   const runDir = await context.folders.makeRun(shape.id);
   stack.defer(() => remove(runDir));
-  await createOverlay(draft.changes, (await stat(draft.disk)).size);
-  const booted = await bootMachine(
-    context,
-    { ...shape, runDir, ramPath: draft.ram, root: { kind: 'overlay', path: draft.changes, basePath: draft.disk } },
-    options,
-  );
+  const passphrase = draft.key && changesPassphrase(draft.key.key);
+  const luks = passphrase === undefined ? undefined : luksHeader(passphrase, context.ids.uuid());
+  await createOverlay(draft.changes, (await stat(draft.disk)).size, luks);
+  const root = {
+    kind: 'overlay',
+    path: draft.changes,
+    basePath: draft.disk,
+    ...(passphrase && { passphrase }),
+  } as const;
+  const booted = await bootMachine(context, { ...shape, runDir, ramPath: draft.ram, root }, options);
   const { vmm, link, secret } = booted;
   stack.use(vmm);
   stack.use(link);

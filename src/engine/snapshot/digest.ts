@@ -29,12 +29,34 @@ export interface DigestOptions {
 }
 
 export async function digestFile(path: string, options: DigestOptions): Promise<Part> {
+  const chunks: { at: number; digest: Buffer }[] = [];
+  const bytes = await forEachChunk(path, options, async (at, chunk) => {
+    if (chunk.compare(ZEROS, 0, chunk.length) === 0) return;
+    chunks.push({ at, digest: Buffer.from(await webcrypto.subtle.digest('SHA-256', chunk)) });
+  });
+  const hash = createHash('sha256');
+  const place = Buffer.alloc(8);
+  for (const { at, digest } of chunks.sort((a, b) => a.at - b.at)) {
+    place.writeUIntBE(at, 2, 6);
+    hash.update(place).update(digest);
+  }
+  return { bytes, sha256: hash.digest('hex') };
+}
+
+/**
+ * Hands on every chunk that may hold data, several at a time and in any order; one after another with `pace`. A chunk's buffer
+ * is used again afterwards. Returns the file's length.
+ */
+export async function forEachChunk(
+  path: string,
+  options: DigestOptions,
+  use: (at: number, chunk: Buffer<ArrayBuffer>) => Promise<void>,
+): Promise<number> {
   await using file = await open(path, 'r');
   const { size, blocks } = await file.stat();
   const length = Math.min(size, options.upToBytes ?? size);
   const isSparse = length > MAP_FROM_BYTES && blocks * 512 < length;
   const places = isSparse ? await dataPlaces(path, options.mapper, length) : placesOf(0, length);
-  const chunks: { at: number; digest: Buffer }[] = [];
   const next = places[Symbol.iterator]();
   const lane = async () => {
     const buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
@@ -42,20 +64,12 @@ export async function digestFile(path: string, options: DigestOptions): Promise<
       options.signal?.throwIfAborted();
       const at = place.value;
       const part = await readChunk(file, buffer, at, Math.min(CHUNK_BYTES, length - at));
-      if (part.compare(ZEROS, 0, part.length) !== 0) {
-        chunks.push({ at, digest: Buffer.from(await webcrypto.subtle.digest('SHA-256', part)) });
-      }
+      await use(at, part);
       await options.pace?.(part.length);
     }
   };
   await Promise.all(Array.from({ length: options.pace === undefined ? LANES : 1 }, lane));
-  const hash = createHash('sha256');
-  const place = Buffer.alloc(8);
-  for (const { at, digest } of chunks.sort((a, b) => a.at - b.at)) {
-    place.writeUIntBE(at, 2, 6);
-    hash.update(place).update(digest);
-  }
-  return { bytes: size, sha256: hash.digest('hex') };
+  return size;
 }
 
 async function readChunk(file: FileHandle, buffer: Buffer<ArrayBuffer>, at: number, length: number) {

@@ -12,6 +12,7 @@ import { type Clock, KeyedLock, type Logger, MachineError, messageOf } from '../
 import type { SnapshotDamage } from '../engine.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
 import { digestFile } from './digest.ts';
+import type { Keyring } from './encryption.ts';
 import { type Manifest, type Part, readManifest } from './manifest.ts';
 
 /** One snapshot is read again at a time; each at most once in `SCRUB_AGE_MS`. */
@@ -27,6 +28,8 @@ export interface IntegrityOptions {
   readonly mapper: string;
   readonly clock: Clock;
   readonly log: Logger;
+  /** Opens the manifests of encrypted snapshots. */
+  readonly keyring?: Keyring | undefined;
 }
 
 interface Known {
@@ -76,7 +79,7 @@ export class Integrity implements Disposable {
   /** @throws MachineError as `readManifest` does; damage is reported */
   async manifestOf(snapshotDir: string, driver: VmmDriver): Promise<Manifest> {
     try {
-      return await readManifest(snapshotDir, driver);
+      return await readManifest(snapshotDir, driver, this.#o.keyring);
     } catch (error) {
       if (error instanceof MachineError && error.kind === 'corrupt') this.report({ snapshotDir, part: 'manifest' });
       throw error;

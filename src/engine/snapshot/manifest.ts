@@ -8,6 +8,7 @@ import { MachineError } from '../../lib/index.ts';
 import type { BuiltDisk, ContainerConfig } from '../engine.ts';
 import { cpuFingerprint } from '../host/host.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
+import { type DataKey, type Keyring, otherKey, type WrappedKey } from './encryption.ts';
 import { decodeSelfChecked, encodeSelfChecked } from './self-checked.ts';
 
 export const FORMAT_GENERATION = 3;
@@ -33,7 +34,24 @@ export interface Manifest {
   readonly container: ContainerConfig | null;
   /** What the build said of `disk`. */
   readonly built: Omit<BuiltDisk, 'diskPath'> | null;
+  /** Present when `ram`, `state` and `changes` are encrypted: their key, the numbers of their own, and the private members. */
+  readonly encryption?: {
+    readonly wrapped: WrappedKey;
+    readonly ramId: string;
+    readonly stateId: string;
+    readonly sealed: string;
+  };
+  /** The key, opened; in memory only. */
+  readonly key?: DataKey;
   readonly parts: { readonly ram: Part; readonly state: Part; readonly disk: Part; readonly changes: Part };
+}
+
+/** What of a manifest is nobody's business. */
+type Private = Pick<Manifest, 'container' | 'built'> & { readonly secret: string };
+
+/** Of the layer of changes. */
+export function changesPassphrase(key: DataKey): string {
+  return key.forFile('changes', Buffer.alloc(0)).toString('base64');
 }
 
 export function describeMachine(driver: VmmDriver): Pick<Manifest, 'generation' | 'vmm' | 'machine' | 'hostCpu'> {
@@ -45,13 +63,39 @@ export function describeMachine(driver: VmmDriver): Pick<Manifest, 'generation' 
   };
 }
 
-export const encodeManifest: (manifest: Manifest) => string = encodeSelfChecked;
+export function encodeManifest({ key, ...manifest }: Manifest): string {
+  const { encryption } = manifest;
+  if (key === undefined || encryption === undefined) return encodeSelfChecked(manifest);
+  const hidden: Private = { secret: manifest.link.secret, container: manifest.container, built: manifest.built };
+  return encodeSelfChecked({
+    ...manifest,
+    link: { ...manifest.link, secret: '' },
+    container: null,
+    built: null,
+    encryption: { ...encryption, sealed: key.sealText(JSON.stringify(hidden), 'manifest') },
+  });
+}
+
+/** @throws MachineError `unsupported` without its key, `corrupt` */
+function reveal(manifest: Manifest, keyring: Keyring | undefined): Manifest {
+  const { encryption } = manifest;
+  if (encryption === undefined) return manifest;
+  if (keyring === undefined) throw otherKey(encryption.wrapped.keyId);
+  const key = keyring.open(encryption.wrapped, KEY_OWNER);
+  const text = key.openText(encryption.sealed, 'manifest');
+  if (text === undefined) throw new MachineError('corrupt', "the snapshot's manifest is damaged");
+  const { secret, container, built } = JSON.parse(text) as Private;
+  return { ...manifest, link: { ...manifest.link, secret }, container, built, key };
+}
+
+/** Which folder it is in may change. */
+export const KEY_OWNER = 'snapshot';
 
 /**
  * @throws MachineError `failed` when there is no sealed snapshot, `corrupt` when the manifest is not as it was written,
  * `unsupported` when the snapshot does not fit this host
  */
-export async function readManifest(snapshotDir: string, driver: VmmDriver): Promise<Manifest> {
+export async function readManifest(snapshotDir: string, driver: VmmDriver, keyring?: Keyring): Promise<Manifest> {
   let text: string;
   try {
     text = await readFile(path.join(snapshotDir, 'manifest.json'), 'utf8');
@@ -64,7 +108,7 @@ export async function readManifest(snapshotDir: string, driver: VmmDriver): Prom
   if (misfit !== undefined) {
     throw new MachineError('unsupported', `the snapshot cannot run on this host: ${misfit}; build the version again`);
   }
-  return manifest;
+  return reveal(manifest, keyring);
 }
 
 /** Snapshots of the first generation did not vouch for their manifests. */

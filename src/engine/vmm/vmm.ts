@@ -100,6 +100,8 @@ export interface Disk {
         /** Opens the first, when it is encrypted. The driver hands it on by a file in `runDir`, never by an argument. */
         readonly passphrase?: string;
         readonly layerPaths?: readonly string[];
+        /** One each, when the layers are encrypted. */
+        readonly layerPassphrases?: readonly string[];
         readonly basePath: string;
       }
     | { readonly kind: 'empty'; readonly bytes: number };

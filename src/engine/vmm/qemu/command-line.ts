@@ -6,6 +6,7 @@ import path from 'node:path';
 import type { Inside } from '../../jail/jail.ts';
 import { TRANSLATION_MIB } from '../../jail/limits.ts';
 import type { Disk, LinkState, VmmConfig, VmmNetwork } from '../vmm.ts';
+import { diskKeys, keyId } from './disk-keys.ts';
 
 export const MACHINE_TYPE = 'microvm';
 /** virtio-serial, four virtio-blk, RNG, balloon, NIC. */
@@ -117,11 +118,12 @@ function throttle({ limits: { io } }: VmmConfig): object {
 function disk({ serial, source }: Disk): string[] {
   const node = `disk-${serial}`;
   return [
-    ...(hasKey(source)
-      ? ['-object', JSON.stringify({ 'qom-type': 'secret', id: `${node}-image-key`, file: keyFile(serial) })]
-      : []),
+    ...diskKeys({ serial, source }).flatMap(({ id, file }) => [
+      '-object',
+      JSON.stringify({ 'qom-type': 'secret', id, file }),
+    ]),
     '-blockdev',
-    JSON.stringify(source.kind === 'empty' ? nothing(node, source.bytes) : throttled(node, source)),
+    JSON.stringify(source.kind === 'empty' ? nothing(node, source.bytes) : throttled(serial, source)),
     '-device',
     `virtio-blk-device,drive=${node},serial=${serial},werror=report,rerror=report`,
   ];
@@ -133,11 +135,16 @@ function nothing(node: string, bytes: number): object {
 
 type Source = Exclude<Disk['source'], { kind: 'empty' }>;
 
-function throttled(node: string, source: Source): object {
-  return { driver: 'throttle', 'node-name': node, 'throttle-group': THROTTLE, file: blockdev(`${node}-image`, source) };
+function throttled(serial: Disk['serial'], source: Source): object {
+  return {
+    driver: 'throttle',
+    'node-name': `disk-${serial}`,
+    'throttle-group': THROTTLE,
+    file: blockdev(serial, `disk-${serial}-image`, source),
+  };
 }
 
-function blockdev(node: string, source: Source): object {
+function blockdev(serial: Disk['serial'], node: string, source: Source): object {
   if (source.kind === 'raw')
     return { driver: 'raw', 'node-name': node, discard: 'unmap', cache: CACHE, file: file(source.path) };
   return {
@@ -146,32 +153,34 @@ function blockdev(node: string, source: Source): object {
     discard: 'unmap',
     cache: CACHE,
     file: file(source.path),
-    ...(hasKey(source) && { encrypt: { format: 'luks', 'key-secret': `${node}-key` } }),
-    backing: backing(node, source),
+    ...(source.passphrase !== undefined && encryption(keyId(serial))),
+    backing: backing(serial, node, source),
   };
 }
 
-/** In QEMU's working folder, while it starts. */
-export function keyFile(serial: Disk['serial']): string {
-  return `${serial}.key`;
-}
-
-function hasKey(source: Disk['source']): boolean {
-  return source.kind === 'overlay' && source.passphrase !== undefined;
+function encryption(id: string): object {
+  return { encrypt: { format: 'luks', 'key-secret': id } };
 }
 
 /** What is below an overlay, down to the raw disk; only read. */
-function backing(node: string, { layerPaths = [], basePath }: Extract<Disk['source'], { kind: 'overlay' }>): object {
-  const layers = [...layerPaths.map((path) => ({ driver: 'qcow2', path })), { driver: 'raw', path: basePath }];
-  return layers.reduceRight<object>(
-    (below, { driver, path }, at) => ({
-      driver,
-      'node-name': `${node}-base${at}`,
-      'read-only': true,
-      file: { ...file(path), 'read-only': true },
-      ...(driver === 'qcow2' && { backing: below }),
+function backing(
+  serial: Disk['serial'],
+  node: string,
+  { layerPaths = [], layerPassphrases, basePath }: Extract<Disk['source'], { kind: 'overlay' }>,
+): object {
+  const read = (at: number, path: string) => ({
+    'node-name': `${node}-base${at}`,
+    'read-only': true,
+    file: { ...file(path), 'read-only': true },
+  });
+  return layerPaths.reduceRight<object>(
+    (below, path, at) => ({
+      driver: 'qcow2',
+      ...read(at, path),
+      ...(layerPassphrases !== undefined && encryption(keyId(serial, at))),
+      backing: below,
     }),
-    {},
+    { driver: 'raw', ...read(layerPaths.length, basePath) },
   );
 }
 

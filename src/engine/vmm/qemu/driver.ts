@@ -10,7 +10,7 @@ import path from 'node:path';
 import type { Duplex, Readable } from 'node:stream';
 import { MachineError } from '../../../lib/index.ts';
 import type { ExchangeFolder } from '../../jail/exchange-folder.ts';
-import type { Handed, Jail, Jailed } from '../../jail/jail.ts';
+import type { Jail, Jailed } from '../../jail/jail.ts';
 import type { ChangedMemory, LinkState, Vmm, VmmConfig, VmmDriver, VmmExit, VmmLeft } from '../vmm.ts';
 import { AdoptedProcess } from './adopted-process.ts';
 import { changedMemoryOf } from './changed-memory.ts';
@@ -18,13 +18,13 @@ import {
   commandLine,
   cpuModel,
   DEVICES_GENERATION,
-  keyFile,
   LINK_SOCKET,
   linkOf,
   MACHINE_TYPE,
   NIC_ID,
   QMP_SOCKET,
 } from './command-line.ts';
+import { diskKeys } from './disk-keys.ts';
 import { Qmp, type QmpCommand } from './qmp.ts';
 import { Tail } from './tail.ts';
 
@@ -63,7 +63,7 @@ export function qemuDriver(options: QemuDriverOptions): VmmDriver {
 async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: AbortSignal | undefined): Promise<Vmm> {
   signal?.throwIfAborted();
   await using stack = new AsyncDisposableStack();
-  const handed = keysOf(config);
+  const handed = config.disks.flatMap(diskKeys).map(({ file, passphrase }) => ({ name: file, text: passphrase }));
   const jailed = stack.use(
     await options.jail.start(config, (inside) => commandLine(inside, options.accelerator), { handed }),
   );
@@ -84,14 +84,6 @@ async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: 
   stack.use(await vmm.openLink());
   if (config.boot !== 'restore') await vmm.continue();
   return vmm.owning(stack.move());
-}
-
-function keysOf({ disks }: VmmConfig): Handed[] {
-  return disks.flatMap(({ serial, source }) =>
-    source.kind === 'overlay' && source.passphrase !== undefined
-      ? [{ name: keyFile(serial), text: source.passphrase }]
-      : [],
-  );
 }
 
 async function adoptQemu(
