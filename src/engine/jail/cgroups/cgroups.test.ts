@@ -121,6 +121,16 @@ test('a server that a service put into its own leaf makes groups beside it', asy
   assert.equal(places.folders.memory, host.folder);
 });
 
+test('a limit that the kernel was built without is left out, the others hold', async () => {
+  await using host = await v2Folder({ procs: '', handed: 'cpu memory pids io' });
+  const missing = path.join(host.folder, 'gone');
+  const places = await findPlaces(
+    { version: 1, folders: { cpu: host.folder, memory: missing, pids: host.folder } },
+    { isDry: false },
+  );
+  assert.deepEqual(Object.keys(places.folders), ['cpu', 'pids']);
+});
+
 test("a machine's group holds its limits and whoever is put into it", async () => {
   await using host = await v2Folder({ procs: '', handed: 'cpu memory pids io' });
   await using groups = await Cgroups.open(await findPlaces(host, { isDry: false }), host.folder);

@@ -14,7 +14,7 @@ import type { VmmLimits } from '../../vmm/vmm.ts';
 import { deviceOf } from './device.ts';
 import type { Controller } from './find.ts';
 import type { CgroupPlaces } from './places.ts';
-import { valuesOf } from './values.ts';
+import { valuesOf, writeValues } from './values.ts';
 
 const FAMILY = 'rekindle';
 /** The kernel lets go of an ended process's group a moment after the process. */
@@ -96,11 +96,7 @@ export class Cgroups implements AsyncDisposable {
 
   async #limit([controller, folder]: [Controller, string], id: string, limits: VmmLimits): Promise<void> {
     const group = path.join(folder, FAMILY, this.#server, id);
-    for (const { file, text, isOptional } of valuesOf(this.#places.version, controller, limits, this.#device)) {
-      await writeFile(path.join(group, file), text).catch((error: unknown) => {
-        if (isOptional !== true) throw error;
-      });
-    }
+    await writeValues(group, valuesOf(this.#places.version, controller, limits, this.#device));
   }
 
   /** The machines of one server together weigh as much as the host's CPUs, not as one process. */

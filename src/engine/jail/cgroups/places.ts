@@ -4,9 +4,11 @@
  * unless others are in its group.
  */
 import { existsSync, readFileSync } from 'node:fs';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { limitsOf } from '../limits.ts';
 import { type CgroupHost, CONTROLLERS, type Controller } from './find.ts';
+import { valuesOf, writeValues } from './values.ts';
 
 /** The server's own leaf. A service that has one already (systemd's `DelegateSubgroup=`) gives it this name. */
 export const SERVER_LEAF = 'rekindle-server';
@@ -21,7 +23,15 @@ const NOWHERE: CgroupPlaces = { version: 2, folders: {} };
 /** @param options.isDry only says what could be had, for `rekindle doctor` */
 export async function findPlaces(host: CgroupHost | undefined, options: { isDry: boolean }): Promise<CgroupPlaces> {
   if (host === undefined) return NOWHERE;
-  if (host.version === 1) return host;
+  const { version, folders } = host.version === 1 ? host : await delegated(host, options);
+  if (options.isDry) return { version, folders };
+  const held = await Promise.all(
+    entries(folders).map(async (entry) => ((await holds(version, ...entry)) ? [entry] : [])),
+  );
+  return { version, folders: Object.fromEntries(held.flat()) };
+}
+
+async function delegated(host: CgroupHost, options: { isDry: boolean }): Promise<CgroupPlaces> {
   const own = host.folders.cpu;
   const candidates = [
     ...(own === undefined ? [] : [path.basename(own) === SERVER_LEAF ? path.dirname(own) : own]),
@@ -32,6 +42,27 @@ export async function findPlaces(host: CgroupHost | undefined, options: { isDry:
     if (controllers.length > 0) return { version: 2, folders: Object.fromEntries(controllers.map((c) => [c, folder])) };
   }
   return NOWHERE;
+}
+
+/** Whether the kernel takes the limits of a machine: it may have been built without one of them. */
+async function holds(version: 1 | 2, controller: Controller, folder: string): Promise<boolean> {
+  const trial = path.join(folder, `rekindle-trial-${process.pid}-${controller}`);
+  try {
+    await mkdir(trial);
+    await writeValues(trial, valuesOf(version, controller, limitsOf({ memoryMiB: 2048, cpus: 1 }), undefined));
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await rmdir(trial).catch(() => {});
+  }
+}
+
+function entries(folders: CgroupPlaces['folders']): [Controller, string][] {
+  return CONTROLLERS.flatMap((controller) => {
+    const folder = folders[controller];
+    return folder === undefined ? [] : [[controller, folder] satisfies [Controller, string]];
+  });
 }
 
 /** Makes the controllers available to groups below `folder`; which of them are. */

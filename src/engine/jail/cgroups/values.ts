@@ -1,4 +1,6 @@
 /** What is written into a machine's groups, in the words of either version. */
+import { writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import type { VmmLimits } from '../../vmm/vmm.ts';
 import type { Controller } from './find.ts';
 
@@ -8,7 +10,7 @@ const PERIOD_US = 100_000;
 export interface Value {
   readonly file: string;
   readonly text: string;
-  /** A kernel that has no such file lacks a refinement, not the limit. */
+  /** Without it the limit still holds, by this file's neighbours or by the VMM's own throttle. */
   readonly isOptional?: boolean;
 }
 
@@ -20,6 +22,15 @@ export function valuesOf(
   device: string | undefined,
 ): readonly Value[] {
   return version === 1 ? v1(controller, limits, device) : v2(controller, limits, device);
+}
+
+/** @throws when the kernel refuses one that is not optional */
+export async function writeValues(group: string, values: readonly Value[]): Promise<void> {
+  for (const { file, text, isOptional } of values) {
+    await writeFile(path.join(group, file), text).catch((error: unknown) => {
+      if (isOptional !== true) throw error;
+    });
+  }
 }
 
 function v1(controller: Controller, limits: VmmLimits, device: string | undefined): readonly Value[] {
@@ -41,10 +52,10 @@ function v1(controller: Controller, limits: VmmLimits, device: string | undefine
       return device === undefined
         ? []
         : [
-            { file: 'blkio.throttle.read_bps_device', text: `${device} ${limits.io.bytesPerSecond}` },
-            { file: 'blkio.throttle.write_bps_device', text: `${device} ${limits.io.bytesPerSecond}` },
-            { file: 'blkio.throttle.read_iops_device', text: `${device} ${limits.io.requestsPerSecond}` },
-            { file: 'blkio.throttle.write_iops_device', text: `${device} ${limits.io.requestsPerSecond}` },
+            optional('blkio.throttle.read_bps_device', `${device} ${limits.io.bytesPerSecond}`),
+            optional('blkio.throttle.write_bps_device', `${device} ${limits.io.bytesPerSecond}`),
+            optional('blkio.throttle.read_iops_device', `${device} ${limits.io.requestsPerSecond}`),
+            optional('blkio.throttle.write_iops_device', `${device} ${limits.io.requestsPerSecond}`),
           ];
   }
 }
@@ -72,13 +83,17 @@ function v2(controller: Controller, limits: VmmLimits, device: string | undefine
         ...(device === undefined
           ? []
           : [
-              {
-                file: 'io.max',
-                text: `${device} rbps=${bytesPerSecond} wbps=${bytesPerSecond} riops=${requestsPerSecond} wiops=${requestsPerSecond}`,
-              },
+              optional(
+                'io.max',
+                `${device} rbps=${bytesPerSecond} wbps=${bytesPerSecond} riops=${requestsPerSecond} wiops=${requestsPerSecond}`,
+              ),
             ]),
       ];
   }
+}
+
+function optional(file: string, text: string): Value {
+  return { file, text, isOptional: true };
 }
 
 function clamp(value: number, least: number, most: number): number {
