@@ -30,10 +30,13 @@ export async function playMany(options: {
       (_, i) => options.first + from + i,
     );
     const failed = await onFreshStore(async (store) => {
-      for (const seed of seeds) if ((await play(store, sequenceOf(seed))).length > 0) return seed;
+      for (const seed of seeds) {
+        const objections = await play(store, sequenceOf(seed));
+        if (objections.length > 0) return { seed, objections };
+      }
       return undefined;
     });
-    if (failed !== undefined) return explain(failed);
+    if (failed !== undefined) return { ...failed, sequence: await shrink(sequenceOf(failed.seed)) };
     options.onProgress?.(from + seeds.length);
   }
   return undefined;
@@ -42,11 +45,6 @@ export async function playMany(options: {
 /** Plays one sequence on a store of its own. */
 export function playOne(sequence: Sequence): Promise<readonly string[]> {
   return onFreshStore((store) => play(store, sequence));
-}
-
-async function explain(seed: number): Promise<Failure> {
-  const sequence = await shrink(sequenceOf(seed));
-  return { seed, objections: await playOne(sequence), sequence };
 }
 
 /** Cuts off what comes after the failure, then leaves out single steps for as long as it fails. */
