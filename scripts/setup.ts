@@ -79,6 +79,7 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
     tools: setUpGuestTools(context, debian),
     agent: goProgram(agentDir, 'agent', './cmd/agent', AGENT_EXPERIMENT),
     program: goProgram(agentDir, 'build', './cmd/build'),
+    gateway: goProgram(join(context.repoDir, 'gateway'), 'rekindle-gateway', './cmd/rekindle-gateway'),
     tsc: goProgram(join(context.repoDir, 'scripts/tsc'), 'tsc', '.'),
   };
   const builder = setUpBuilder(context, debian, parts);
@@ -97,6 +98,7 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
       version: all.qemu.version,
     },
     jail,
+    gateway: { program: all.gateway.path },
     guest: { kernel: all.kernel.kernel, kernelRelease: all.kernel.release, initramfs: initramfs.path },
     tscKhz,
     base: {
@@ -109,7 +111,7 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
   };
   const stamp = stampOf({ generation: 1, qemu: all.qemu.version, products: products.map((product) => product.dir) });
   const runtime: Runtime = { ...content, stamp };
-  const kept = [...products, all.tools, all.agent, all.tsc].map((product) => product.dir);
+  const kept = [...products, all.tools, all.agent, all.gateway, all.tsc].map((product) => product.dir);
   if (all.qemu.dir !== undefined) kept.push(all.qemu.dir);
   await writeRuntime(context, runtime, [...kept, ...jailDirs, unpackedGoDir(context, debian)]);
   return runtime;

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { type Clock, DomainError, type Ids, KeyedLock, type Logger, MachineError } from '../lib/index.ts';
 import { buildImage } from './build/build.ts';
-import type { FlowRecord } from './egress.ts';
+import type { Egress, FlowRecord } from './egress.ts';
 import type {
   BuildRequest,
   BuiltDisk,
@@ -26,6 +26,7 @@ import type { RunningMachine } from './machine/machine.ts';
 import { machineFiles } from './machine/saved.ts';
 import { keptDisk, sealMachine } from './machine/seal.ts';
 import { hasSwap, memoryFolder } from './memory-folder.ts';
+import { openGateway } from './network/gateway.ts';
 import type { NetworkSettings } from './network/settings.ts';
 import type { Runtime } from './runtime.ts';
 import { claimKey } from './snapshot/claimed-key.ts';
@@ -93,6 +94,15 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     integrity: new Integrity({ mapper: runtime.qemu.img, clock, log, keyring }),
     vault: new Vault({ memoryDir, clock, log }),
     restoring: new Set<object>(),
+    network: openGateway({
+      stateDir,
+      program: runtime.gateway.program,
+      bubblewrap: runtime.jail.bubblewrap,
+      toolsRoot: runtime.jail.root,
+      settings: options.network ?? {},
+      log,
+      mayLive: (guest) => existsSync(folders.run(guest)),
+    }),
     leaving: leaving.signal,
   };
   await context.vault.start();
@@ -147,10 +157,13 @@ class HostEngine implements Engine {
     return machine && this.#keep(machine);
   }
 
-  /** No machine has a network yet. */
-  async setEgress(): Promise<void> {}
+  async setEgress(id: string, egress: Egress): Promise<void> {
+    await this.#machines.get(id)?.setEgress(egress);
+  }
 
-  async *flows(): AsyncIterable<FlowRecord> {}
+  flows(id: string, options: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<FlowRecord> {
+    return this.#context.network.flows(id, options);
+  }
 
   async isSuspended(id: string): Promise<boolean> {
     if (this.#machines.has(id) || !existsSync(machineFiles(this.#context.folders.machine(id)).saved)) return false;
@@ -159,11 +172,11 @@ class HostEngine implements Engine {
   }
 
   async destroy(id: string): Promise<void> {
-    const { folders } = this.#context;
+    const { folders, network } = this.#context;
     const machine = this.#machines.get(id);
     if (machine === undefined) await this.#jail.end(id, folders.run(id));
     else await machine[Symbol.asyncDispose]();
-    await Promise.all([remove(folders.run(id)), remove(folders.machine(id))]);
+    await Promise.all([network.detach(id), remove(folders.run(id)), remove(folders.machine(id))]);
   }
 
   onDamage(listener: (damage: SnapshotDamage) => void): Disposable {
@@ -188,6 +201,7 @@ class HostEngine implements Engine {
     this.#context.integrity[Symbol.dispose]();
     this.#context.vault[Symbol.dispose]();
     await Promise.all([...this.#machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
+    await this.#context.network[Symbol.asyncDispose]();
     await this.#jail[Symbol.asyncDispose]();
   }
 

@@ -30,7 +30,7 @@ export interface BuildRequest {
   readonly contextDir: string;
   /** Whose build cache may be used; another owner never sees it. */
   readonly cacheOwner: string;
-  /** Of the Dockerfile's steps and of pulling its bases. */
+  /** Of the Dockerfile's steps and of pulling its bases. Absent: the NIC's link is down. */
   readonly egress?: Egress;
   /** Where the root disk is written: `<outDir>/disk` (raw ext4). The caller owns the folder. */
   readonly outDir: string;

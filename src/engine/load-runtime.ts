@@ -10,11 +10,12 @@ export function loadRuntime(cacheDir: string): Runtime {
   if (runtime === undefined) {
     throw new DomainError('INVALID', 'QEMU, guest kernel and base image are missing: run `npm run setup` once');
   }
-  if (runtime.jail === undefined)
+  if (runtime.jail === undefined || runtime.gateway === undefined)
     throw new DomainError('INVALID', 'set-up is older than this server: run `npm run setup` again');
   const missing = [
     runtime.qemu.binary,
     runtime.jail.root,
+    runtime.gateway.program,
     runtime.guest.kernel,
     runtime.guest.initramfs,
     runtime.base.disk,

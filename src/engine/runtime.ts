@@ -24,6 +24,8 @@ export interface Runtime {
     /** `bwrap`; absent where none could be had. */
     readonly bubblewrap?: string;
   };
+  /** The network of all machines: a static program. */
+  readonly gateway: { readonly program: string };
   readonly guest: {
     /** Uncompressed kernel image with PVH entry where available, else bzImage. */
     readonly kernel: string;

@@ -101,7 +101,7 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 	return writeResult(contextDisk, result{Config: image.config, UsedBytes: usedBytes})
 }
 
-// prepare starts the daemon, which takes seconds, while the context is unpacked and the network set up.
+// prepare starts the daemon, which takes seconds, while the context is unpacked.
 func prepare(ctx context.Context, contextDisk string) (stop func() error, err error) {
 	started := make(chan error, 1)
 	go func() {
@@ -111,10 +111,7 @@ func prepare(ctx context.Context, contextDisk string) (stop func() error, err er
 	}()
 	unpacked := unpackContext(ctx, contextDisk)
 	if unpacked == nil {
-		if err := configureNetwork(ctx); err != nil {
-			// A build that needs no network must not fail for the lack of one.
-			fmt.Fprintf(os.Stderr, "build: no network: %v\n", err)
-		}
+		unpacked = nameResolution()
 	}
 	if err := <-started; err != nil {
 		return nil, errors.Join(unpacked, err)

@@ -72,6 +72,7 @@ async function build(
         context: { kind: 'raw', path: contextDisk },
         cache,
         out: { kind: 'raw', path: out },
+        egress: request.egress,
         onLog: request.onLog,
       },
       options,

@@ -7,12 +7,14 @@ import { statfs } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError, messageOf } from '../../lib/index.ts';
 import { createOverlay } from '../disk/overlay.ts';
+import type { Egress } from '../egress.ts';
 import { BuildFailure } from '../engine.ts';
 import { remove } from '../folders.ts';
 import type { EngineContext } from '../machine/context.ts';
 import { fourDisks, overlayOf } from '../machine/disks.ts';
 import { restoreConfig, restoreMachine } from '../machine/restore.ts';
 import { whileAlive } from '../machine/with-vmm.ts';
+import { attached } from '../network/network.ts';
 import type { Manifest } from '../snapshot/manifest.ts';
 import type { Disk } from '../vmm/vmm.ts';
 
@@ -33,6 +35,7 @@ export interface BuilderRun {
   readonly context: Disk['source'];
   readonly cache: Disk['source'];
   readonly out: Disk['source'];
+  readonly egress?: Egress | undefined;
   onLog(chunk: Buffer): void;
 }
 
@@ -48,6 +51,7 @@ export async function runBuilder(
   const verified = verifyBuilder(context, run.snapshotDir, manifest);
   verified.catch(() => {});
   await using stack = new AsyncDisposableStack();
+  const network = await attached(context.network, run.id, run.egress, { stack, signal: options.signal });
   const runDir = await context.folders.makeRun(run.id);
   stack.defer(() => remove(runDir));
   const overlay = path.join(run.workDir, 'builder.qcow2');
@@ -62,7 +66,7 @@ export async function runBuilder(
   const { vmm, link } = await restoreMachine(
     context,
     {
-      config: restoreConfig(manifest, { id: run.id, runDir, ram, disks, network: 'user' }),
+      config: restoreConfig(manifest, { id: run.id, runDir, ram, disks, network }),
       statePath: path.join(run.snapshotDir, 'state'),
       secret: manifest.link.secret,
       verified,

@@ -17,6 +17,7 @@ import { probeHost } from '../host/host.ts';
 import { openJail } from '../jail/open-jail.ts';
 import { type EngineContext, SPARE_DISK_BYTES } from '../machine/context.ts';
 import { runToSnapshot } from '../machine/seal.ts';
+import { NO_NETWORK } from '../network/network.ts';
 import type { Runtime } from '../runtime.ts';
 import { Integrity } from '../snapshot/integrity.ts';
 import { describeMachine } from '../snapshot/manifest.ts';
@@ -30,7 +31,7 @@ const BUILDER_MEMORY_MIB = 2048;
 const BUILDER_CPUS = 2;
 const ALIASES_TIMEOUT_MS = 60_000;
 /** Of what is done here; a change makes the snapshot anew. */
-const RECIPE = 2;
+const RECIPE = 3;
 
 export interface Builder {
   readonly snapshotDir: string;
@@ -72,6 +73,7 @@ export async function prepareBuilder(options: PrepareOptions): Promise<void> {
     clock: systemClock,
     ids: randomIds,
     integrity: new Integrity({ mapper: runtime.qemu.img, clock: systemClock, log }),
+    network: NO_NETWORK,
     vault: new Vault({ memoryDir: undefined, clock: systemClock, log }),
     restoring: new Set<object>(),
     leaving: new AbortController().signal,
@@ -124,7 +126,7 @@ async function makeSnapshot(
   await copySparse(runtime.builder.disk, draft.disk, options.signal);
   const shape = { memoryMiB: BUILDER_MEMORY_MIB, cpus: builderCpus(host.cpus) };
   const id = `builder-${context.ids.uuid()}`;
-  const sealed = await runToSnapshot(context, draft, { id, ...shape, network: 'user' }, options, ({ link }, signal) =>
+  const sealed = await runToSnapshot(context, draft, { id, ...shape }, options, ({ link }, signal) =>
     writeAliases(link, runtime.base.aliases, signal),
   );
   const facts = {

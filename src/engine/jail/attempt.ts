@@ -26,7 +26,7 @@ function attemptWith(bubblewrap: string, root: string): Attempt {
   return (kind, parts) => {
     const user = kind === 'uid' ? { uid: randomUser(), groups: [] } : undefined;
     const plan = { kind, parts };
-    const args = bubblewrapArguments({ root, infoFd: 1, plan, mounts: [], sharesNetwork: false, limits: LIMITS, user });
+    const args = bubblewrapArguments({ root, infoFd: 1, plan, mounts: [], limits: LIMITS, user });
     return new Promise((resolve) => {
       execFile(bubblewrap, [...args, PRLIMIT, '--version'], { timeout: TIMEOUT_MS }, (error, _, stderr) => {
         resolve(error === null ? undefined : (stderr.trim().split('\n').at(-1) ?? '') || error.message);

@@ -19,7 +19,6 @@ export interface JailArguments {
   readonly infoFd: number;
   readonly plan: Pick<JailPlan, 'kind' | 'parts'>;
   readonly mounts: readonly Mount[];
-  readonly sharesNetwork: boolean;
   readonly limits: Limits;
   /** The machine's own, under a root server. */
   readonly user: JailUser | undefined;
@@ -43,10 +42,9 @@ const FLAGS: Readonly<Record<JailPart, readonly string[]>> = {
 /** Everything before the program and its own arguments. */
 export function bubblewrapArguments(jail: JailArguments): string[] {
   const { plan, mounts } = jail;
-  const parts = [...plan.parts].filter((part) => !(part === 'net' && jail.sharesNetwork));
   return [
     ...(plan.kind === 'namespace' ? ['--unshare-user'] : CAPABILITIES_TO_CHANGE_USER),
-    ...parts.flatMap((part) => FLAGS[part]),
+    ...[...plan.parts].flatMap((part) => FLAGS[part]),
     ...['--info-fd', `${jail.infoFd}`, '--ro-bind', jail.root, '/'],
     ...mounts.flatMap(({ kind, from, to }) => [MOUNTS[kind], from, to]),
     ...['--chdir', mounts.some(({ to }) => to === RUN) ? RUN : '/'],

@@ -17,8 +17,6 @@ export const NET = '/net';
 export const RAM = '/ram';
 export const KERNEL = '/boot/kernel';
 export const INITRAMFS = '/boot/initramfs';
-/** For QEMU's user network. */
-export const RESOLVER = '/etc/resolv.conf';
 /** All that QEMU opens. */
 export const DEVICES = ['/dev/null', '/dev/urandom'] as const;
 export const KVM = '/dev/kvm';
@@ -43,7 +41,7 @@ const LAYERS = 2;
 
 export const JAIL_FOLDERS: readonly string[] = [RUN, NET];
 export const JAIL_FILES: readonly string[] = [
-  ...[RAM, KERNEL, INITRAMFS, RESOLVER, KVM, ...DEVICES],
+  ...[RAM, KERNEL, INITRAMFS, KVM, ...DEVICES],
   ...SERIALS.flatMap((serial) => [
     ...[diskPlace(serial), basePlace(serial)],
     ...Array.from({ length: LAYERS }, (_, index) => layerPlace(serial, index)),

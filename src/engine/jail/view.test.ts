@@ -65,9 +65,3 @@ test('/dev/kvm is there with KVM only', () => {
   assert.deepEqual(devices('tcg'), ['/dev/null', '/dev/urandom']);
   assert.deepEqual(devices('kvm'), ['/dev/null', '/dev/urandom', '/dev/kvm']);
 });
-
-test("the host's network is shared for QEMU's user network alone", () => {
-  assert.equal(viewOf(config, options).sharesNetwork, false);
-  assert.equal(viewOf({ ...config, network: 'down' }, options).sharesNetwork, false);
-  assert.equal(viewOf({ ...config, network: 'user' }, options).sharesNetwork, true);
-});

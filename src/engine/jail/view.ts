@@ -6,19 +6,7 @@
  */
 import path from 'node:path';
 import type { Disk, VmmConfig } from '../vmm/vmm.ts';
-import {
-  basePlace,
-  DEVICES,
-  diskPlace,
-  INITRAMFS,
-  KERNEL,
-  KVM,
-  layerPlace,
-  NET,
-  RAM,
-  RESOLVER,
-  RUN,
-} from './places.ts';
+import { basePlace, DEVICES, diskPlace, INITRAMFS, KERNEL, KVM, layerPlace, NET, RAM, RUN } from './places.ts';
 
 export interface Mount {
   readonly kind: 'read' | 'write' | 'device';
@@ -32,8 +20,6 @@ export interface View {
   /** As the host knows it. */
   readonly outside: VmmConfig;
   readonly mounts: readonly Mount[];
-  /** Whether the host's network is shared. */
-  readonly sharesNetwork: boolean;
 }
 
 /** @param folder on the host, becomes the VMM's working folder */
@@ -46,8 +32,6 @@ export function viewOf(config: VmmConfig, options: { folder: string; accelerator
   };
   for (const device of DEVICES) mount('device', device, device);
   if (options.accelerator === 'kvm') mount('device', KVM, KVM);
-  // The builder's exception: without the gateway its way out is the host's network.
-  if (network === 'user') mount('read', RESOLVER, RESOLVER);
   const seen: VmmConfig = {
     ...config,
     runDir: mount('write', options.folder, RUN),
@@ -63,7 +47,7 @@ export function viewOf(config: VmmConfig, options: { folder: string; accelerator
             initramfs: mount('read', boot.initramfs, INITRAMFS),
           },
   };
-  return { config: seen, outside: config, mounts, sharesNetwork: network === 'user' };
+  return { config: seen, outside: config, mounts };
 }
 
 function diskIn(

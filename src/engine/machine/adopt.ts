@@ -6,7 +6,8 @@ import { type GuestLink, openLink } from '../../guest/index.ts';
 import { MachineError, messageOf } from '../../lib/index.ts';
 import type { LaunchRequest } from '../engine.ts';
 import { remove } from '../folders.ts';
-import type { Vmm } from '../vmm/vmm.ts';
+import { attached } from '../network/network.ts';
+import { linkOf, type Vmm } from '../vmm/vmm.ts';
 import { type EngineContext, newSecret } from './context.ts';
 import { type Kept, readKept, writeKept } from './kept.ts';
 import { RunningMachine } from './machine.ts';
@@ -25,7 +26,7 @@ type Options = { signal?: AbortSignal | undefined };
 /** Undefined when none is there, or none that ever ran; then nothing of it is left running. @throws MachineError */
 export async function adoptMachine(
   context: EngineContext,
-  { id, snapshotDir }: LaunchRequest,
+  { id, snapshotDir, egress }: LaunchRequest,
   options: Options,
 ): Promise<RunningMachine | undefined> {
   const runDir = context.folders.run(id);
@@ -38,6 +39,7 @@ export async function adoptMachine(
   stack.defer(() => remove(runDir));
   const sealed = stack.use(await context.vault.open(snapshotDir, manifest));
   const ram = kept.hasOwnRam ? files.ram : sealed.ram;
+  const network = await attached(context.network, id, egress, { stack, signal: options.signal, isRunning: true });
   const taken = await context.driver.adopt({ id, runDir, ram, hasOwnRam: kept.hasOwnRam, overlay: files.overlay });
   if (taken === undefined) return undefined;
   const { vmm } = taken;
@@ -49,10 +51,10 @@ export async function adoptMachine(
     return openAgain(context, vmm, kept, { runDir, signal });
   });
   stack.use(link);
+  await vmm.setLink(linkOf(network));
   context.log.info({ microvmId: id, pid: vmm.pid }, 'machine taken over');
-  const owned = stack.move();
-  const restored = { vmm, link, secret };
-  return new RunningMachine(context, { id, manifest, files, key, restored, owned, isAdopted: true });
+  const parts = { id, manifest, files, key, restored: { vmm, link, secret }, network, isAdopted: true };
+  return new RunningMachine(context, { ...parts, owned: stack.move() });
 }
 
 async function openAgain(

@@ -2,6 +2,7 @@
 import type { Clock, Ids, Logger } from '../../lib/index.ts';
 import type { HostReport } from '../engine.ts';
 import type { Folders } from '../folders.ts';
+import type { Network } from '../network/network.ts';
 import type { Runtime } from '../runtime.ts';
 import type { Keyring } from '../snapshot/encryption.ts';
 import type { Integrity } from '../snapshot/integrity.ts';
@@ -18,6 +19,7 @@ export interface EngineContext {
   readonly clock: Clock;
   readonly ids: Ids;
   readonly integrity: Integrity;
+  readonly network: Network;
   readonly vault: Vault;
   /** The operator's, when what machines leave on disk is to be encrypted. */
   readonly keyring?: Keyring | undefined;

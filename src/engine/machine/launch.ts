@@ -8,6 +8,7 @@ import { luksHeader } from '../disk/luks.ts';
 import { createOverlay } from '../disk/overlay.ts';
 import type { LaunchRequest } from '../engine.ts';
 import { remove } from '../folders.ts';
+import { attached } from '../network/network.ts';
 import { readChunkFile } from '../snapshot/chunk-file.ts';
 import type { DataKey } from '../snapshot/encryption.ts';
 import type { Manifest } from '../snapshot/manifest.ts';
@@ -107,7 +108,7 @@ interface Source {
 
 async function start(
   context: EngineContext,
-  { id, snapshotDir }: LaunchRequest,
+  { id, snapshotDir, egress }: LaunchRequest,
   manifest: Manifest,
   source: Source,
   options: Options,
@@ -128,13 +129,15 @@ async function start(
     deltaSave && source.ramPath === undefined
       ? { path: sealed.ram, sharing: 'private' }
       : { path: files.ram, sharing: 'shared' };
+  const attaching = attached(context.network, id, egress, { stack, signal: options.signal });
+  attaching.catch(() => {});
   const runDir = await context.folders.makeRun(id);
   stack.defer(() => remove(runDir));
   const config = restoreConfig(manifest, {
     id,
     runDir,
     ram,
-    network: 'down',
+    network: await attaching,
     disks: fourDisks({
       root: overlayOf(snapshotDir, files.overlay, {
         overlay: source.key && overlayPassphrase(source.key),
@@ -170,7 +173,15 @@ async function start(
   stack.use(restored.link);
   await writeKept(runDir, { stage: 'running', secret: restored.secret, previousSecret: null, hasOwnRam });
   await remove(path.join(runDir, STATE_NAME));
-  return new RunningMachine(context, { id, manifest, files, key: source.key, restored, owned: stack.move() });
+  return new RunningMachine(context, {
+    id,
+    manifest,
+    files,
+    key: source.key,
+    restored,
+    network: config.network,
+    owned: stack.move(),
+  });
 }
 
 /** A state to load: the snapshot's or the saved one, or what that is decrypted. */

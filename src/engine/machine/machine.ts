@@ -8,14 +8,16 @@ import path from 'node:path';
 import type { Duplex } from 'node:stream';
 import { type GuestLink, openLink } from '../../guest/index.ts';
 import { MachineError, messageOf, withDeadline } from '../../lib/index.ts';
+import type { Egress } from '../egress.ts';
 import type { LogLine, Machine, MachineExit, RoleCredentials, SuspendReport } from '../engine.ts';
 import { remove, syncPath } from '../folders.ts';
+import { linkFor } from '../network/network.ts';
 import { createChunkFile, type Guard } from '../snapshot/chunk-file.ts';
 import { digestFile } from '../snapshot/digest.ts';
 import type { DataKey } from '../snapshot/encryption.ts';
 import type { Manifest, Part } from '../snapshot/manifest.ts';
 import { encryptFile } from '../snapshot/whole-file.ts';
-import type { ChangedMemory, Vmm } from '../vmm/vmm.ts';
+import type { ChangedMemory, Vmm, VmmNetwork } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
 import { GuestCredentials } from './guest-credentials.ts';
 import type { Restored } from './restore.ts';
@@ -44,6 +46,7 @@ export interface MachineParts {
   /** Of all it writes to the disk, when that is encrypted. */
   readonly key: DataKey | undefined;
   readonly restored: Restored;
+  readonly network: VmmNetwork;
   /** Disposes VMM, link and run folder. */
   readonly owned: AsyncDisposableStack;
   /** An earlier server started it. */
@@ -100,6 +103,18 @@ export class RunningMachine implements Machine {
   async setCredentials(credentials: RoleCredentials | null, options: { signal?: AbortSignal }): Promise<void> {
     if (this.#isEnding) throw new MachineError('exited', `${this.id} is not running any more`);
     return this.#credentials.set(credentials, options);
+  }
+
+  /** See `Engine.setEgress`. */
+  async setEgress(egress: Egress): Promise<void> {
+    if (this.#isEnding) return;
+    const link = linkFor(egress);
+    if (typeof this.#parts.network === 'string') {
+      if (link === 'down') return;
+      throw new MachineError('unsupported', `${this.id} was started without a network: suspend and resume it`);
+    }
+    await this.#context.network.update(this.id, egress);
+    await this.#vmm.setLink(link);
   }
 
   async suspend(options: { signal?: AbortSignal }): Promise<SuspendReport> {

@@ -6,6 +6,7 @@ import { messageOf } from '../../lib/index.ts';
 import { copySparse } from '../disk/copy.ts';
 import { luksHeader } from '../disk/luks.ts';
 import { createOverlay } from '../disk/overlay.ts';
+import type { Egress } from '../egress.ts';
 import {
   BuildFailure,
   type BuiltDisk,
@@ -16,9 +17,9 @@ import {
   type SealRequest,
 } from '../engine.ts';
 import { remove } from '../folders.ts';
+import { attached } from '../network/network.ts';
 import { changesPassphrase, type Manifest, readManifest } from '../snapshot/manifest.ts';
 import { allocatedBytes, createDraft, type Draft, sealDraft } from '../snapshot/seal.ts';
-import type { VmmNetwork } from '../vmm/vmm.ts';
 import { type Booted, bootMachine } from './boot.ts';
 import type { EngineContext } from './context.ts';
 import { GuestCredentials } from './guest-credentials.ts';
@@ -49,7 +50,7 @@ export async function sealMachine(
   const booted = await runToSnapshot(
     context,
     draft,
-    { id: request.buildId, ...shape, network: 'down' },
+    { id: request.buildId, ...shape, egress: request.egress },
     options,
     (booted, signal) =>
       withCredentials(context, booted, request, signal, () => startApp(booted.link, request, argv, signal)),
@@ -101,12 +102,14 @@ export async function keptDisk(
 export async function runToSnapshot(
   context: EngineContext,
   draft: Draft,
-  shape: { id: string; memoryMiB: number; cpus: number; network: VmmNetwork },
+  shape: { id: string; memoryMiB: number; cpus: number; egress?: Egress | undefined },
   options: { signal?: AbortSignal | undefined },
   prepare: (booted: Booted, signal: AbortSignal) => Promise<void>,
   confirm: (booted: Booted, signal: AbortSignal) => Promise<void> = async () => {},
 ): Promise<{ generation: number; secret: string }> {
   await using stack = new AsyncDisposableStack();
+  const { egress, ...machine } = shape;
+  const network = await attached(context.network, shape.id, egress, { stack, signal: options.signal });
   const runDir = await context.folders.makeRun(shape.id);
   stack.defer(() => remove(runDir));
   const passphrase = draft.key && changesPassphrase(draft.key.key);
@@ -118,7 +121,7 @@ export async function runToSnapshot(
     basePath: draft.disk,
     ...(passphrase && { passphrase }),
   } as const;
-  const booted = await bootMachine(context, { ...shape, runDir, ramPath: draft.ram, root }, options);
+  const booted = await bootMachine(context, { ...machine, network, runDir, ramPath: draft.ram, root }, options);
   const { vmm, link, secret } = booted;
   stack.use(vmm);
   stack.use(link);

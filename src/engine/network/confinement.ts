@@ -53,6 +53,8 @@ export async function commandFor(kind: Confinement, start: Start): Promise<Comma
       ...(kind === 'namespace' ? ['--unshare-user'] : CAPABILITIES_TO_CHANGE_USER),
       ...['--unshare-pid', '--as-pid-1', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try'],
       ...['--info-fd', `${INFO_FD}`, '--clearenv', '--setenv', 'LD_LIBRARY_PATH', '/lib'],
+      // Its own processes only; long paths of sockets go through /proc/self/fd.
+      ...['--proc', '/proc'],
       ...(kind === 'user' ? toolMounts(start.toolsRoot) : []),
       ...(await resolverMounts()),
       ...['--ro-bind', program, PROGRAM, '--ro-bind', places.config, CONFIG],

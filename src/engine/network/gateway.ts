@@ -14,7 +14,7 @@ import { type Confinement, confinements } from './confinement.ts';
 import { ControlChannel } from './control.ts';
 import { readFlows } from './flows.ts';
 import { gatewayUser, prepareFolders } from './folders.ts';
-import { linkFor, type Network } from './network.ts';
+import { type AttachOptions, linkFor, type Network } from './network.ts';
 import { controlSocket, guestDir, type Places, placesUnder } from './places.ts';
 import { endGateway, findGateway, type GatewayRecord, startGateway } from './process.ts';
 import type { NetworkSettings } from './settings.ts';
@@ -64,15 +64,20 @@ class Gateway implements Network {
     this.#supervision = this.#supervise();
   }
 
-  async attach(guest: string, egress: Egress, { signal }: { signal?: AbortSignal | undefined }): Promise<VmmNetwork> {
+  async attach(guest: string, egress: Egress, { signal, isRunning = false }: AttachOptions): Promise<VmmNetwork> {
     this.#guests.set(guest, egress);
+    const network = { socketDir: guestDir(this.#places, guest), link: linkFor(egress) };
+    if (isRunning) {
+      this.#tell((channel) => channel.attach(guest, egress)).catch((error: unknown) => this.#failed(guest, error));
+      return network;
+    }
     try {
       await this.#tell((channel) => Promise.all([channel.attach(guest, egress), channel.cut(guest)]), signal);
     } catch (error) {
       await this.detach(guest);
       throw error;
     }
-    return { socketDir: guestDir(this.#places, guest), link: linkFor(egress) };
+    return network;
   }
 
   async update(guest: string, egress: Egress): Promise<void> {
@@ -263,9 +268,14 @@ class Gateway implements Network {
     for (const [guest, egress] of this.#guests) {
       await channel.attach(guest, egress).catch((error: unknown) => {
         if (!channel.isOpen) throw error;
-        this.#options.log.error({ guest, error: messageOf(error) }, 'guest not attached again');
+        this.#failed(guest, error);
       });
     }
+  }
+
+  #failed(guest: string, error: unknown): void {
+    if (this.#closing.signal.aborted) return;
+    this.#options.log.error({ guest, error: messageOf(error) }, 'guest not attached again');
   }
 }
 

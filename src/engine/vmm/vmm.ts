@@ -76,8 +76,6 @@ export interface VmmLimits {
 export type VmmNetwork =
   /** Nothing, and the NIC's link is down. */
   | 'down'
-  /** QEMU's user network, for the builder only. */
-  | 'user'
   | {
       /** The gateway's folder for this VM, with `net.sock`; the VMM connects to it, again and again when it breaks. */
       readonly socketDir: string;
@@ -86,6 +84,11 @@ export type VmmNetwork =
     };
 
 export type LinkState = 'up' | 'down';
+
+/** How the NIC's link shall be once the VM runs. */
+export function linkOf(network: VmmNetwork): LinkState {
+  return network === 'down' ? 'down' : network.link;
+}
 
 export type DiskSerial = 'root' | 'spare1' | 'spare2' | 'spare3';
 

@@ -5,7 +5,7 @@
 import path from 'node:path';
 import type { Inside } from '../../jail/jail.ts';
 import { TRANSLATION_MIB } from '../../jail/limits.ts';
-import type { Disk, LinkState, VmmConfig, VmmNetwork } from '../vmm.ts';
+import type { Disk, VmmConfig } from '../vmm.ts';
 import { diskKeys, keyId } from './disk-keys.ts';
 
 export const MACHINE_TYPE = 'microvm';
@@ -77,7 +77,6 @@ const NIC = [
 const RECONNECT_MS = 250;
 
 function netdev({ network, runDir }: VmmConfig): object {
-  if (network === 'user') return { type: 'user', id: 'net' };
   // A hub with nobody else on it.
   if (network === 'down') return { type: 'hubport', id: 'net', hubid: 0 };
   // Relative to the working folder: a socket's path is limited to 107 bytes.
@@ -89,12 +88,6 @@ function netdev({ network, runDir }: VmmConfig): object {
     addr: { type: 'unix', path: socket },
     'reconnect-ms': RECONNECT_MS,
   };
-}
-
-/** How the NIC's link shall be once the VM runs. */
-export function linkOf(network: VmmNetwork): LinkState {
-  if (network === 'user') return 'up';
-  return network === 'down' ? 'down' : network.link;
 }
 
 function memory({ memoryMiB, ram }: VmmConfig): object {

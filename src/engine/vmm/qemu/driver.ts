@@ -11,7 +11,16 @@ import type { Duplex, Readable } from 'node:stream';
 import { MachineError } from '../../../lib/index.ts';
 import type { ExchangeFolder } from '../../jail/exchange-folder.ts';
 import type { Jail, Jailed } from '../../jail/jail.ts';
-import type { ChangedMemory, LinkState, Vmm, VmmConfig, VmmDriver, VmmExit, VmmLeft } from '../vmm.ts';
+import {
+  type ChangedMemory,
+  type LinkState,
+  linkOf,
+  type Vmm,
+  type VmmConfig,
+  type VmmDriver,
+  type VmmExit,
+  type VmmLeft,
+} from '../vmm.ts';
 import { AdoptedProcess } from './adopted-process.ts';
 import { changedMemoryOf } from './changed-memory.ts';
 import {
@@ -19,7 +28,6 @@ import {
   cpuModel,
   DEVICES_GENERATION,
   LINK_SOCKET,
-  linkOf,
   MACHINE_TYPE,
   NIC_ID,
   QMP_SOCKET,
