@@ -204,7 +204,7 @@ export class Reconciler implements AsyncDisposable {
       return;
     }
     logFailure(log, saving.error, 'suspend failed');
-    this.#collect(machine);
+    this.#collectSoon(machine);
     await this.#o.ledger.apply(id, { type: 'suspend-failed', epoch, detail: TEXTS.notSaved });
   }
 

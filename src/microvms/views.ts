@@ -12,7 +12,10 @@ export function itemOf(record: Microvm): MicrovmItem {
   };
 }
 
-/** `stateReason` is null until the end (recorded). */
+/**
+ * `stateReason` is null until the end (recorded), except for what the service has no word for: a microVM that runs because
+ * it could not be suspended says so until it was or is resumed. GUESS: suspend-failure-reason
+ */
 export function viewOf(record: Microvm): MicrovmView {
   return {
     ...itemOf(record),
@@ -21,8 +24,13 @@ export function viewOf(record: Microvm): MicrovmView {
     idlePolicy: record.idlePolicy,
     maximumDurationInSeconds: record.maximumDurationSeconds,
     terminatedAt: record.state === 'TERMINATED' ? record.terminatedAt : null,
-    stateReason: record.state === 'TERMINATED' ? record.reason : null,
+    stateReason: stateReasonOf(record),
     ingressNetworkConnectors: record.ingressNetworkConnectors,
     egressNetworkConnectors: record.egressNetworkConnectors,
   };
+}
+
+function stateReasonOf(record: Microvm): string | null {
+  if (record.state === 'TERMINATED') return record.reason;
+  return record.state === 'RUNNING' ? (record.suspendFailure ?? null) : null;
 }
