@@ -9,6 +9,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 
 	"rekindle/agent/link"
@@ -16,8 +19,9 @@ import (
 
 // Service keeps and serves the credentials of one guest.
 type Service struct {
-	vault  *vault
-	tokens *tokens
+	vault       *vault
+	tokens      *tokens
+	erasesFreed bool
 
 	mu sync.Mutex
 	// The key of an offer that was not taken up yet.
@@ -30,7 +34,12 @@ func New() (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("credentials: %w", err)
 	}
-	return &Service{vault: vault, tokens: newTokens()}, nil
+	kernelLine, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return nil, fmt.Errorf("credentials: %w", err)
+	}
+	erasesFreed := slices.Contains(strings.Fields(string(kernelLine)), "init_on_free=1")
+	return &Service{vault: vault, tokens: newTokens(), erasesFreed: erasesFreed}, nil
 }
 
 // Listen gives the guest the address and serves it until the listener is closed.
@@ -49,9 +58,11 @@ func (s *Service) Listen(ctx context.Context) (net.Listener, error) {
 // Renew makes the tokens of an earlier life worthless: those of a snapshot are known to all its clones.
 func (s *Service) Renew() { s.tokens.renew() }
 
-// OfferAnswer carries the public key, 32 bytes.
+// OfferAnswer carries the public key, 32 bytes, and whether this guest erases memory when it is freed: what the app's
+// processes learned may otherwise be found in a snapshot after their end.
 type OfferAnswer struct {
-	Key []byte `json:"key"`
+	Key         []byte `json:"key"`
+	ErasesFreed bool   `json:"erasesFreed"`
 }
 
 // Offer serves `credentials.offer`: the key the next push is to be sealed for. An earlier one is void.
@@ -63,7 +74,7 @@ func (s *Service) Offer(context.Context, struct{}) (OfferAnswer, error) {
 		return OfferAnswer{}, err
 	}
 	s.offered = offered
-	return OfferAnswer{Key: offered.public}, nil
+	return OfferAnswer{Key: offered.public, ErasesFreed: s.erasesFreed}, nil
 }
 
 // SetRequest is a push: the host's public key, and the document sealed.

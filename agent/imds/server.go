@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// roleName is what the service lists, whatever the role is called.
+	// roleName is what the service lists, whatever the role is called; during a build too. GUESS: build-role-name
 	roleName    = "execution_role"
 	tokenPath   = "/latest/api/token"
 	rolesPath   = "/latest/meta-data/iam/security-credentials"
@@ -93,6 +93,7 @@ func letClose(conn *net.TCPConn) {
 	_, _ = conn.Read(make([]byte, 1))
 }
 
+// answer gives the statuses of EC2's service; what else it knows is left out. GUESS: metadata-answers
 func (s *server) answer(conn *net.TCPConn, q *request) error {
 	if _, forwarded := q.headers["x-forwarded-for"]; forwarded {
 		return refuse(conn, q, 403, "Forbidden", nil)

@@ -47,6 +47,8 @@ export interface EngineOptions {
   readonly network?: NetworkSettings;
   /** Encrypts what machines leave on disk. */
   readonly keyring?: Keyring;
+  /** Guests sealed from now on erase memory when it is freed: what a process of the app knew does not outlive it. */
+  readonly erasesFreedMemory?: boolean;
   /** Behave as on a host that forbids ptrace; for tests of that fallback. */
   readonly deltaSave?: boolean;
   /** Start VMMs as on a host that allows no jail; for measuring what the jail costs. No setting leads here. */
@@ -104,6 +106,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       mayLive: (guest) => existsSync(folders.run(guest)),
     }),
     leaving: leaving.signal,
+    erasesFreedMemory: options.erasesFreedMemory ?? false,
   };
   await context.vault.start();
   return new HostEngine(context, { jail, leaving });

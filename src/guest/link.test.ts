@@ -258,12 +258,12 @@ test('credentials cross the link sealed for the key the agent offered', async ()
   const pushed: Record<string, unknown>[] = [];
   await using p = await pair({
     calls: {
-      'credentials.offer': () => ({ key }),
+      'credentials.offer': () => ({ key, erasesFreed: true }),
       'credentials.set': (request) => void pushed.push(request),
       'credentials.clear': (request) => void pushed.push(request),
     },
   });
-  await p.link.setCredentials(Buffer.from('the secret document'), wait);
+  assert.deepEqual(await p.link.setCredentials(Buffer.from('the secret document'), wait), { erasesFreed: true });
   await p.link.clearCredentials(wait);
   assert.deepEqual(
     pushed.map(({ op }) => op),

@@ -66,8 +66,14 @@ export interface GuestLink extends AsyncDisposable {
   waitApp(options: { signal?: AbortSignal }): Promise<{ exitCode: number }>;
   appStatus(options: { timeoutMs: number; signal?: AbortSignal }): Promise<AppStatus>;
   isListening(port: number, options: { timeoutMs: number; signal?: AbortSignal }): Promise<boolean>;
-  /** What the metadata service serves from now on, as it stands; at most 16 KiB. It crosses the link sealed. */
-  setCredentials(document: Buffer, options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
+  /**
+   * What the metadata service serves from now on, as it stands; at most 16 KiB. It crosses the link sealed. Resolves with
+   * whether the guest erases memory that is freed.
+   */
+  setCredentials(
+    document: Buffer,
+    options: { timeoutMs: number; signal?: AbortSignal },
+  ): Promise<{ erasesFreed: boolean }>;
   /** Resolves when the metadata service serves nothing and the agent keeps no copy of what it served. */
   clearCredentials(options: { timeoutMs: number; signal?: AbortSignal }): Promise<void>;
   /** Syncs file systems, drops caches, waits for free pages to be reported. */

@@ -136,7 +136,7 @@ class AgentLink implements GuestLink {
     return booleanField(await this.#call({ op: 'listening', port }, options), 'listening');
   }
 
-  async setCredentials(document: Buffer, options: CallOptions): Promise<void> {
+  async setCredentials(document: Buffer, options: CallOptions): Promise<{ erasesFreed: boolean }> {
     return withDeadline(
       'pushing credentials to the guest',
       options.timeoutMs,
@@ -146,6 +146,7 @@ class AgentLink implements GuestLink {
         const { key, sealed } = sealFor(bytesField(offer, 'key', 32), document);
         const push = { op: 'credentials.set', key: key.toString('base64'), sealed: sealed.toString('base64') };
         await this.#call(push, bounded);
+        return { erasesFreed: booleanField(offer, 'erasesFreed') };
       },
       { signal: options.signal },
     );

@@ -77,6 +77,7 @@ export async function prepareBuilder(options: PrepareOptions): Promise<void> {
     vault: new Vault({ memoryDir: undefined, clock: systemClock, log }),
     restoring: new Set<object>(),
     leaving: new AbortController().signal,
+    erasesFreedMemory: false,
   };
   await ensureBuilder(context, options.onProgress, { signal });
 }

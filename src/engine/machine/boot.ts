@@ -21,6 +21,7 @@ export interface BootRequest {
   readonly memoryMiB: number;
   readonly cpus: number;
   readonly root: Disk['source'];
+  readonly erasesFreedMemory?: boolean;
   readonly network: VmmNetwork;
 }
 
@@ -50,7 +51,9 @@ export async function bootMachine(
         boot: {
           kernel: runtime.guest.kernel,
           initramfs: runtime.guest.initramfs,
-          kernelLine: kernelLine(runtime.tscKhz, driver.accelerator),
+          kernelLine: kernelLine(runtime.tscKhz, driver.accelerator, {
+            erasesFreedMemory: request.erasesFreedMemory ?? false,
+          }),
         },
         limits: limitsOf(request),
       },

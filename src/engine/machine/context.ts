@@ -23,6 +23,8 @@ export interface EngineContext {
   readonly vault: Vault;
   /** The operator's, when what machines leave on disk is to be encrypted. */
   readonly keyring?: Keyring | undefined;
+  /** Guests sealed from now on erase memory when it is freed. */
+  readonly erasesFreedMemory: boolean;
   /** Machines being restored at this moment: the more, the longer each takes. */
   readonly restoring: Set<object>;
   /** Aborted once machines shall outlive this server. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { silentLogger } from '../../lib/index.ts';
 import { GuestCredentials } from './guest-credentials.ts';
 
 const CREDENTIALS = {
@@ -20,6 +21,7 @@ function bench(options: { mayHold?: boolean } = {}) {
       calls.push('set');
       documents.push(document.toString());
       await next.shift()?.();
+      return { erasesFreed: true };
     },
     clearCredentials: async () => {
       calls.push('clear');
@@ -29,6 +31,7 @@ function bench(options: { mayHold?: boolean } = {}) {
   const guest = new GuestCredentials(
     () => link,
     () => NOW,
+    silentLogger,
     options,
   );
   return { guest, calls, documents, next };

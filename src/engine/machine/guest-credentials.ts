@@ -5,7 +5,7 @@
  * `allow`, so that no refresh that was late gets into a snapshot.
  */
 import type { GuestLink } from '../../guest/index.ts';
-import { MachineError } from '../../lib/index.ts';
+import { type Logger, MachineError } from '../../lib/index.ts';
 import type { RoleCredentials } from '../engine.ts';
 
 /** A guest among twenty that start at once answers after seconds. */
@@ -19,15 +19,18 @@ export class GuestCredentials {
   /** The session may be another one at each call. */
   readonly #link: () => Link;
   readonly #now: () => number;
+  readonly #log: Logger;
+  #isWarned = false;
   /** Something may be there: also after a push that failed. */
   #mayHold: boolean;
   #isAllowed = true;
   #last: Promise<void> = Promise.resolve();
 
   /** `mayHold`: an earlier server may have pushed some. */
-  constructor(link: () => Link, now: () => number, options: { mayHold?: boolean } = {}) {
+  constructor(link: () => Link, now: () => number, log: Logger, options: { mayHold?: boolean } = {}) {
     this.#link = link;
     this.#now = now;
+    this.#log = log;
     this.#mayHold = options.mayHold ?? false;
   }
 
@@ -38,10 +41,12 @@ export class GuestCredentials {
       if (credentials === null) return this.#clear(options);
       if (!this.#isAllowed) throw new MachineError('exited', 'the machine takes no credentials: it is being suspended');
       this.#mayHold = true;
-      await this.#link().setCredentials(documentOf(credentials, this.#now()), {
+      const document = documentOf(credentials, this.#now());
+      const { erasesFreed } = await this.#link().setCredentials(document, {
         timeoutMs: PUSH_TIMEOUT_MS,
         ...signalOf(options),
       });
+      if (!erasesFreed) this.#warn();
     });
   }
 
@@ -55,6 +60,15 @@ export class GuestCredentials {
 
   allow(): void {
     this.#isAllowed = true;
+  }
+
+  #warn(): void {
+    if (this.#isWarned) return;
+    this.#isWarned = true;
+    this.#log.warn(
+      {},
+      'this guest does not erase freed memory: credentials that its app read may be in its snapshots. Build its image again with --roles set; images of 4096 MiB and more never erase',
+    );
   }
 
   async #clear(options: Options): Promise<void> {

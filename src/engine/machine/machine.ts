@@ -81,6 +81,7 @@ export class RunningMachine implements Machine {
     this.#credentials = new GuestCredentials(
       () => this.#link,
       () => context.clock.now(),
+      context.log.child({ microvmId: this.id }),
       { mayHold: parts.isAdopted ?? false },
     );
     this.#correctClock(link);

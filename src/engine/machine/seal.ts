@@ -4,6 +4,7 @@ import path from 'node:path';
 import type { GuestLink } from '../../guest/index.ts';
 import { messageOf } from '../../lib/index.ts';
 import { copySparse } from '../disk/copy.ts';
+import { digHoles } from '../disk/dig-holes.ts';
 import { luksHeader } from '../disk/luks.ts';
 import { createOverlay } from '../disk/overlay.ts';
 import type { Egress } from '../egress.ts';
@@ -31,6 +32,8 @@ const QUIESCE_TIMEOUT_MS = 120_000;
 /** The guest sees four times its class, as on the service. */
 const PEAK_FACTOR = 4;
 const GIB = 1024 ** 3;
+/** Erasing freed memory begins with all of it, at boot: more than this takes minutes and fills the host. */
+const MAX_ERASED_MIB = 8192;
 
 /** @throws BuildFailure, MachineError; nothing is left then */
 export async function sealMachine(
@@ -47,15 +50,17 @@ export async function sealMachine(
   await copySparse(request.disk.diskPath, draft.disk, options.signal);
   await growTo(draft.disk, rootDiskBytes(memoryMiB));
   const shape = { memoryMiB: memoryMiB * PEAK_FACTOR, cpus: peakCpus(memoryMiB, context.host.cpus) };
+  const erasesFreedMemory = context.erasesFreedMemory && shape.memoryMiB <= MAX_ERASED_MIB;
   const booted = await runToSnapshot(
     context,
     draft,
-    { id: request.buildId, ...shape, egress: request.egress },
+    { id: request.buildId, ...shape, egress: request.egress, erasesFreedMemory },
     options,
     (booted, signal) =>
       withCredentials(context, booted, request, signal, () => startApp(booted.link, request, argv, signal)),
     ({ link }, signal) => confirmAlive(link, signal),
   );
+  if (erasesFreedMemory) await digHoles(draft.ram, options.signal);
   const facts = {
     ...shape,
     network: 'none' as const,
@@ -102,7 +107,13 @@ export async function keptDisk(
 export async function runToSnapshot(
   context: EngineContext,
   draft: Draft,
-  shape: { id: string; memoryMiB: number; cpus: number; egress?: Egress | undefined },
+  shape: {
+    id: string;
+    memoryMiB: number;
+    cpus: number;
+    egress?: Egress | undefined;
+    erasesFreedMemory?: boolean;
+  },
   options: { signal?: AbortSignal | undefined },
   prepare: (booted: Booted, signal: AbortSignal) => Promise<void>,
   confirm: (booted: Booted, signal: AbortSignal) => Promise<void> = async () => {},
@@ -148,6 +159,7 @@ async function withCredentials(
   const guest = new GuestCredentials(
     () => link,
     () => context.clock.now(),
+    context.log.child({ buildId }),
   );
   const holder = {
     id: buildId,

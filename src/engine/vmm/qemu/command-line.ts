@@ -188,8 +188,13 @@ function file(path: string): object {
  * The kernel's command line. Without `tsc_early_khz` the kernel calibrates the TSC against a timer this machine does not
  * have and hangs on a busy host; without `tsc=reliable` its watchdog takes a busy host for a broken TSC and counts ticks from
  * then on, so that the guest's clock runs slow; `lpj` spares the delay loop's calibration (the kernel runs at 250 Hz).
+ * `erasesFreedMemory` costs the erasing of all memory at boot (docs/decisions/0005-credentials-and-snapshots.md).
  */
-export function kernelLine(tscKhz: number, accelerator: 'kvm' | 'tcg'): string {
+export function kernelLine(
+  tscKhz: number,
+  accelerator: 'kvm' | 'tcg',
+  { erasesFreedMemory = false }: { erasesFreedMemory?: boolean } = {},
+): string {
   return [
     ...[
       'console=ttyS0',
@@ -201,6 +206,7 @@ export function kernelLine(tscKhz: number, accelerator: 'kvm' | 'tcg'): string {
       'rcupdate.rcu_expedited=1',
     ],
     ...['init_on_alloc=0', 'random.trust_cpu=on', `lpj=${tscKhz * 4}`, `tsc_early_khz=${tscKhz}`, 'tsc=reliable'],
+    ...(erasesFreedMemory ? ['init_on_free=1'] : []),
     // Emulation runs no guest code speculatively: there the barriers only cost (a seventh of a first answer).
     ...(accelerator === 'tcg' ? ['mitigations=off'] : []),
   ].join(' ');
