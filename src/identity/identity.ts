@@ -3,11 +3,13 @@
  *
  * One account. Its root, whose keys are given at start, may do everything; users and roles what their policies allow.
  */
-import { type Clock, type Ids, randomIds, systemClock } from '../lib/index.ts';
+import { type Clock, type Ids, type Logger, randomIds, silentLogger, systemClock } from '../lib/index.ts';
 import type { Store } from '../store/index.ts';
 import { type Directory, type Holder, openDirectory, type StoredDirectory } from './directory.ts';
 import type { Context } from './policy/condition.ts';
 import { type AccessRequest, type Evaluation, evaluate, type Outcome } from './policy/evaluate.ts';
+import { openRoles, type Roles } from './roles/roles.ts';
+import type { Environment } from './roles/sources.ts';
 
 /** Somebody who can sign a request. */
 export type Principal =
@@ -71,6 +73,8 @@ export interface Identity {
   authorize(principal: Principal, action: string, resource: string | undefined, context?: Context): Decision;
   /** Users, roles, keys and policies; absent where only the root exists. */
   readonly directory?: Directory;
+  /** The credentials that roles come to; absent where only the root exists. */
+  readonly roles?: Roles;
   /** What `authorize` would decide for a user or role, and why. @throws DomainError NOT_FOUND */
   explain?(holder: Holder, request: AccessRequest): Explanation;
 }
@@ -88,7 +92,14 @@ export interface IdentityOptions {
   readonly clock?: Clock;
 }
 
-export type OpenIdentity = Identity & Required<Pick<Identity, 'directory' | 'explain'>>;
+export interface RoleSettings {
+  /** The roles file. */
+  readonly file: string | undefined;
+  /** Of the server, for sources that name variables. */
+  readonly environment: Environment;
+}
+
+export type OpenIdentity = Identity & Required<Pick<Identity, 'directory' | 'explain' | 'roles'>> & AsyncDisposable;
 
 /** The root alone, for where nothing is kept. */
 export function createIdentity(options: IdentityOptions): Identity {
@@ -96,8 +107,11 @@ export function createIdentity(options: IdentityOptions): Identity {
 }
 
 /** The root and whoever the store knows. */
-export async function openIdentity(options: IdentityOptions & { store: Store; ids?: Ids }): Promise<OpenIdentity> {
-  const { store, account, clock = systemClock, ids = randomIds } = options;
+export async function openIdentity(
+  options: IdentityOptions & { store: Store; ids?: Ids; log?: Logger; roles?: RoleSettings },
+): Promise<OpenIdentity> {
+  const { store, account, clock = systemClock, ids = randomIds, log = silentLogger } = options;
+  const { file, environment } = options.roles ?? { file: undefined, environment: {} };
   const directory = await openDirectory({ store, account, clock, ids });
   const explain = (holder: Holder, request: AccessRequest): Explanation => {
     const { id, arn } = directory.get(holder);
@@ -106,7 +120,9 @@ export async function openIdentity(options: IdentityOptions & { store: Store; id
     const evaluation = evaluate(directory.policies(holder), { ...request, context });
     return { ...evaluation, principalArn: principal.arn, context };
   };
-  return { ...identityOf(options, directory), directory, explain };
+  const roles = await openRoles({ file, environment, store, clock, log });
+  const close = () => roles[Symbol.asyncDispose]();
+  return { ...identityOf(options, directory), directory, explain, roles, [Symbol.asyncDispose]: close };
 }
 
 function identityOf(options: IdentityOptions, directory: StoredDirectory | undefined): Identity {

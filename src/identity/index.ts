@@ -1,4 +1,4 @@
-/** The identity room's door: access keys, principals, their policies, and what they may do. */
+/** The identity room's door: access keys, principals, their policies, what they may do, and the credentials of roles. */
 export type { AccessKeyView, Directory, Holder, HolderKind, HolderView, NewAccessKey } from './directory.ts';
 export {
   type Credentials,
@@ -10,6 +10,10 @@ export {
   type OpenIdentity,
   openIdentity,
   type Principal,
+  type RoleSettings,
 } from './identity.ts';
 export type { Context } from './policy/condition.ts';
 export type { AccessRequest, Evaluation, Mismatch, Outcome, StatementVerdict } from './policy/evaluate.ts';
+export type { RevokedRole } from './roles/revocations.ts';
+export type { CredentialTarget, Lease, RoleCredentials } from './roles/role-credentials.ts';
+export type { Roles } from './roles/roles.ts';

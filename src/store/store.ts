@@ -17,6 +17,7 @@ export const RECORD_KINDS = [
   'principals',
   'access_keys',
   'clocks',
+  'revocations',
 ] as const;
 export type RecordKind = (typeof RECORD_KINDS)[number];
 

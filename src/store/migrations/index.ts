@@ -6,5 +6,6 @@ import { records } from './0001-records.ts';
 import { connectors } from './0002-connectors.ts';
 import { identities } from './0003-identities.ts';
 import { clocks } from './0004-clocks.ts';
+import { revocations } from './0005-revocations.ts';
 
-export const MIGRATIONS: readonly (readonly string[])[] = [records, connectors, identities, clocks];
+export const MIGRATIONS: readonly (readonly string[])[] = [records, connectors, identities, clocks, revocations];
