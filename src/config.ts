@@ -44,6 +44,10 @@ export interface Config {
   readonly quotas: Quotas;
   /** File that says what subnets and security groups stand for; undefined: there are none. */
   readonly networks: string | undefined;
+  /** File that says where roles' credentials come from; undefined: no role has any. */
+  readonly roles: string | undefined;
+  /** Of the server: what role sources that name variables read. */
+  readonly environment: Environment;
   /** What egress there is without a connector; undefined: what the networks file says, else as on AWS. */
   readonly defaultEgress: 'aws' | 'deny' | undefined;
 }
@@ -177,6 +181,13 @@ export const SETTINGS = {
     help: 'quotas and call rates: none, those of AWS, or e.g. service,images=200,RunMicrovm=50/100',
     fallback: 'off',
   },
+  roles: {
+    flag: '--roles',
+    env: 'REKINDLE_ROLES',
+    value: '<file>',
+    help: 'JSON file that says where the credentials of roles come from and who may pass them',
+    fallback: 'none: no role has credentials',
+  },
   networks: {
     flag: '--networks',
     env: 'REKINDLE_NETWORKS',
@@ -214,6 +225,8 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     memoryBudgetMiB: optional(raw('memoryBudget'), (found) => integer(found, 512, 100_000_000)),
     encryptionKeyFile: optional(raw('encryptionKeyFile'), ({ value }) => resolve(value)),
     quotas: quotas(raw('quotas'), region),
+    roles: optional(raw('roles'), path),
+    environment: Object.freeze({ ...env }),
     networks: optional(raw('networks'), path),
     defaultEgress: optional(raw('defaultEgress'), (found) => oneOf(found, ['aws', 'deny'])),
   });

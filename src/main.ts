@@ -81,7 +81,17 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   const store = stack.use(await openStore(join(stateDir, 'store.sqlite')));
   const objects = await createObjectStore({ dir: join(stateDir, 'objects') });
   await ensureBucket(objects, provisionsOf(config).artifactBucket);
-  const identity = await openIdentity({ account, rootKeys: [rootKey], store, clock, ids });
+  const identity = stack.use(
+    await openIdentity({
+      account,
+      rootKeys: [rootKey],
+      store,
+      clock,
+      ids,
+      log: log.child({ room: 'identity' }),
+      roles: { file: config.roles, environment: config.environment },
+    }),
+  );
   const networks = stack.use(
     await openNetworks({
       file: config.networks,
@@ -114,6 +124,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       store,
       engine,
       connectors,
+      roles: identity.roles,
       artifacts: createArtifacts({
         store: objects,
         external: config.externalS3 && { ...config.externalS3, dir: join(stateDir, 'fetching') },
@@ -131,6 +142,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       engine,
       images,
       connectors,
+      roles: identity.roles,
       endpoints: ingress,
       stateDir,
       region,
@@ -268,12 +280,12 @@ async function settle(microvms: Microvms, how: Config['onShutdown'], signal: Abo
 }
 
 async function openEngine(config: Config, log: Logger, network: NetworkSettings): Promise<Engine> {
-  const { stateDir, cacheDir, encryptionKeyFile } = config;
+  const { stateDir, cacheDir, encryptionKeyFile, roles } = config;
   const keyring = encryptionKeyFile === undefined ? undefined : readKeyFile(encryptionKeyFile);
   const runtime = loadRuntime(cacheDir);
   const room = log.child({ room: 'engine' });
   const common = { runtime, stateDir, cacheDir, log: room, clock: systemClock, ids: randomIds, network };
-  return createEngine({ ...common, ...(keyring && { keyring }) });
+  return createEngine({ ...common, erasesFreedMemory: roles !== undefined, ...(keyring && { keyring }) });
 }
 
 /** What the engine says about this host; changes nothing. A set-up that has not run is one of the findings. */

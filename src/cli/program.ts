@@ -267,9 +267,25 @@ function addIdentity(program: Command, env: Environment): void {
       .argument('<name>')
       .addHelpText('after', examples(`rekindle identity ${kind} rm ann`))
       .action(async (name, options) => (await load()).removeHolder(kind, name, options, env));
+    if (kind === 'role') addRevocations(group, env);
   }
   addKeys(identity, env);
   addPolicies(identity, env);
+}
+
+function addRevocations(role: Command, env: Environment): void {
+  const load = () => import('./commands/identity.ts');
+  command(role, 'revoke', "take a role's credentials back from every microVM and give none until it is restored")
+    .argument('<role>', 'its name or ARN')
+    .addHelpText('after', examples('rekindle identity role revoke arn:aws:iam::000000000000:role/agent'))
+    .action(async (name, options) => (await load()).revokeRole(name, options, env));
+  command(role, 'restore', 'let a revoked role give credentials again')
+    .argument('<role>', 'its name or ARN')
+    .addHelpText('after', examples('rekindle identity role restore agent'))
+    .action(async (name, options) => (await load()).restoreRole(name, options, env));
+  command(role, 'revoked', 'list the roles that are revoked')
+    .addHelpText('after', examples('rekindle identity role revoked'))
+    .action(async (options) => (await load()).listRevoked(options, env));
 }
 
 function addKeys(identity: Command, env: Environment): void {

@@ -9,6 +9,7 @@ import type { Connectors } from '../connectors/index.ts';
 import type { BuiltDisk, Egress, Engine, Machine, SealedSnapshot } from '../engine/index.ts';
 import { type Clock, type Logger, messageOf, requestOverStream, sleep, withDeadline } from '../lib/index.ts';
 import type { BuildLogWriter } from './build-log.ts';
+import { lenderOf, type RoleSource } from './build-role.ts';
 import { failureReason, hookTimeout, ValidateFailure } from './failure-reason.ts';
 import type { BuildSizes, VersionRecord } from './lifecycle.ts';
 import { containerConfigOf, HOOK_PATH, imageHookSeconds, memoryMiBOf, readinessOf } from './version-config.ts';
@@ -17,6 +18,8 @@ export interface BuilderOptions {
   readonly engine: Engine;
   readonly artifacts: Pick<Artifacts, 'fetchZip'>;
   readonly connectors: Pick<Connectors, 'egress'>;
+  /** Undefined: no role has credentials. */
+  readonly roles: RoleSource | undefined;
   readonly clock: Clock;
   readonly log: Logger;
   readonly region: string;
@@ -93,6 +96,7 @@ async function phases(o: BuilderOptions, version: VersionRecord, work: Work): Pr
   const readiness = readinessOf(config, disk.config);
   await mkdir(path.dirname(work.snapshotDir), { recursive: true });
   const egress = await egressOf(o, version);
+  const lendCredentials = lenderOf(o.roles, version);
   const sealed = await withDeadline(
     'starting and sealing',
     SEAL_OVERHEAD_MS + (readiness.kind === 'hook' ? readiness.timeoutMs : readiness.graceMs),
@@ -106,6 +110,7 @@ async function phases(o: BuilderOptions, version: VersionRecord, work: Work): Pr
           memoryMiB: memoryMiBOf(config),
           readiness,
           egress,
+          ...(lendCredentials && { lendCredentials }),
           snapshotDir: work.snapshotDir,
           onLog,
         },
@@ -179,6 +184,8 @@ async function validate(o: BuilderOptions, version: VersionRecord, work: Work): 
       { signal: work.signal },
     ),
   );
+  const lent = await lenderOf(o.roles, version)?.(machine, { signal: work.signal });
+  if (lent !== undefined) stack.use(lent);
   const seconds = imageHookSeconds(hooks, 'validate');
   const timeout = new ValidateFailure(hookTimeout('Validate', seconds));
   const over = new AbortController();

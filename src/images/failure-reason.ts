@@ -4,6 +4,7 @@
  */
 import { ArtifactError, type ArtifactErrorKind } from '../artifacts/index.ts';
 import { BuildFailure } from '../engine/index.ts';
+import { DomainError } from '../lib/index.ts';
 import type { VersionConfig } from './types.ts';
 import { imageHookSeconds } from './version-config.ts';
 
@@ -29,6 +30,8 @@ export function failureReason(error: unknown, config: VersionConfig): string {
   if (error instanceof ValidateFailure) return error.message;
   if (error instanceof ArtifactError) return `${ARTIFACT_CODES[error.kind] ?? 'ARCHIVE_INVALID'}: ${error.message}`;
   if (error instanceof BuildFailure) return buildFailureReason(error, config);
+  // The build role's: the identity room's sentence, made for callers. GUESS: role-not-assumed
+  if (error instanceof DomainError) return error.message;
   return 'INTERNAL_PLATFORM_ERROR: The build failed because of the platform, not the image. Try again; the log of the server says more.';
 }
 

@@ -22,6 +22,7 @@ import {
 import { type Claim, fingerprintOf, type Page, type PageKey, type Row, readPage, type Store } from '../store/index.ts';
 import { BuildLogs } from './build-log.ts';
 import { BuildQueue } from './build-queue.ts';
+import type { RoleSource } from './build-role.ts';
 import { Catalog, versionId } from './catalog.ts';
 import { markDamaged, ownerOf, refuseDamaged } from './damage.ts';
 import { checkImageArn, imageArn, type Owner } from './image-arn.ts';
@@ -71,6 +72,8 @@ export interface ImagesOptions {
   readonly engine: Engine;
   readonly artifacts: Pick<Artifacts, 'fetchZip'>;
   readonly connectors: Pick<Connectors, 'requireActive' | 'egress' | 'egressDefaults'>;
+  /** Undefined: no role has credentials. */
+  readonly roles?: RoleSource | undefined;
   readonly stateDir: string;
   readonly region: string;
   readonly accountId: string;
@@ -120,6 +123,7 @@ class ImagesRoom implements Images {
       ...common,
       artifacts: options.artifacts,
       connectors: options.connectors,
+      roles: options.roles,
       region: options.region,
       accountId: options.accountId,
       workDir: path.join(options.stateDir, 'builds'),
@@ -143,7 +147,7 @@ class ImagesRoom implements Images {
     const claim = this.#claim('CreateMicrovmImage', token, { ...rest, name, tags }, versionId(arn, '1.0'));
     const earlier = await this.#earlier(claim);
     if (earlier !== undefined) return createdViewOf(earlier.image, earlier.version);
-    const config = await this.#configOf(rest);
+    const config = await this.#configOf(rest, principal);
     const image = newImage(this.#ids, { arn, name, tags: addTags({}, tags), at });
     const next = newVersion(this.#ids, image, config, at, askedBy(principal));
     let isTaken = false;
@@ -175,7 +179,7 @@ class ImagesRoom implements Images {
       this.#claim('UpdateMicrovmImage', token, { ...rest, imageIdentifier }, versionId(arn, version));
     const earlier = await this.#earlier(claimFor(''));
     if (earlier !== undefined) return updatedViewOf(earlier.image, earlier.version);
-    const config = await this.#configOf(rest);
+    const config = await this.#configOf(rest, principal);
     const result = await this.#catalog.change(async () => {
       const seen = await this.#catalog.image(arn);
       const at = this.#clock.now();
@@ -445,8 +449,9 @@ class ImagesRoom implements Images {
     }
   }
 
-  async #configOf(input: Parameters<typeof configOf>[1]): Promise<VersionConfig> {
+  async #configOf(input: Parameters<typeof configOf>[1], principal: string | undefined): Promise<VersionConfig> {
     const config = configOf(this.#o.region, input, this.#o.connectors.egressDefaults());
+    this.#o.roles?.demandPass(config.buildRoleArn, principal);
     await this.#o.connectors.requireActive(config.egressNetworkConnectors);
     return config;
   }

@@ -9,6 +9,7 @@ import { type Connectors, createConnectors, fixedNetworks, parseNetworks } from 
 import { createFakeEngine, type FakeEngine, type FakeEngineOptions } from '../engine/index.ts';
 import { silentLogger, TestClock } from '../lib/index.ts';
 import { openStore, type Store } from '../store/index.ts';
+import type { RoleSource } from './build-role.ts';
 import { type CreateImageInput, createImages, type ImageQuotas, type Images } from './index.ts';
 
 export const BASE = 'arn:aws:lambda:us-east-1:aws:microvm-image:al2023-1';
@@ -37,6 +38,7 @@ interface Setup {
   readonly engine?: FakeEngineOptions;
   readonly concurrentBuilds?: number;
   readonly quotas?: ImageQuotas;
+  readonly roles?: RoleSource;
   readonly stateDir?: string;
 }
 
@@ -58,6 +60,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
   const images = createImages({
     store,
     engine,
+    roles: setup.roles,
     clock,
     stateDir,
     artifacts: createArtifacts({ store: objects }),

@@ -30,6 +30,7 @@ import {
 import { type Claim, DueClock, type Page, readPage, type Store } from '../store/index.ts';
 import { AppLogs } from './app-log.ts';
 import { Capacity } from './capacity.ts';
+import { MachineCredentials, type RoleSource } from './credentials.ts';
 import { MachineEgress } from './egress.ts';
 import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
 import { FlowReaders } from './flows.ts';
@@ -57,6 +58,8 @@ export interface MicrovmsOptions {
   readonly images: Pick<Images, 'resolve' | 'snapshotDir'>;
   readonly connectors: Pick<Connectors, 'requireActive' | 'egress' | 'egressDefaults' | 'onEgressChange'>;
   readonly endpoints: EndpointHost;
+  /** Undefined: no role has credentials. */
+  readonly roles?: RoleSource | undefined;
   readonly stateDir: string;
   readonly region: string;
   readonly log: Logger;
@@ -156,6 +159,7 @@ class MicrovmsRoom implements Microvms {
       live: this.#live,
       logs: this.#logs,
       egress: this.#egress,
+      credentials: new MachineCredentials({ roles: options.roles, log }),
       clock,
       log,
       snapshotDirOf: (record) => options.images.snapshotDir(record.imageArn, record.imageVersion),
@@ -433,6 +437,7 @@ class MicrovmsRoom implements Microvms {
 
   async #draft(input: RunMicrovmInput) {
     const version = await this.#o.images.resolve(input.imageIdentifier, input.imageVersion);
+    if (input.executionRoleArn !== undefined) this.#o.roles?.demandPass(input.executionRoleArn, input.principal);
     const at: Moment = { wallMs: this.#clock.now(), elapsedMs: this.#elapsed.now() };
     const draft = draftOf(this.#o.region, input, version, at, this.#o.connectors.egressDefaults());
     // The image's own one may have gone since its build.

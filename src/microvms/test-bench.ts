@@ -16,6 +16,7 @@ import {
 import type { Hooks } from '../images/index.ts';
 import { silentLogger, TestClock } from '../lib/index.ts';
 import { openStore, releaseClaims, type Store } from '../store/index.ts';
+import type { RoleSource } from './credentials.ts';
 import { createMicrovms, type Machine, type MicrovmState, type Microvms, type RunMicrovmInput } from './index.ts';
 
 export const IMAGE = 'arn:aws:lambda:us-east-1:000000000000:microvm-image:demo';
@@ -40,6 +41,7 @@ export interface Bench extends AsyncDisposable {
 interface Setup {
   readonly engine?: FakeEngineOptions;
   readonly hooks?: Hooks;
+  readonly roles?: RoleSource;
   readonly concurrentLaunches?: number;
   readonly memoryQuotaMiB?: number;
   readonly budget?: Budget;
@@ -69,6 +71,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
   const microvms = await createMicrovms({
     store,
     engine,
+    roles: setup.roles,
     clock,
     stateDir,
     region: 'us-east-1',

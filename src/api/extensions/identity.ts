@@ -5,6 +5,7 @@
  *   GET    …/identity/users                       PUT, GET, DELETE …/identity/users/{user}      (roles likewise)
  *   GET, POST …/identity/users/{user}/keys        DELETE …/identity/users/{user}/keys/{id}
  *   PUT, GET, DELETE …/identity/{users|roles}/{name}/policies/{policy}     the body and the answer are the policy's JSON
+ *   GET …/identity/revoked-roles                  PUT, DELETE …/identity/revoked-roles/{name or ARN}: no credentials until the latter
  *   POST   …/identity/explain                     {"user" or "role", "action", "resource", "context"}
  *
  * Invariant: a secret is answered once, to the call that made the key.
@@ -30,6 +31,7 @@ export interface IdentityAnswer {
 }
 
 const KINDS: Readonly<Record<string, HolderKind>> = { users: 'user', roles: 'role' };
+const ROLE_ARN = /^arn:aws[a-z-]*:iam::\d{12}:role\/[\w+=,.@/-]{1,512}$/;
 const NO_CONTENT: IdentityAnswer = { status: 200, body: {} };
 
 /** @throws DomainError */
@@ -43,6 +45,7 @@ export async function answerIdentity(call: IdentityCall): Promise<IdentityAnswer
   );
   const [collection = '', name, part, item] = segments;
   if (collection === 'explain' && name === undefined && method === 'POST') return explain(call);
+  if (collection === 'revoked-roles' && part === undefined) return answerRevoked(call, name);
   const kind = Object.hasOwn(KINDS, collection) ? KINDS[collection] : undefined;
   if (kind === undefined) throw nothingHere(call);
   if (name === undefined) {
@@ -54,6 +57,24 @@ export async function answerIdentity(call: IdentityCall): Promise<IdentityAnswer
   if (part === 'keys' && kind === 'user') return answerKeys(call, directory, name, item);
   if (part === 'policies') return answerPolicies(call, directory, holder, item);
   throw nothingHere(call);
+}
+
+async function answerRevoked(call: IdentityCall, role: string | undefined): Promise<IdentityAnswer> {
+  const { method, identity } = call;
+  const { roles } = identity;
+  if (roles === undefined) throw nothingHere(call);
+  if (role === undefined && method === 'GET') return ok({ items: roles.revoked() });
+  if (role === undefined) throw nothingHere(call);
+  const roleArn = roleArnOf(identity.account, role);
+  if (!ROLE_ARN.test(roleArn)) throw new DomainError('INVALID', 'Name a role, or give its ARN.');
+  if (method === 'PUT') await roles.revoke(roleArn);
+  else if (method === 'DELETE') await roles.restore(roleArn);
+  else throw nothingHere(call);
+  return ok({ roleArn });
+}
+
+function roleArnOf(account: string, role: string): string {
+  return role.startsWith('arn:') ? role : `arn:aws:iam::${account}:role/${role}`;
 }
 
 async function answerHolder(call: IdentityCall, directory: Directory, holder: Holder): Promise<IdentityAnswer> {
@@ -142,6 +163,7 @@ function isContext(value: unknown): value is Context {
 
 /** What policies name: one user or role, or everything. */
 function resourceOf(account: string, [collection = '', name]: readonly string[]): string {
+  if (collection === 'revoked-roles' && name !== undefined) return roleArnOf(account, name);
   const kind = Object.hasOwn(KINDS, collection) ? KINDS[collection] : undefined;
   return kind === undefined || name === undefined ? '*' : `arn:aws:iam::${account}:${kind}/${name}`;
 }

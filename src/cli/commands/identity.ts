@@ -139,6 +139,31 @@ export async function removePolicy(name: string, options: HolderOptions, env: En
   terminal.say(`${holder.kind} ${holder.name} has no policy ${name} any more`);
 }
 
+/** `role` is a name or an ARN. */
+export async function revokeRole(role: string, options: CommonOptions, env: Environment): Promise<void> {
+  const { terminal, call } = open(options, env);
+  const { roleArn } = (await call('PUT', ['revoked-roles', role])) as { roleArn: string };
+  terminal.json({ revoked: roleArn });
+  terminal.say(`${roleArn} gives no credentials until it is restored; running microVMs lose those they have now`);
+}
+
+export async function restoreRole(role: string, options: CommonOptions, env: Environment): Promise<void> {
+  const { terminal, call } = open(options, env);
+  const { roleArn } = (await call('DELETE', ['revoked-roles', role])) as { roleArn: string };
+  terminal.json({ restored: roleArn });
+  terminal.say(`${roleArn} gives credentials again`);
+}
+
+export async function listRevoked(options: CommonOptions, env: Environment): Promise<void> {
+  const { terminal, call } = open(options, env);
+  const { items } = (await call('GET', ['revoked-roles'])) as {
+    items: readonly { roleArn: string; revokedAt: number }[];
+  };
+  terminal.json(items);
+  const rows = items.map(({ roleArn, revokedAt }) => [roleArn, date(revokedAt)]);
+  terminal.say(rows.length === 0 ? 'No role is revoked.' : table(['ROLE', 'REVOKED'], rows));
+}
+
 interface Explanation {
   readonly outcome: 'allowed' | 'explicit-deny' | 'implicit-deny';
   readonly principalArn: string;
