@@ -115,7 +115,7 @@ type MachineEvent = { readonly epoch: number } & (
   | { readonly type: 'app-exited'; readonly exitCode: number }
   | { readonly type: 'machine-ended'; readonly reason: string }
   /** An earlier server left neither machine nor saved state of it. */
-  | { readonly type: 'lost' }
+  | { readonly type: 'lost'; readonly withHost?: boolean }
 );
 
 export type Event = Command | MachineEvent;
@@ -291,6 +291,7 @@ export const REASONS = {
   lifetime: 'The MicroVM reached its maximum duration.',
   allowance: 'The MicroVM reached its maximum suspended duration.',
   lost: 'The MicroVM was lost because the server stopped.',
+  lostWithHost: 'The MicroVM was lost because the host restarted.',
 } as const;
 
 /** What `event` makes of `record` at the moment `at`. */
@@ -324,7 +325,7 @@ export function apply(record: Microvm, event: Event, at: Moment): Outcome {
     case 'machine-ended':
       return end(record, event.reason, false);
     case 'lost':
-      return end(record, REASONS.lost, false);
+      return end(record, event.withHost === true ? REASONS.lostWithHost : REASONS.lost, false);
     case 'due':
       return due(record, at.elapsedMs);
     case 'terminate':

@@ -167,6 +167,7 @@ class MicrovmsRoom implements Microvms {
       concurrentSuspends: options.concurrentSuspends ?? 2 * availableParallelism(),
       stepTimeoutMs: this.#stepTimeoutMs,
       drainMs: options.drainMs ?? 5000,
+      isNewBoot: this.#elapsed.isNewBoot,
       onAdopted: (record, revision) => this.#serve(record, revision),
       collectLogsAfterMs: options.collectLogsAfterMs ?? 1000,
     });

@@ -9,9 +9,8 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import type { Egress, Engine, LaunchRequest, Machine, MachineExit } from '../engine/index.ts';
-import { type Clock, DomainError, type Logger, MachineError, messageOf, Slots, withDeadline } from '../lib/index.ts';
+import { type Clock, type Logger, MachineError, messageOf, Slots, withDeadline } from '../lib/index.ts';
 import type { AppLogs, LogCollection } from './app-log.ts';
-import type { MachineCredentials } from './credentials.ts';
 import type { MachineEgress } from './egress.ts';
 import { type Came, callWithGrace } from './engine-call.ts';
 import { callHook, type HookResult, type RuntimeHook } from './hooks.ts';
@@ -35,7 +34,6 @@ export interface ReconcilerOptions {
   readonly live: LiveMachines;
   readonly logs: AppLogs;
   readonly egress: MachineEgress;
-  readonly credentials: MachineCredentials;
   readonly clock: Clock;
   readonly log: Logger;
   readonly snapshotDirOf: (record: Microvm) => string;
@@ -44,6 +42,8 @@ export interface ReconcilerOptions {
   readonly stepTimeoutMs: number;
   /** How long a suspend asked for by a caller lets exchanges end that are under way. */
   readonly drainMs: number;
+  /** No machine of an earlier server can live. */
+  readonly isNewBoot: boolean;
   /** A machine of an earlier server was taken over: its microVM serves again. */
   readonly onAdopted: (record: Running, revision: number) => void;
   /** Reading the app's log costs a fresh guest time that its first answer needs. */
@@ -72,6 +72,8 @@ export class Reconciler implements AsyncDisposable {
   readonly #collections = new Map<Machine, LogCollection>();
   /** Of these it is not known what is on the host. */
   readonly #unsure = new Set<string>();
+  /** Their launch or resume was given up and has not come back. */
+  readonly #stuck = new Map<string, Promise<Machine>>();
   #disposed = false;
 
   constructor(options: ReconcilerOptions) {
@@ -102,7 +104,7 @@ export class Reconciler implements AsyncDisposable {
     }
     if (record.state !== 'RUNNING') return;
     const machine = await this.#adopt(record);
-    if (machine === undefined) return this.#report(record.id, { type: 'lost', epoch: record.epoch });
+    if (machine === undefined) return this.#report(record.id, this.#lost(record));
     this.#o.live.add(machine, record.epoch);
     this.#o.onAdopted(record, revision);
     this.#watch(machine, record.epoch);
@@ -182,8 +184,7 @@ export class Reconciler implements AsyncDisposable {
     const log = this.#o.log.child({ microvmId: id });
     const machine = this.#readyMachine(record) ?? (await this.#whatIsLeft(record));
     if (machine === 'saved' || machine === 'nothing') {
-      const type = machine === 'saved' ? 'suspended' : 'lost';
-      await this.#o.ledger.apply(id, { type, epoch });
+      await this.#o.ledger.apply(id, machine === 'saved' ? { type: 'suspended', epoch } : this.#lost(record));
       return;
     }
     const saving = await this.#save(record, machine, signal);
@@ -223,7 +224,7 @@ export class Reconciler implements AsyncDisposable {
     const hook = await this.#hook(machine, record, 'suspend', { signal });
     if (hook.kind === 'failed') return { ...hook, kind: 'refused' } as const;
     await this.#stopCollecting(machine);
-    return this.#call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
+    return this.#call('suspend', (s) => machine.suspend({ signal: s }), signal);
   }
 
   async #resume(record: Resuming, signal: AbortSignal): Promise<void> {
@@ -232,15 +233,15 @@ export class Reconciler implements AsyncDisposable {
     if (ready !== undefined) return this.#serve(record, ready, 'resumed');
     const left = this.#unsure.has(id) ? await this.#whatIsLeft(record) : 'saved';
     if (left === 'nothing') {
-      await this.#o.ledger.apply(id, { type: 'lost', epoch });
+      await this.#o.ledger.apply(id, this.#lost(record));
       return;
     }
     const coming =
       left === 'saved' ? await this.#start('resume', record, signal) : ({ kind: 'done', value: left } as const);
     if (coming.kind !== 'done') {
       if (signal.aborted) return;
-      const isAsBefore =
-        coming.kind === 'failed' && guestNeverRan(coming.error) && (await this.#o.engine.isSuspended(id));
+      // The engine voids what was saved before the guest runs its first instruction: while it is there, nothing is lost.
+      const isAsBefore = coming.kind === 'failed' && (await this.#o.engine.isSuspended(id));
       const event = isAsBefore ? 'resume-failed' : 'resume-broken';
       await this.#o.ledger.apply(id, { type: event, epoch, reason: reasonOf(coming, TEXTS.notResumed) });
       return;
@@ -263,7 +264,7 @@ export class Reconciler implements AsyncDisposable {
       if (!signal.aborted) await this.#o.ledger.apply(id, { type: 'resume-broken', epoch, reason: hook.reason });
       return;
     }
-    const saving = await this.#call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
+    const saving = await this.#call('suspend', (s) => machine.suspend({ signal: s }), signal);
     if (saving.kind === 'done') {
       await this.#o.ledger.apply(id, { type: 'resume-failed', epoch });
       return;
@@ -309,6 +310,10 @@ export class Reconciler implements AsyncDisposable {
     return machine;
   }
 
+  #lost({ epoch }: Microvm): Event {
+    return { type: 'lost', epoch, withHost: this.#o.isNewBoot };
+  }
+
   /** The seam for engines whose machines outlive a server; undefined where there is none to take over. */
   async #adopt(record: Microvm): Promise<Machine | undefined> {
     const { engine } = this.#o;
@@ -316,10 +321,7 @@ export class Reconciler implements AsyncDisposable {
     const came = await this.#call('adopt', (signal) =>
       this.#o.egress.attach(record, async (egress) => engine.adopt?.(this.#requestOf(record, egress), { signal })),
     );
-    if (came.kind === 'done') {
-      if (came.value !== undefined) await this.#o.credentials.give(came.value, record, 'taken over');
-      return came.value;
-    }
+    if (came.kind === 'done') return came.value;
     const error = came.kind === 'failed' ? came.error : new MachineError('timeout', 'taking it over took too long');
     logFailure(this.#o.log.child({ microvmId: record.id }), error, 'a machine could not be taken over');
     return undefined;
@@ -327,6 +329,8 @@ export class Reconciler implements AsyncDisposable {
 
   /** Launches or resumes. A machine that comes when nobody expects it any more is undone with all it left. */
   async #start(what: 'launch' | 'resume', record: Microvm, signal: AbortSignal): Promise<Came<Machine>> {
+    const before = this.#stuck.get(record.id);
+    if (before !== undefined) return { kind: 'stuck', late: before };
     const log = this.#o.log.child({ microvmId: record.id });
     const startedMs = this.#o.clock.monotonicMs();
     let slot: Disposable;
@@ -336,35 +340,33 @@ export class Reconciler implements AsyncDisposable {
       return { kind: 'failed', error };
     }
     using _slot = slot;
-    const { engine, egress: egresses, credentials } = this.#o;
-    credentials.prepare(record);
+    const { engine, egress: egresses } = this.#o;
     const begin = (s: AbortSignal) =>
       egresses.attach(record, (egress) => engine[what](this.#requestOf(record, egress), { signal: s }));
     const came = await this.#call(what, begin, signal);
     if (came.kind === 'failed' && !signal.aborted) logFailure(log, came.error, `${what} failed`);
     if (came.kind === 'stuck') {
       logFailure(log, new MachineError('timeout', 'it never came to an end'), `${what} failed`);
-      void came.late.then((machine) => this.#undoLate(machine)).catch(() => {});
+      this.#giveUp(record.id, came.late);
     }
     if (came.kind !== 'done') return came;
     log.debug({ tookMs: this.#o.clock.monotonicMs() - startedMs, pid: came.value.pid, what }, 'machine started');
-    const how = what === 'launch' ? 'launched' : 'resumed';
-    const given = await this.#call(
-      'giving credentials',
-      (s) => credentials.give(came.value, record, how, { signal: s }),
-      signal,
-    );
-    if (given.kind === 'done' && !signal.aborted) return came;
-    if (given.kind === 'failed' && !signal.aborted) logFailure(log, given.error, 'a role gave no credentials');
+    if (!signal.aborted) return came;
     await this.#release(came.value);
-    return { kind: 'failed', error: given.kind === 'failed' ? given.error : signal.reason };
+    return { kind: 'failed', error: signal.reason };
   }
 
-  /** Its microVM was ended when it did not come. */
-  async #undoLate(machine: Machine): Promise<void> {
-    await this.#o.credentials.forget(machine);
-    await machine[Symbol.asyncDispose]();
-    if (!this.#disposed) await this.#o.engine.destroy(machine.id);
+  /** Its microVM ends now; whatever comes of the call later is undone. */
+  #giveUp(id: string, late: Promise<Machine>): void {
+    this.#stuck.set(id, late);
+    const undo = async (machine: Machine) => {
+      await machine[Symbol.asyncDispose]();
+      if (!this.#disposed) await this.#destroy(id);
+    };
+    late
+      .then(undo)
+      .catch((error: unknown) => logFailure(this.#o.log.child({ microvmId: id }), error, 'a late machine was undone'))
+      .finally(() => this.#stuck.delete(id));
   }
 
   #requestOf(record: Microvm, egress: Egress): LaunchRequest {
@@ -442,7 +444,6 @@ export class Reconciler implements AsyncDisposable {
     const { clock, stepTimeoutMs } = this.#o;
     this.#o.live.remove(machine);
     await this.#stopCollecting(machine);
-    await this.#o.credentials.forget(machine);
     await withDeadline('dispose', stepTimeoutMs, async () => machine[Symbol.asyncDispose](), { clock });
   }
 
@@ -510,18 +511,11 @@ const TEXTS = {
 /** What was to be started from may be damaged: that is nothing another attempt mends. */
 function reasonOf(outcome: object, text: string): string {
   const error = 'error' in outcome ? outcome.error : undefined;
-  // The identity room's sentence, made for callers. GUESS: role-not-assumed
-  if (error instanceof DomainError) return error.message;
   return error instanceof MachineError && error.kind === 'corrupt' ? `${text.slice(0, -1)}: ${error.message}.` : text;
 }
 
 function endOf(exit: MachineExit): string {
   return exit.kind === 'app' ? REASONS.exited(exit.exitCode) : TEXTS.ended;
-}
-
-/** Kinds thrown before the guest ran, so its saved state is as it was; after anything else it may have written to its disk. */
-function guestNeverRan(error: unknown): boolean {
-  return error instanceof MachineError && ['unsupported', 'failed', 'corrupt'].includes(error.kind);
 }
 
 function logFailure(log: Logger, error: unknown, message: string): void {

@@ -46,6 +46,21 @@ test('a suspend that a crash cut short before anything was saved is done again w
   assert.equal(await count(await after.microvms.wake(id, {})), 2);
 });
 
+test('after a restart of the host the suspended are there, and the others say that the host was restarted', async () => {
+  const before = await bench({ engine: { adopts: true } });
+  const [running, asleep] = [await before.run(), await before.run({ idlePolicy: IDLE })];
+  await before.until(running, 'RUNNING');
+  await before.until(asleep, 'RUNNING');
+  await before.microvms.suspend(asleep);
+  await before.until(asleep, 'SUSPENDED');
+  before.clock.rebootHost(60_000);
+  before.engine.disk.processes.clear();
+  await using after = await before.kill();
+  await after.until(running, 'TERMINATED');
+  assert.equal((await after.microvms.get(running)).stateReason, 'The MicroVM was lost because the host restarted.');
+  assert.equal(await count(await after.microvms.wake(asleep, {})), 1);
+});
+
 test('without taking over, a suspend cut short before anything was saved loses the microVM and says so', async () => {
   const { id, after } = await killedAt('suspend', (b, vm) => b.microvms.suspend(vm), false);
   await using _after = after;

@@ -27,6 +27,8 @@ const JUMP_MS = 10_000;
 const BOOT_SLACK_MS = 1000;
 
 export class SteadyClock implements AsyncDisposable {
+  /** The host was started anew since an earlier server ran here: whatever that one left running is gone. */
+  readonly isNewBoot: boolean;
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #store: Store;
@@ -45,6 +47,7 @@ export class SteadyClock implements AsyncDisposable {
     this.#store = options.store;
     this.#rows = rowsOf(options.store);
     this.#offsetMs = offsetOf(options.earlier, options.clock);
+    this.isNewBoot = options.earlier !== undefined && options.earlier.bootId !== options.clock.sinceBoot().bootId;
     this.#wallAheadMs = options.clock.now() - this.now();
   }
 
