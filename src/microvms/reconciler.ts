@@ -9,8 +9,9 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import type { Egress, Engine, LaunchRequest, Machine, MachineExit } from '../engine/index.ts';
-import { type Clock, type Logger, MachineError, messageOf, Slots, withDeadline } from '../lib/index.ts';
+import { type Clock, DomainError, type Logger, MachineError, messageOf, Slots, withDeadline } from '../lib/index.ts';
 import type { AppLogs, LogCollection } from './app-log.ts';
+import type { MachineCredentials } from './credentials.ts';
 import type { MachineEgress } from './egress.ts';
 import { type Came, callWithGrace } from './engine-call.ts';
 import { callHook, type HookResult, type RuntimeHook } from './hooks.ts';
@@ -34,6 +35,7 @@ export interface ReconcilerOptions {
   readonly live: LiveMachines;
   readonly logs: AppLogs;
   readonly egress: MachineEgress;
+  readonly credentials: MachineCredentials;
   readonly clock: Clock;
   readonly log: Logger;
   readonly snapshotDirOf: (record: Microvm) => string;
@@ -224,7 +226,7 @@ export class Reconciler implements AsyncDisposable {
     const hook = await this.#hook(machine, record, 'suspend', { signal });
     if (hook.kind === 'failed') return { ...hook, kind: 'refused' } as const;
     await this.#stopCollecting(machine);
-    return this.#call('suspend', (s) => machine.suspend({ signal: s }), signal);
+    return this.#call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
   }
 
   async #resume(record: Resuming, signal: AbortSignal): Promise<void> {
@@ -264,7 +266,7 @@ export class Reconciler implements AsyncDisposable {
       if (!signal.aborted) await this.#o.ledger.apply(id, { type: 'resume-broken', epoch, reason: hook.reason });
       return;
     }
-    const saving = await this.#call('suspend', (s) => machine.suspend({ signal: s }), signal);
+    const saving = await this.#call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
     if (saving.kind === 'done') {
       await this.#o.ledger.apply(id, { type: 'resume-failed', epoch });
       return;
@@ -321,7 +323,10 @@ export class Reconciler implements AsyncDisposable {
     const came = await this.#call('adopt', (signal) =>
       this.#o.egress.attach(record, async (egress) => engine.adopt?.(this.#requestOf(record, egress), { signal })),
     );
-    if (came.kind === 'done') return came.value;
+    if (came.kind === 'done') {
+      if (came.value !== undefined) await this.#o.credentials.give(came.value, record, 'taken over');
+      return came.value;
+    }
     const error = came.kind === 'failed' ? came.error : new MachineError('timeout', 'taking it over took too long');
     logFailure(this.#o.log.child({ microvmId: record.id }), error, 'a machine could not be taken over');
     return undefined;
@@ -340,7 +345,8 @@ export class Reconciler implements AsyncDisposable {
       return { kind: 'failed', error };
     }
     using _slot = slot;
-    const { engine, egress: egresses } = this.#o;
+    const { engine, egress: egresses, credentials } = this.#o;
+    credentials.prepare(record);
     const begin = (s: AbortSignal) =>
       egresses.attach(record, (egress) => engine[what](this.#requestOf(record, egress), { signal: s }));
     const came = await this.#call(what, begin, signal);
@@ -351,9 +357,16 @@ export class Reconciler implements AsyncDisposable {
     }
     if (came.kind !== 'done') return came;
     log.debug({ tookMs: this.#o.clock.monotonicMs() - startedMs, pid: came.value.pid, what }, 'machine started');
-    if (!signal.aborted) return came;
+    const how = what === 'launch' ? 'launched' : 'resumed';
+    const given = await this.#call(
+      'giving credentials',
+      (s) => credentials.give(came.value, record, how, { signal: s }),
+      signal,
+    );
+    if (given.kind === 'done' && !signal.aborted) return came;
+    if (given.kind === 'failed' && !signal.aborted) logFailure(log, given.error, 'a role gave no credentials');
     await this.#release(came.value);
-    return { kind: 'failed', error: signal.reason };
+    return { kind: 'failed', error: given.kind === 'failed' ? given.error : signal.reason };
   }
 
   /** Its microVM ends now; whatever comes of the call later is undone. */
@@ -444,6 +457,7 @@ export class Reconciler implements AsyncDisposable {
     const { clock, stepTimeoutMs } = this.#o;
     this.#o.live.remove(machine);
     await this.#stopCollecting(machine);
+    await this.#o.credentials.forget(machine);
     await withDeadline('dispose', stepTimeoutMs, async () => machine[Symbol.asyncDispose](), { clock });
   }
 
@@ -511,6 +525,8 @@ const TEXTS = {
 /** What was to be started from may be damaged: that is nothing another attempt mends. */
 function reasonOf(outcome: object, text: string): string {
   const error = 'error' in outcome ? outcome.error : undefined;
+  // The identity room's sentence, made for callers. GUESS: role-not-assumed
+  if (error instanceof DomainError) return error.message;
   return error instanceof MachineError && error.kind === 'corrupt' ? `${text.slice(0, -1)}: ${error.message}.` : text;
 }
 
