@@ -48,6 +48,11 @@ export class Cgroups implements AsyncDisposable {
 
   /** @throws MachineError `failed`; nothing is left then */
   async create(id: string, limits: VmmLimits): Promise<MachineGroup> {
+    // Another server that starts in this moment may take the still empty group of this one for forgotten.
+    return this.#tryCreate(id, limits).catch(() => this.#tryCreate(id, limits));
+  }
+
+  async #tryCreate(id: string, limits: VmmLimits): Promise<MachineGroup> {
     await using stack = new AsyncDisposableStack();
     const folders: string[] = [];
     try {
