@@ -202,9 +202,9 @@ class HostEngine implements Engine {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort(new MachineError('exited', 'the engine was closed'));
     this.#context.integrity[Symbol.dispose]();
-    this.#context.vault[Symbol.dispose]();
     await Promise.all([...this.#machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
     await this.#context.network[Symbol.asyncDispose]();
+    await this.#context.vault[Symbol.asyncDispose]();
     await this.#jail[Symbol.asyncDispose]();
   }
 

@@ -33,11 +33,12 @@ export interface VaultOptions {
   readonly log: Logger;
 }
 
-export class Vault implements Disposable {
+export class Vault implements AsyncDisposable {
   readonly #o: VaultOptions;
   readonly #users = new Map<string, number>();
   readonly #timers = new Map<string, Disposable>();
   readonly #work = new KeyedLock();
+  #isOver = false;
 
   constructor(options: VaultOptions) {
     this.#o = options;
@@ -89,10 +90,12 @@ export class Vault implements Disposable {
     return { ram, state, passphrase: changesPassphrase(key), [Symbol.dispose]: close };
   }
 
-  /** Machines may live on, and map what is there. */
-  [Symbol.dispose](): void {
+  /** Once the machines have ended; what those map that live on stays where it is. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isOver = true;
     for (const timer of this.#timers.values()) timer[Symbol.dispose]();
     this.#timers.clear();
+    await Promise.all([...this.#users.keys()].map((name) => this.#forget(name)));
   }
 
   #drafts(): string {
@@ -135,16 +138,22 @@ export class Vault implements Disposable {
 
   #forgetLater(name: string): void {
     this.#timers.get(name)?.[Symbol.dispose]();
+    this.#timers.delete(name);
+    if (this.#isOver) return;
     const timer = this.#o.clock.after(FORGET_AFTER_MS, () => {
       this.#timers.delete(name);
-      void this.#work.run(name, async () => {
-        if ((this.#users.get(name) ?? 0) > 0) return;
-        this.#users.delete(name);
-        await remove(path.join(this.#root(), name)).catch((error: unknown) => {
-          this.#o.log.warn({ error: messageOf(error) }, 'a decrypted snapshot could not be removed from memory');
-        });
-      });
+      void this.#forget(name);
     });
     this.#timers.set(name, timer);
+  }
+
+  async #forget(name: string): Promise<void> {
+    await this.#work.run(name, async () => {
+      if ((this.#users.get(name) ?? 0) > 0) return;
+      this.#users.delete(name);
+      await remove(path.join(this.#root(), name)).catch((error: unknown) => {
+        this.#o.log.warn({ error: messageOf(error) }, 'a decrypted snapshot could not be removed from memory');
+      });
+    });
   }
 }
