@@ -127,9 +127,21 @@ test('a resume that failed after the guest may have run ends the microVM', async
   await b.until(id, 'RUNNING');
   await b.microvms.suspend(id);
   await b.until(id, 'SUSPENDED');
-  b.engine.failNext('resume', new MachineError('protocol', 'clock not set'));
+  b.engine.failNext('resumed', new MachineError('protocol', 'clock not set'));
   await assert.rejects(b.microvms.wake(id, {}), { code: 'CONFLICT' });
   await b.until(id, 'TERMINATED');
+});
+
+test('a resume that ran out of time before the guest ran loses nothing', async () => {
+  await using b = await bench();
+  const id = await b.run({ idlePolicy: IDLE });
+  assert.equal(await count(await b.microvms.wake(id, {})), 1);
+  await b.microvms.suspend(id);
+  await b.until(id, 'SUSPENDED');
+  b.engine.failNext('resume', new MachineError('timeout', 'the host is busy'));
+  await assert.rejects(b.microvms.wake(id, {}), { code: 'CONFLICT' });
+  await b.until(id, 'SUSPENDED');
+  assert.equal(await count(await b.microvms.wake(id, {})), 2);
 });
 
 test('without auto-resume traffic to a suspended microVM is refused, a call resumes it', async () => {

@@ -16,6 +16,7 @@ const EXIT_SHOWN_MS = 15_000;
 const SLACK_MS = 61_000;
 
 const LOST = 'The MicroVM was lost because the server stopped.';
+const HOST_LOST = 'The MicroVM was lost because the host restarted.';
 const LIFETIME = 'The MicroVM reached its maximum duration.';
 const ALLOWANCE = 'The MicroVM reached its maximum suspended duration.';
 const SUCCESS = 'Success.';
@@ -143,7 +144,7 @@ export class Model {
       vm.exitedAt = undefined;
       vm.activeAt = this.#world.awakeMs;
       if (vm.expected === 'SUSPENDED' && vm.asleepAt !== undefined && !busy) continue;
-      if (machinesGone) vm.causes.add(LOST);
+      if (machinesGone) vm.causes.add(LOST).add(HOST_LOST);
       if (vm.expected !== 'TERMINATED' && (busy || machinesGone)) vm.expected = 'ANY';
     }
   }

@@ -95,7 +95,7 @@ class Player {
       case 'go-on':
         return world.goOn(step.rounds);
       case 'advance':
-        await world.goOn(20);
+        await world.goOn(60);
         return world.advance(step.ms);
       case 'jump':
         this.#jumpedMs = world.awakeMs;
@@ -333,6 +333,7 @@ class Player {
     for (const exchange of this.#exchanges.values()) exchange[Symbol.dispose]();
     this.#exchanges.clear();
     if (world.server === undefined) await world.open();
+    await world.goOn(60);
     if (this.#wasFull) await world.advance(LONGEST_PAUSE_MS);
     this.#wasFull = false;
     await this.#rest();

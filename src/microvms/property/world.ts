@@ -72,7 +72,7 @@ export class World {
     this.#store = store;
     this.#options = options;
     // A hook is an exchange of several turns.
-    this.clock = new TestClock({ turns: options.hooks ? 40 : 10 });
+    this.clock = new TestClock({ turns: options.hooks ? 80 : 10 });
     this.#startedMs = this.clock.monotonicMs();
   }
 
@@ -90,7 +90,7 @@ export class World {
       engine,
       clock,
       ids: this.#seededIds(),
-      stateDir: '/nowhere',
+      stateDir: '/dev/null',
       region: 'us-east-1',
       log: this.#log(life),
       connectors: {
