@@ -4,13 +4,15 @@
  *
  *   nsenter … node network-servers.ts <ServersPlan as JSON>
  */
+// Needed by @peculiar/x509, before it.
+import 'reflect-metadata';
+
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { createServer as createHttpServer, type RequestListener } from 'node:http';
 import { createServer as createHttpsServer } from 'node:https';
 import { createServer, type Server } from 'node:net';
 import { X509CertificateGenerator } from '@peculiar/x509';
-import 'reflect-metadata';
 
 export interface ServersPlan {
   /** What the servers call themselves. */

@@ -106,7 +106,7 @@ export async function holdNamespace(stack: AsyncDisposableStack): Promise<Namesp
   };
 }
 
-/** Joins two namespaces; the near end is named, the far one is `up`. */
+/** Joins two namespaces; the near end is named, the far one is `net0`. */
 async function cable(
   near: Namespace,
   name: string,
@@ -114,14 +114,14 @@ async function cable(
   far: Namespace,
   farAddresses: readonly string[],
 ): Promise<void> {
-  const peer = ['peer', 'name', 'up', 'netns', `${far.pid}`];
+  const peer = ['peer', 'name', 'net0', 'netns', `${far.pid}`];
   await run('ip', ['link', 'add', name, 'netns', `${near.pid}`, 'type', 'veth', ...peer]);
   for (const [end, device, addresses] of [
     [near, name, nearAddresses],
-    [far, 'up', farAddresses],
+    [far, 'net0', farAddresses],
   ] as const) {
     for (const address of addresses) await end.run(['ip', 'address', 'add', address, 'dev', device]);
-    await end.run(['ip', 'link', 'set', device, 'up']);
+    await end.run(['ip', 'link', 'set', 'dev', device, 'up']);
   }
 }
 
@@ -131,7 +131,8 @@ export async function startServers(stack: AsyncDisposableStack, at: Namespace, p
   const child = at.spawn([process.execPath, script, JSON.stringify(plan)], { stdio: ['pipe', 'pipe', 'inherit'] });
   stack.defer(() => ended(child));
   const lines = createInterface({ input: child.stdout as Readable });
-  const [line] = await once(lines, 'line', { signal: AbortSignal.timeout(READY_TIMEOUT_MS) });
+  const exited = once(child, 'exit').then(() => ['its process ended']);
+  const [line] = await Promise.race([once(lines, 'line', { signal: AbortSignal.timeout(READY_TIMEOUT_MS) }), exited]);
   if (line !== 'ready') throw new Error(`the servers of ${plan.place} did not start: ${line}`);
 }
 
