@@ -239,6 +239,29 @@ test('a client that goes away takes its request to the app with it', async () =>
   await left.promise;
 });
 
+test('a request is under way from its machine being there to the end of its answer, and not while it waits', async () => {
+  const seen: number[] = [];
+  const ended = Promise.withResolvers<void>();
+  await using bench = await createBench(() => (request, response) => {
+    request.resume();
+    seen.push(bench.traffic.underWay);
+    response.write('first');
+    void ended.promise.then(() => response.end('last'));
+  });
+  const wake = bench.traffic.onWake;
+  bench.traffic.onWake = (id) => {
+    seen.push(bench.traffic.underWay);
+    return wake(id);
+  };
+  const answer = bench.request({});
+  while (seen.length < 2) await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(seen, [0, 1]);
+  assert.equal(bench.traffic.underWay, 1);
+  ended.resolve();
+  assert.equal((await answer).body, 'firstlast');
+  while (bench.traffic.underWay > 0) await new Promise((resolve) => setImmediate(resolve));
+});
+
 test('a request waits while the microVM is resumed, its body unread, and many waiting ones are all answered', async () => {
   await using bench = await createBench(() => (request, response) => {
     request.pipe(response);

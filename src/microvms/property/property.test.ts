@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { FOUND } from './found.ts';
 import { playMany, playOne } from './many.ts';
 
-const { REKINDLE_SEQUENCES: asked = '2000', REKINDLE_SEED: first = '1' } = process.env;
+const { REKINDLE_SEQUENCES: asked = '1000', REKINDLE_SEED: first = '1' } = process.env;
 
 test(`${asked} random lives from seed ${first} on keep to the model`, async () => {
   const failure = await playMany({ first: Number(first), count: Number(asked) });
