@@ -121,7 +121,7 @@ class Api {
     await answerExtension(
       request,
       response,
-      { ...this.#options, host },
+      { ...this.#options, drain: this.#options.microvms, host },
       { body, demand: ask, demandOn: askOn },
       logger,
     );

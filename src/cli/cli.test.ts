@@ -54,6 +54,15 @@ test('one microVM from folder to end: build, run, ls, url, curl, suspend, wake, 
   assert.equal((await run('logs', id)).stdout, 'said by the app\n');
   await run('suspend', id);
   assert.equal((await run('resume', id)).stdout, `${id} is RUNNING\n`);
+  assert.match((await run('drain')).stdout, /Drained: 1 microVMs are suspended/);
+  assert.match((await run('resume', id)).stderr, /being drained/);
+  assert.match((await run('run', 'counter')).stderr, /being drained/);
+  assert.deepEqual(JSON.parse((await run('drain', '--off', '--json')).stdout), {
+    draining: false,
+    running: 0,
+    suspended: 1,
+  });
+  assert.equal((await run('resume', id)).stdout, `${id} is RUNNING\n`);
   const removed = await run('rm', id, '--json');
   assert.deepEqual(JSON.parse(removed.stdout), [{ microvmId: id, state: 'TERMINATED' }]);
   assert.match((await run('ls')).stdout, /No microVMs/);

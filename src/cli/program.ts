@@ -190,6 +190,12 @@ function addMicrovms(program: Command, env: Environment): void {
     .addHelpText('after', examples('rekindle logs <id>', 'rekindle logs -f <id>'))
     .action(async (id, options) => (await load()).microvmLogs(id, options, env));
 
+  command(program, 'drain', 'suspend what runs and let nothing start, before the host is serviced')
+    .option('--off', 'let microVMs start again')
+    .option('--timeout <seconds>', 'give up waiting after this many', '300')
+    .addHelpText('after', examples('rekindle drain', 'rekindle drain --off'))
+    .action(async (options) => (await import('./commands/drain.ts')).drain(options, env));
+
   command(program, 'flows', 'print what a microVM reached and tried to reach')
     .argument('<id>')
     .option('-f, --follow', 'go on until it ends')

@@ -15,6 +15,8 @@ export class Capacity implements Disposable {
   readonly #budget: Budget;
   readonly #clock: Clock;
   #timer: Disposable | undefined;
+  /** Nothing new is begun. */
+  isClosed = false;
 
   constructor(budget: Budget, clock: Clock) {
     this.#budget = budget;
@@ -23,6 +25,9 @@ export class Capacity implements Disposable {
 
   /** For a launch. @throws DomainError `CAPACITY` */
   take(id: string, memoryMiB: number): void {
+    if (this.isClosed) {
+      throw new DomainError('CAPACITY', 'This server is being drained and starts no MicroVM. Try again later.');
+    }
     this.#budget.take(id, needOf(memoryMiB));
   }
 

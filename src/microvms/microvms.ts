@@ -43,6 +43,7 @@ import { claimOf, draftOf } from './run-rules.ts';
 import { openSteadyClock, type SteadyClock } from './steady-clock.ts';
 import type {
   AuthTokenInput,
+  DrainStatus,
   EndpointHost,
   MicrovmItem,
   Microvms,
@@ -248,6 +249,30 @@ class MicrovmsRoom implements Microvms {
 
   async *holding(): AsyncIterable<MicrovmItem> {
     for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) yield itemOf(body);
+  }
+
+  async drain(): Promise<DrainStatus> {
+    this.#capacity.isClosed = true;
+    for await (const { id, body } of this.#ledger.inStates(['RUNNING'])) {
+      // Refused because it is on its way elsewhere: whoever drains asks again.
+      await this.#command(id, { type: 'suspend', cause: 'request' }).catch((error: unknown) => {
+        this.#log.info({ microvmId: body.id, error: messageOf(error) }, 'not suspended yet');
+      });
+    }
+    return this.drainStatus();
+  }
+
+  undrain(): void {
+    this.#capacity.isClosed = false;
+  }
+
+  async drainStatus(): Promise<DrainStatus> {
+    const count = { draining: this.#capacity.isClosed, running: 0, suspended: 0 };
+    for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) {
+      if (body.state === 'SUSPENDED') count.suspended += 1;
+      else count.running += 1;
+    }
+    return count;
   }
 
   suspend(microvmId: string): Promise<void> {

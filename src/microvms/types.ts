@@ -96,6 +96,13 @@ export interface EndpointHost {
   close(microvmId: string): Promise<void>;
 }
 
+export interface DrainStatus {
+  readonly draining: boolean;
+  /** MicroVMs with a machine, or about to have one. */
+  readonly running: number;
+  readonly suspended: number;
+}
+
 export interface Microvms extends AsyncDisposable {
   /** Recovery: brings records and reality together after a stop or crash. Once, when ingress can open endpoints. */
   start(): Promise<void>;
@@ -109,6 +116,11 @@ export interface Microvms extends AsyncDisposable {
   ): Promise<Page<MicrovmItem>>;
   /** All that have not ended, in no order. */
   holding(): AsyncIterable<MicrovmItem>;
+  /** Until `undrain` nothing is launched or resumed, and what runs is suspended; answers what is still to come. */
+  drain(): Promise<DrainStatus>;
+  /** Idempotent. */
+  undrain(): void;
+  drainStatus(): Promise<DrainStatus>;
   /** @throws DomainError NOT_FOUND, INVALID (terminated), CONFLICT */
   suspend(microvmId: string): Promise<void>;
   /** @throws DomainError NOT_FOUND, INVALID (terminated), CONFLICT */

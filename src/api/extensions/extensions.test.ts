@@ -19,6 +19,7 @@ async function serve(rooms: Partial<ExtensionRooms>, asked = everything): Promis
   const all: ExtensionRooms = {
     images: { buildLog: () => refuse(), rebuild: noMicrovm },
     microvms: { get: noMicrovm, logs: () => refuse(), flows: () => refuse() },
+    drain: { drain: noMicrovm, undrain: () => {}, drainStatus: noMicrovm },
     connectors: { domains: noMicrovm, setDomains: noMicrovm },
     identity: createIdentity({ account: '000000000000', rootKeys: [] }),
     host: () => ({ accelerator: 'tcg' }),

@@ -8,6 +8,7 @@
  *   GET /rekindle/v1/microvms/{id}/flows[?follow=true&refused=true&kind=dns]   what it reached and tried to, one JSON document a line
  *   …   /rekindle/v1/network-connectors/{id}/domains                           a connector's domain list (connectors.ts)
  *   GET /rekindle/v1/host                                                      what this server runs on, JSON
+ *   GET, PUT, DELETE /rekindle/v1/drain                                        whether the server is being drained, JSON
  *   …   /rekindle/v1/identity/…                                                users, roles, keys, policies (identity.ts)
  *
  * Invariant: a stream ends when the client goes, and one that fails half way is cut, so that it can't pass for whole.
@@ -28,6 +29,7 @@ export const EXTENSION_PREFIX = '/rekindle/';
 export interface ExtensionRooms {
   readonly images: Pick<Images, 'buildLog' | 'rebuild'>;
   readonly microvms: Pick<Microvms, 'get' | 'logs' | 'flows'>;
+  readonly drain: Pick<Microvms, 'drain' | 'undrain' | 'drainStatus'>;
   readonly connectors: Pick<Connectors, 'domains' | 'setDomains'>;
   readonly identity: Identity;
   /** What `/host` answers; made anew for each request. */
@@ -66,6 +68,7 @@ const routes: readonly {
   { path: /^\/rekindle\/v1\/microvms\/([^/]+)\/flows$/, run: microvmFlows },
   { path: DOMAINS_PATH, method: 'any', run: domains },
   { path: /^\/rekindle\/v1\/host$/, run: host },
+  { path: /^\/rekindle\/v1\/drain$/, method: 'any', run: drain },
   { path: IDENTITY_PATH, method: 'any', run: identity },
 ];
 
@@ -178,6 +181,18 @@ async function identity({ asked, method, rooms, labels, response }: Call): Promi
 async function host(call: Call): Promise<void> {
   call.asked.demand('rekindle:GetHost', '*');
   answer(call.response, 200, call.rooms.host());
+}
+
+/** PUT may be said again: it also catches what was on its way when it was said first. */
+async function drain({ asked, method, rooms, response }: Call): Promise<void> {
+  const { drain: microvms } = rooms;
+  asked.demand(method === 'GET' ? 'rekindle:GetDrain' : 'rekindle:Drain', '*');
+  if (method === 'PUT') return answer(response, 200, { ...(await microvms.drain()) });
+  if (method !== 'GET' && method !== 'DELETE') {
+    return answer(response, 405, { message: 'Only GET, PUT and DELETE are allowed here.' });
+  }
+  if (method === 'DELETE') microvms.undrain();
+  answer(response, 200, { ...(await microvms.drainStatus()) });
 }
 
 function wantsFollow(call: Call): boolean {
