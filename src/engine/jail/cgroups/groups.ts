@@ -60,6 +60,8 @@ export class Cgroups implements AsyncDisposable {
         const server = await this.#serverFolder(folder, controller);
         const group = path.join(server, id);
         stack.defer(() => removeGroup(group));
+        // What a killed server left has its own limits, which not every order of writing can change.
+        await rmdir(group).catch(() => {});
         await mkdir(group, { recursive: true });
         folders.push(group);
       }
