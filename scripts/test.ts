@@ -132,16 +132,27 @@ function check(
 
 /** No process and no temporary file may outlive the run. What is found is reported, then ended and removed. */
 async function checkLeftovers(mark: string, temporary: string): Promise<Outcome> {
-  const processes = await waitForNone(mark, 3_000);
+  const processes = await waitForNone({ mark, folder: temporary }, 3_000);
   for (const { pid, command } of processes) {
     voice.report(`a process outlived the tests: ${pid} ${command}`);
-    process.kill(pid, 'SIGKILL');
+    endGroup(pid);
   }
   const files = await readdir(temporary);
   if (files.length > 0) voice.report(`temporary files outlived the tests: ${files.slice(0, 10).join(', ')}`);
   await rm(temporary, { recursive: true, force: true });
   const clean = processes.length === 0 && files.length === 0;
   return { passed: clean ? 1 : 0, failed: clean ? 0 : 1, skipped: 0 };
+}
+
+/** What started a confined process leads its group; what is inside does not know of the run. */
+function endGroup(pid: number): void {
+  for (const target of [-pid, pid]) {
+    try {
+      process.kill(target, 'SIGKILL');
+    } catch {
+      // gone, or leads no group
+    }
+  }
 }
 
 process.exitCode = await main(process.argv.slice(2));
