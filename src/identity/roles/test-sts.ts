@@ -11,8 +11,8 @@ export interface TestSts extends AsyncDisposable {
   answer(how: (response: ServerResponse) => void): Disposable;
 }
 
-/** Credentials number n: `ASIASTSn`. `lifetimeMs` from the moment `now` says, unless the caller asked for less. */
-export async function serveTestSts(options: { now?: () => number } = {}): Promise<TestSts> {
+/** Credentials number n: `ASIASTSn`, `sts-secret-n`, `sts-token-n`, the last two with the `nonce` before the number if there is one. */
+export async function serveTestSts(options: { now?: () => number; nonce?: string } = {}): Promise<TestSts> {
   const asked: TestSts['asked'][number][] = [];
   let special: ((response: ServerResponse) => void) | undefined;
   const now = options.now ?? (() => Date.now());
@@ -24,11 +24,12 @@ export async function serveTestSts(options: { now?: () => number } = {}): Promis
     if (special !== undefined) return special(response);
     const expiration = new Date(now() + Number(parameters.DurationSeconds) * 1000).toISOString();
     const n = asked.length;
+    const name = options.nonce === undefined ? n : `${options.nonce}-${n}`;
     response.setHeader('content-type', 'text/xml');
     response.end(
       `<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>` +
-        `<AccessKeyId>ASIASTS${n}</AccessKeyId><SecretAccessKey>sts-secret-${n}</SecretAccessKey>` +
-        `<SessionToken>sts-token-${n}</SessionToken><Expiration>${expiration}</Expiration></Credentials>` +
+        `<AccessKeyId>ASIASTS${n}</AccessKeyId><SecretAccessKey>sts-secret-${name}</SecretAccessKey>` +
+        `<SessionToken>sts-token-${name}</SessionToken><Expiration>${expiration}</Expiration></Credentials>` +
         `<AssumedRoleUser><AssumedRoleId>AROA:x</AssumedRoleId><Arn>arn:aws:sts::000000000000:assumed-role/x/x</Arn></AssumedRoleUser>` +
         `</AssumeRoleResult><ResponseMetadata><RequestId>r</RequestId></ResponseMetadata></AssumeRoleResponse>`,
     );
