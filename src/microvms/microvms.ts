@@ -392,6 +392,7 @@ class MicrovmsRoom implements Microvms {
         this.#live.refuse(record.id, `The MicroVM ${record.id} has ended.`);
         break;
       case 'TERMINATED':
+        this.#logs.end(record.id);
         this.#memory.release(record.id);
         this.#egress.forget(record.id);
         this.#flows.end(record.id);

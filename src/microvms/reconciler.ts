@@ -74,6 +74,8 @@ export class Reconciler implements AsyncDisposable {
   readonly #collections = new Map<Machine, LogCollection>();
   /** Of these it is not known what is on the host. */
   readonly #unsure = new Set<string>();
+  /** What came of steps and could not be written down yet. */
+  readonly #conclusions = new Map<string, { readonly record: Microvm; readonly event: Event }>();
   /** Their launch or resume was given up and has not come back. */
   readonly #stuck = new Map<string, Promise<Machine>>();
   #disposed = false;
@@ -124,7 +126,7 @@ export class Reconciler implements AsyncDisposable {
       const job: Job = { record: next, stop: new AbortController(), again: false };
       this.#jobs.set(id, job);
       try {
-        await this.#step(next, job.stop.signal);
+        if (!(await this.#concludeAgain(next))) await this.#step(next, job.stop.signal);
         // A kick during the read may be about a later state than the one read.
         do {
           job.again = false;
@@ -141,6 +143,23 @@ export class Reconciler implements AsyncDisposable {
       }
     }
     this.#jobs.delete(id);
+  }
+
+  /** Writes down what came of a step; what cannot be written now is kept, so that the step is not done twice. */
+  async #conclude(record: Microvm, event: Event): Promise<void> {
+    this.#conclusions.set(record.id, { record, event });
+    await this.#o.ledger.apply(record.id, event);
+    this.#conclusions.delete(record.id);
+  }
+
+  /** False when the step has yet to be done. */
+  async #concludeAgain(record: Microvm): Promise<boolean> {
+    const kept = this.#conclusions.get(record.id);
+    if (kept === undefined) return false;
+    const isSameStep = kept.record.state === record.state && kept.record.epoch === record.epoch;
+    if (isSameStep) await this.#o.ledger.apply(record.id, kept.event);
+    this.#conclusions.delete(record.id);
+    return isSameStep;
   }
 
   async #step(record: Pending | Suspending | Resuming | Terminating, signal: AbortSignal): Promise<void> {
@@ -167,7 +186,7 @@ export class Reconciler implements AsyncDisposable {
     const machine = await this.#start('launch', record, signal);
     if (machine.kind !== 'done') {
       if (signal.aborted) return;
-      await this.#o.ledger.apply(id, { type: 'launch-failed', epoch, reason: reasonOf(machine, TEXTS.notStarted) });
+      await this.#conclude(record, { type: 'launch-failed', epoch, reason: reasonOf(machine, TEXTS.notStarted) });
       return;
     }
     const body = { microvmId: id, runHookPayload: record.runHookPayload ?? '' }; // GUESS: run-hook-payload-absent
@@ -175,7 +194,7 @@ export class Reconciler implements AsyncDisposable {
     if (hook.kind === 'failed') {
       await this.#release(machine.value);
       if (signal.aborted) return;
-      await this.#o.ledger.apply(id, { type: 'launch-failed', epoch, reason: hook.reason });
+      await this.#conclude(record, { type: 'launch-failed', epoch, reason: hook.reason });
       return;
     }
     await this.#serve(record, machine.value, 'launched');
@@ -186,31 +205,31 @@ export class Reconciler implements AsyncDisposable {
     const log = this.#o.log.child({ microvmId: id });
     const machine = this.#readyMachine(record) ?? (await this.#whatIsLeft(record));
     if (machine === 'saved' || machine === 'nothing') {
-      await this.#o.ledger.apply(id, machine === 'saved' ? { type: 'suspended', epoch } : this.#lost(record));
+      await this.#conclude(record, machine === 'saved' ? { type: 'suspended', epoch } : this.#lost(record));
       return;
     }
     const saving = await this.#save(record, machine, signal);
     if (saving.kind === 'done') {
       log.debug({ ...saving.value }, 'machine suspended');
       this.#o.live.remove(machine);
-      await this.#o.ledger.apply(id, { type: 'suspended', epoch });
+      await this.#conclude(record, { type: 'suspended', epoch });
       return;
     }
     if (saving.kind === 'stuck') {
       logFailure(log, new MachineError('timeout', 'the suspend never came to an end'), 'suspend failed');
       await this.#release(machine);
-      await this.#o.ledger.apply(id, { type: 'machine-ended', epoch, reason: TEXTS.stuck });
+      await this.#conclude(record, { type: 'machine-ended', epoch, reason: TEXTS.stuck });
       return;
     }
     if (signal.aborted) return;
     if (saving.kind === 'refused') {
       // A machine that came to its end during the hook announces that itself.
-      if (!saving.exited) await this.#o.ledger.apply(id, { type: 'suspend-refused', epoch, reason: saving.reason });
+      if (!saving.exited) await this.#conclude(record, { type: 'suspend-refused', epoch, reason: saving.reason });
       return;
     }
     logFailure(log, saving.error, 'suspend failed');
     this.#collectSoon(machine);
-    await this.#o.ledger.apply(id, { type: 'suspend-failed', epoch, detail: TEXTS.notSaved });
+    await this.#conclude(record, { type: 'suspend-failed', epoch, detail: TEXTS.notSaved });
   }
 
   async #save(record: Suspending, machine: Machine, signal: AbortSignal) {
@@ -235,7 +254,7 @@ export class Reconciler implements AsyncDisposable {
     if (ready !== undefined) return this.#serve(record, ready, 'resumed');
     const left = this.#unsure.has(id) ? await this.#whatIsLeft(record) : 'saved';
     if (left === 'nothing') {
-      await this.#o.ledger.apply(id, this.#lost(record));
+      await this.#conclude(record, this.#lost(record));
       return;
     }
     const coming =
@@ -245,7 +264,7 @@ export class Reconciler implements AsyncDisposable {
       // The engine voids what was saved before the guest runs its first instruction: while it is there, nothing is lost.
       const isAsBefore = coming.kind === 'failed' && (await this.#o.engine.isSuspended(id));
       const event = isAsBefore ? 'resume-failed' : 'resume-broken';
-      await this.#o.ledger.apply(id, { type: event, epoch, reason: reasonOf(coming, TEXTS.notResumed) });
+      await this.#conclude(record, { type: event, epoch, reason: reasonOf(coming, TEXTS.notResumed) });
       return;
     }
     // A machine taken over may have been told already; being told again is allowed.
@@ -256,26 +275,27 @@ export class Reconciler implements AsyncDisposable {
 
   /** The resume hook refused: the microVM stays SUSPENDED (documented), so what ran since is saved again. */
   async #suspendAgain(
-    { id, epoch }: Resuming,
+    record: Resuming,
     machine: Machine,
     hook: { reason: string; exited: boolean },
     signal: AbortSignal,
   ): Promise<void> {
+    const { id, epoch } = record;
     if (signal.aborted || hook.exited) {
       await this.#release(machine);
-      if (!signal.aborted) await this.#o.ledger.apply(id, { type: 'resume-broken', epoch, reason: hook.reason });
+      if (!signal.aborted) await this.#conclude(record, { type: 'resume-broken', epoch, reason: hook.reason });
       return;
     }
     const saving = await this.#call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
     if (saving.kind === 'done') {
-      await this.#o.ledger.apply(id, { type: 'resume-failed', epoch });
+      await this.#conclude(record, { type: 'resume-failed', epoch });
       return;
     }
     await this.#release(machine);
     if (signal.aborted) return;
     const error = saving.kind === 'failed' ? saving.error : new MachineError('timeout', 'it never came to an end');
     logFailure(this.#o.log.child({ microvmId: id }), error, 'suspend after a failed resume hook failed');
-    await this.#o.ledger.apply(id, { type: 'resume-broken', epoch, reason: hook.reason });
+    await this.#conclude(record, { type: 'resume-broken', epoch, reason: hook.reason });
   }
 
   /** @throws when something is left; the step is tried again. `signal`: the server stops, the next one goes on. */
@@ -290,8 +310,7 @@ export class Reconciler implements AsyncDisposable {
       await this.#release(machine);
     }
     await this.#destroy(id);
-    await this.#o.ledger.apply(id, { type: 'destroyed' });
-    this.#o.logs.end(id);
+    await this.#conclude(record, { type: 'destroyed' });
   }
 
   /** The machine a step that could not write its outcome down has made ready. */

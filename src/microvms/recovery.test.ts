@@ -156,6 +156,33 @@ test('an outcome that could not be written down is written later, without launch
   assert.deepEqual(b.engine.calls, [`launch ${id}`]);
 });
 
+test('a failure that could not be written down is written later in its own words, and the step is not done twice', async () => {
+  for (const what of ['launched', 'resumed'] as const) {
+    await using b = await bench();
+    const id = await b.run({ idlePolicy: { ...IDLE, suspendedDurationSeconds: 3600 } });
+    if (what === 'resumed') {
+      await b.until(id, 'RUNNING');
+      await b.microvms.suspend(id);
+      await b.until(id, 'SUSPENDED');
+      await b.microvms.resume(id);
+    }
+    b.engine.failNext(what, new MachineError('protocol', 'clock not set'));
+    const write = b.store.write;
+    b.store.write = async () => {
+      throw new Error('database or disk is full');
+    };
+    await b.clock.advance(10_000);
+    b.store.write = write;
+    const { calls } = b.engine;
+    const begun = calls.length;
+    await b.clock.advance(60_000);
+    await b.until(id, 'TERMINATED');
+    const verb = what === 'launched' ? 'started' : 'resumed';
+    assert.equal((await b.microvms.get(id)).stateReason, `The MicroVM could not be ${verb}.`);
+    assert.deepEqual(calls.slice(begun), [`destroy ${id}`]);
+  }
+});
+
 test('the end of a machine that could not be written down is written later', async () => {
   await using b = await bench();
   const id = await counted(b);
