@@ -68,7 +68,7 @@ describe('the jail of a VMM', () => {
 
   /** Both microVMs, the builder and the machine that was sealed. */
   function all(): Seen[] {
-    assert.equal(makers.length, 2, 'a builder and a seal boot were seen');
+    assert.ok(makers.length >= 2, 'a builder and a seal boot were seen');
     return [...makers, ...running()];
   }
 
@@ -98,12 +98,8 @@ describe('the jail of a VMM', () => {
     if (!has('namespaces')) return;
     const own = NAMESPACES.filter((name) => name !== 'user' || !has('users'));
     const servers = namespacesOf(server.pid);
-    for (const { namespaces, command } of all()) {
-      for (const name of own) {
-        // The builder's only way out, until it has the gateway's.
-        if (name === 'net' && command.some((word) => word.includes('"type":"user"'))) continue;
-        assert.notEqual(namespaces[name], servers[name], name);
-      }
+    for (const { namespaces } of all()) {
+      for (const name of own) assert.notEqual(namespaces[name], servers[name], name);
     }
     const [one, other] = running();
     for (const name of own) assert.notEqual(one?.namespaces[name], other?.namespaces[name], name);
@@ -112,20 +108,7 @@ describe('the jail of a VMM', () => {
   test('it sees a read-only root of its own, its own files, and nothing else', () => {
     if (!has('namespaces')) return;
     for (const { mounts, root } of all()) {
-      assert.deepEqual(root, [
-        'bin',
-        'boot',
-        'dev',
-        'disks',
-        'etc',
-        'firmware',
-        'lib',
-        'lib64',
-        'net',
-        'proc',
-        'ram',
-        'run',
-      ]);
+      assert.deepEqual(root, ['bin', 'boot', 'dev', 'disks', 'firmware', 'lib', 'lib64', 'net', 'proc', 'ram', 'run']);
       for (const { place, root: source, options, type } of mounts) {
         assert.ok(options.includes('nosuid'), place);
         if (place.startsWith('/dev/')) {
