@@ -1,5 +1,5 @@
 /** The other side of `remote-engine.ts`: an engine that does what its parent asks, until the parent is gone. */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
@@ -40,6 +40,25 @@ const calls: Calls = {
     const log = createLogger('debug');
     const { network } = setting;
     engine = await createEngine({ runtime, stateDir, cacheDir, log, clock: systemClock, ids: randomIds, network });
+  },
+  async build(dockerfile, egress) {
+    const work = path.join(stateDir, 'build');
+    const contextDir = path.join(work, 'context');
+    await mkdir(contextDir, { recursive: true });
+    await writeFile(path.join(contextDir, 'Dockerfile'), dockerfile);
+    let log = '';
+    const onLog = (chunk: Buffer) => {
+      log += chunk.toString();
+    };
+    const request = { buildId: 'build', contextDir, cacheOwner: 'test', outDir: path.join(work, 'out'), onLog };
+    try {
+      await engine.build({ ...request, ...given(egress) }, {});
+    } catch (error) {
+      log += `${messageOf(error)}\n`;
+    } finally {
+      await rm(work, { recursive: true, force: true });
+    }
+    return log;
   },
   async seal(capabilities, egress) {
     const config = {

@@ -17,6 +17,8 @@ export interface Setting {
 /** What the process on the other side does; everything in it can be sent. */
 export interface Calls {
   open(setting: Setting): Promise<void>;
+  /** Builds a Dockerfile and throws the disk away; resolves with the log, whose last line says why it failed, if it did. */
+  build(dockerfile: string, egress: Egress | null): Promise<string>;
   /** A snapshot of the app that all guests run. */
   seal(capabilities: 'default' | 'all', egress: Egress | null): Promise<void>;
   /** Resolves with how long it took, in ms. */
@@ -94,5 +96,17 @@ function callsTo(child: ChildProcess): Calls {
 }
 
 const CALLS: (keyof Calls)[] = [
-  ...(['open', 'seal', 'launch', 'suspend', 'resume', 'end', 'setEgress', 'flows', 'python', 'close'] as const),
+  ...([
+    'open',
+    'build',
+    'seal',
+    'launch',
+    'suspend',
+    'resume',
+    'end',
+    'setEgress',
+    'flows',
+    'python',
+    'close',
+  ] as const),
 ];

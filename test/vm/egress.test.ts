@@ -210,6 +210,27 @@ describe('the egress of real machines', { skip }, () => {
     assert.equal(await outcome(other, `connect('${internet}', 80)`), 'connected');
   });
 
+  test('a build reaches what it may and no more, in ADD and in RUN', async () => {
+    const script = [
+      'import socket',
+      'def t(host):',
+      '    try: socket.create_connection((host, 80), 5); print(host, "connected")',
+      '    except OSError as error: print(host, error.strerror)',
+      `for host in ("other.example.com", "${inner}", "${hostPrivate}"): t(host)`,
+    ];
+    const lines = ['FROM debian:trixie', 'ADD http://www.example.com/bytes/1000 /added', 'RUN wc -c /added'];
+    const log = await engine.build(
+      [...lines, `COPY <<EOF /t.py\n${script.join('\n')}\nEOF`, 'RUN python3 /t.py'].join('\n'),
+      INTERNET,
+    );
+    assert.match(log, /1000 \/added/, log);
+    assert.match(log, /other\.example\.com connected/, log);
+    assert.match(log, new RegExp(`${inner} Connection refused`), log);
+    assert.match(log, new RegExp(`${hostPrivate} Connection refused`), log);
+    const refused = await engine.build(`FROM debian:trixie\nADD http://${inner}/bytes/10 /added\n`, INTERNET);
+    assert.match(refused, /connection refused[\s\S]*the Dockerfile could not be built/, refused);
+  });
+
   test('every attempt is on record with who is answerable for it', async () => {
     const id = await launch(INTERNET);
     await outcome(id, `get('www.example.com')`);
