@@ -143,6 +143,8 @@ export class Model {
       vm.outstanding = 0;
       vm.exitedAt = undefined;
       vm.activeAt = this.#world.awakeMs;
+      // A call that was cut short may have woken it.
+      if (busy) vm.asleepAt = undefined;
       if (vm.expected === 'SUSPENDED' && vm.asleepAt !== undefined && !busy) continue;
       if (machinesGone) vm.causes.add(LOST).add(HOST_LOST);
       if (vm.expected !== 'TERMINATED' && (busy || machinesGone)) vm.expected = 'ANY';
