@@ -118,7 +118,7 @@ func (s *session) beginDatagrams(p packet, key datagramKey) (*datagramFlow, byte
 		f.finish("")
 		return nil, codeHostUnreachable
 	}
-	go s.guarded("datagrams", f.receive)
+	s.start("datagrams", f.receive)
 	return f, 0
 }
 

@@ -29,6 +29,8 @@ type Outside struct {
 	// Buffers bounds what connections of all guests hold.
 	Buffers *Budget
 	Logger  *slog.Logger
+	// crew works for all guests; New makes one where there is none.
+	crew *crew
 }
 
 // Config is what a guest is attached with.
@@ -73,6 +75,9 @@ type Stats struct {
 
 // New is a guest nobody is connected to yet. It takes log over.
 func New(id string, outside Outside, log *flowlog.Guest, config Config) (*Guest, error) {
+	if outside.crew == nil {
+		outside.crew = &crew{}
+	}
 	g := &Guest{
 		outside: outside,
 		log:     log,

@@ -45,6 +45,7 @@ func NewHub(dir string, log *flowlog.Log, outside Outside) (*Hub, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the guests' folder: %w", err)
 	}
+	outside.crew = &crew{}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Hub{
 		ctx:      ctx,

@@ -47,9 +47,12 @@ type bench struct {
 	host   *policy.Host
 	theirs *net.UnixConn
 	ended  chan error
+	// upstream is where DNS comes out; set it before the first query.
+	upstream string
 
 	mu   sync.Mutex
 	dial func(ctx context.Context, network, address string) (net.Conn, error)
+	echo func(ctx context.Context, address string) (net.Conn, error)
 }
 
 func newBench(t testing.TB, rules string) *bench {
@@ -59,7 +62,12 @@ func newBench(t testing.TB, rules string) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{t: t, host: host, ended: make(chan error, 8)}
-	resolver, err := dns.NewResolver(dns.ResolverConfig{})
+	resolver, err := dns.NewResolver(dns.ResolverConfig{
+		Upstreams: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")},
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, b.upstream)
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,12 +81,19 @@ func newBench(t testing.TB, rules string) *bench {
 		t.Fatal(err)
 	}
 	b.dial = func(context.Context, string, string) (net.Conn, error) { return nil, unix.ECONNREFUSED }
+	b.echo = func(context.Context, string) (net.Conn, error) { return nil, unix.EACCES }
 	b.guest, err = New("test", Outside{
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			b.mu.Lock()
 			dial := b.dial
 			b.mu.Unlock()
 			return dial(ctx, network, address)
+		},
+		DialEcho: func(ctx context.Context, address string) (net.Conn, error) {
+			b.mu.Lock()
+			echo := b.echo
+			b.mu.Unlock()
+			return echo(ctx, address)
 		},
 		Resolver: resolver,
 		Logger:   slog.New(slog.NewTextHandler(io.Discard, nil)),
@@ -113,6 +128,12 @@ func (b *bench) dialBy(dial func(ctx context.Context, network, address string) (
 	b.dial = dial
 }
 
+func (b *bench) echoBy(echo func(ctx context.Context, address string) (net.Conn, error)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.echo = echo
+}
+
 // connect plugs a machine in and gives its end of the cable.
 func (b *bench) connect() *net.UnixConn {
 	b.t.Helper()
@@ -126,6 +147,13 @@ func (b *bench) connect() *net.UnixConn {
 	go func() { b.ended <- b.guest.Connected(context.Background(), ours) }()
 	eventually(b.t, "the guest is connected", func() bool { now := b.guest.current(); return now != nil && now != before })
 	return theirs
+}
+
+func (b *bench) hasStack() bool {
+	session := b.guest.current()
+	session.mu.Lock()
+	defer session.mu.Unlock()
+	return session.stack != nil
 }
 
 func unixConn(t testing.TB, fd int) *net.UnixConn {

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
@@ -179,10 +180,12 @@ func (l *link) deliver(pkt *stack.PacketBuffer) {
 	}
 }
 
-// WritePackets waits while the guest doesn't read: no packet is lost on this link, and only this guest's stack waits.
+// WritePackets queues: the stack holds locks of a connection here that its other goroutines spin on.
 func (l *link) WritePackets(packets stack.PacketBufferList) (int, tcpip.Error) {
 	for i, pkt := range packets.AsSlice() {
-		if err := l.conn.SendPacket(pkt); err != nil {
+		if err := l.conn.SendPacket(pkt); errors.Is(err, wire.ErrFull) {
+			return i, &tcpip.ErrNoBufferSpace{}
+		} else if err != nil {
 			return i, &tcpip.ErrClosedForSend{}
 		}
 	}

@@ -29,14 +29,12 @@ func (f *tcpFlow) pump(endpoint tcpip.Endpoint, queue *waiter.Queue, host *net.T
 		endpoint.Abort()
 	}
 	inEnded := make(chan struct{})
-	go func() {
+	f.session.start("host to guest", func() {
 		defer close(inEnded)
-		f.session.guarded("host to guest", func() {
-			if f.pumpIn(endpoint, queue, raw) != nil {
-				broken()
-			}
-		})
-	}()
+		if f.pumpIn(endpoint, queue, raw) != nil {
+			broken()
+		}
+	})
 	if f.pumpOut(endpoint, queue, raw) != nil {
 		broken()
 	} else {

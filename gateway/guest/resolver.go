@@ -34,7 +34,7 @@ func (s *session) takeQuery(p packet) {
 	}
 	message = slices.Clone(message)
 	from, port := netip.AddrPortFrom(p.to, dnsPort), p.sourcePort()
-	go s.guarded("resolver", func() {
+	s.start("resolver", func() {
 		defer s.queries.Add(-1)
 		if answer := s.answer(message, false); answer != nil {
 			s.send(udpReply(from, port, answer))

@@ -187,13 +187,16 @@ func (s *session) offer(key tcpKey) {
 	}
 }
 
+// accept hands a connection to the goroutine that made the host's side of it.
 func (s *session) accept(key tcpKey, request *tcp.ForwarderRequest) {
-	f := s.tcpFlow(key)
-	if f == nil {
-		request.Complete(true)
-		return
+	if f := s.tcpFlow(key); f != nil {
+		select {
+		case f.arrived <- request:
+			return
+		default:
+		}
 	}
-	s.guarded("connection", func() { f.accept(request) })
+	request.Complete(true)
 }
 
 // judgeAgain ends the flows that a new policy refuses.
@@ -289,6 +292,11 @@ func (s *session) slowDown() {
 
 // send gives a frame of ours to the guest; when that fails the link is about to end.
 func (s *session) send(frame []byte) { _ = s.conn.Send(frame) }
+
+// start runs work in a goroutine, guarded.
+func (s *session) start(what string, work func()) {
+	s.guest.outside.crew.do(func() { s.guarded(what, work) })
+}
 
 // guarded keeps a bug met by one guest's traffic from ending the network of all: only this guest is cut off.
 func (s *session) guarded(what string, work func()) {

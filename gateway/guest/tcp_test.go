@@ -82,7 +82,7 @@ func TestARefusedConnectionIsResetAtOnceAndCostsNoStack(t *testing.T) {
 	if b.guest.Stats().Refused != 1 || b.guest.Stats().FlowsInAll != 0 {
 		t.Errorf("counted %+v", b.guest.Stats())
 	}
-	if b.guest.current().stack != nil {
+	if b.hasStack() {
 		t.Error("a stack was made")
 	}
 }

@@ -76,6 +76,9 @@ func (h *Host) Watch(ctx context.Context, interval time.Duration, failed func(er
 	}
 }
 
+// Owns: is it an address of the host's own, as far as is known?
+func (h *Host) Owns(addr netip.Addr) bool { return h.owns(addr.Unmap()) }
+
 func (h *Host) owns(addr netip.Addr) bool {
 	_, own := (*h.addresses.Load())[addr]
 	return own

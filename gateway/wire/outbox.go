@@ -10,12 +10,20 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// ErrClosed is what Send says after the link ended.
-var ErrClosed = errors.New("the guest's link is closed")
+var (
+	// ErrClosed is what Send says after the link ended.
+	ErrClosed = errors.New("the guest's link is closed")
+	// ErrFull is what SendPacket says when a guest hasn't read for long; the packet is lost.
+	ErrFull = errors.New("too much waits for the guest")
+)
 
 const (
-	// maxQueuedBytes may wait behind a write; whoever comes then waits too.
-	maxQueuedBytes = 512 << 10
+	// waitAbove is how many bytes may be queued before Send waits. SendPacket doesn't wait: a stack holds locks while it sends,
+	// and spins on them. What it has on the way is bounded by its connections' buffers, with room for sending all of it again.
+	waitAbove = 512 << 10
+	dropAbove = 64 << 20
+	// frameOverhead is about what a queued frame costs besides its bytes.
+	frameOverhead = 512
 	// batchFrames and batchBytes go out in one system call.
 	batchFrames = 32
 	batchBytes  = 256 << 10
@@ -28,8 +36,7 @@ type frame struct {
 	size   int
 }
 
-// outbox writes frames without a goroutine of its own: whoever sends first writes, and what others send meanwhile goes out
-// in batches after it.
+// outbox queues frames; a goroutine that lives while there are any writes them in batches.
 type outbox struct {
 	conn *Conn
 	mu   sync.Mutex
@@ -51,36 +58,34 @@ func (o *outbox) init(conn *Conn) {
 	o.room.L = &o.mu
 }
 
-// SendPacket writes a packet of the stack with its link header; it takes a reference of its own for as long as it needs one.
+// SendPacket queues a packet of the stack with its link header; it takes a reference of its own for as long as it needs one.
 func (c *Conn) SendPacket(packet *stack.PacketBuffer) error {
-	return c.out.send(frame{packet: packet.IncRef(), size: packet.Size()})
+	return c.out.send(frame{packet: packet.IncRef(), size: packet.Size()}, false)
 }
 
-// Send writes a frame; the slice is the link's until it ends.
+// Send queues a frame, and waits while the guest reads too slowly; the slice is the link's until it ends.
 func (c *Conn) Send(bytes []byte) error {
-	return c.out.send(frame{bytes: bytes, size: len(bytes)})
+	return c.out.send(frame{bytes: bytes, size: len(bytes)}, true)
 }
 
-func (o *outbox) send(f frame) error {
+func (o *outbox) send(f frame, wait bool) error {
 	o.mu.Lock()
-	for o.queued > maxQueuedBytes && !o.closed {
+	defer o.mu.Unlock()
+	for wait && o.queued > waitAbove && !o.closed {
 		o.room.Wait()
 	}
-	if o.closed {
-		o.mu.Unlock()
+	switch {
+	case o.closed:
 		f.release()
 		return ErrClosed
+	case o.queued > dropAbove:
+		f.release()
+		return ErrFull
 	}
 	o.queue = append(o.queue, f)
-	o.queued += f.size
-	if o.writing {
-		o.mu.Unlock()
-		return nil
-	}
-	o.writing = true
-	o.mu.Unlock()
-	// The first batch holds the frame of the caller, which has better to do than write other people's.
-	if o.writeBatch() {
+	o.queued += f.cost()
+	if !o.writing {
+		o.writing = true
 		go o.drain()
 	}
 	return nil
@@ -91,10 +96,10 @@ func (o *outbox) drain() {
 	}
 }
 
-// writeBatch says whether more waits; the writer stays the writer then.
+// writeBatch says whether more waits.
 func (o *outbox) writeBatch() bool {
 	o.mu.Lock()
-	batch, size := o.takeBatch()
+	batch, cost := o.takeBatch()
 	o.mu.Unlock()
 
 	err := o.write(batch)
@@ -106,7 +111,7 @@ func (o *outbox) writeBatch() bool {
 	defer o.mu.Unlock()
 	clear(batch)
 	o.spare = batch[:0]
-	o.queued -= size
+	o.queued -= cost
 	if err != nil && !o.closed {
 		o.closed = true
 		// Receive notices the end of the socket and tells the guest's owner.
@@ -121,9 +126,10 @@ func (o *outbox) writeBatch() bool {
 }
 
 func (o *outbox) takeBatch() ([]frame, int) {
-	n, size := 0, 0
+	n, size, cost := 0, 0, 0
 	for n < len(o.queue) && n < batchFrames && (n == 0 || size+o.queue[n].size <= batchBytes) {
 		size += o.queue[n].size
+		cost += o.queue[n].cost()
 		n++
 	}
 	batch := append(o.spare, o.queue[:n]...)
@@ -131,7 +137,7 @@ func (o *outbox) takeBatch() ([]frame, int) {
 	left := copy(o.queue, o.queue[n:])
 	clear(o.queue[left:])
 	o.queue = o.queue[:left]
-	return batch, size
+	return batch, cost
 }
 
 func (o *outbox) write(batch []frame) error {
@@ -204,12 +210,14 @@ func (o *outbox) close() {
 
 func (o *outbox) dropLocked() {
 	for _, f := range o.queue {
-		o.queued -= f.size
+		o.queued -= f.cost()
 		f.release()
 	}
 	clear(o.queue)
 	o.queue = o.queue[:0]
 }
+
+func (f frame) cost() int { return f.size + frameOverhead }
 
 func (f frame) release() {
 	if f.packet != nil {

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rekindle/gateway/control"
 	"rekindle/gateway/dns"
 	"rekindle/gateway/flowlog"
@@ -25,8 +27,9 @@ import (
 )
 
 const (
-	// maxProcessors: every stack starts a goroutine for each, and beyond these one host's guests gain nothing.
-	maxProcessors = 16
+	// Half of the processors are the machines' own; two goroutines that hand over to each other cost less on one. Every stack
+	// starts a goroutine for each, so there is an upper limit too.
+	processorsOf, maxProcessors = 2, 16
 	// collectAt: the heap is small and lives of pooled buffers, which every collection takes away.
 	collectAt = 400
 	// buffersOfAll bounds what the connections of all guests hold of both directions, beside the least each one gets.
@@ -65,7 +68,7 @@ func run(ctx context.Context, args []string, logger *slog.Logger) (int, error) {
 	if err != nil {
 		return 2, err
 	}
-	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), maxProcessors))
+	runtime.GOMAXPROCS(min(max(runtime.GOMAXPROCS(0)/processorsOf, 1), maxProcessors))
 	debug.SetGCPercent(collectAt)
 	if err := serve(ctx, options, config, logger); err != nil {
 		return 1, err
@@ -102,7 +105,8 @@ func serve(ctx context.Context, options options, config config, logger *slog.Log
 		}
 	}()
 
-	dialer := &net.Dialer{}
+	// Probes as the host's kernel has them: Go's own cost four system calls a connection.
+	dialer := &net.Dialer{KeepAlive: -1, Control: keepAlive}
 	hub, err := guest.NewHub(options.dir, log, guest.Outside{
 		Dial:     dialer.DialContext,
 		DialEcho: guest.DialEcho,
@@ -126,6 +130,14 @@ func serve(ctx context.Context, options options, config config, logger *slog.Log
 		return fmt.Errorf("serving: %w", err)
 	}
 	return nil
+}
+
+// keepAlive notices the end of hosts that vanished.
+func keepAlive(_, _ string, raw syscall.RawConn) error {
+	return raw.Control(func(fd uintptr) {
+		// Only TCP has it; a connection without is one as well.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	})
 }
 
 // version is that of the build, for people who compare.
