@@ -45,8 +45,9 @@ type tcpFlow struct {
 	// buffers is what the guest's budget granted.
 	buffers int
 
-	// offered: the stack has its SYN, so accept is called.
+	// offered: the stack has its SYN, so the connection arrives.
 	offered atomic.Bool
+	arrived chan *tcp.ForwarderRequest
 }
 
 // takeTCP handles a segment; kept says that the frame belongs to the stack now.
@@ -82,7 +83,7 @@ func (s *session) inject(stack *netstack, frame *buffer.View, packetBytes int) (
 
 // beginTCP judges a connection attempt. It keeps the SYN: the stack gets to see it when the host's side stands.
 func (s *session) beginTCP(key tcpKey, p packet, frame *buffer.View) (kept bool) {
-	f := &tcpFlow{session: s, key: key, quote: p.quote(), pieceBytes: pieceBytes(p)}
+	f := &tcpFlow{session: s, key: key, quote: p.quote(), pieceBytes: pieceBytes(p), arrived: make(chan *tcp.ForwarderRequest, 1)}
 	if key.to.Port() == dnsPort && isResolver(key.to.Addr()) {
 		if s.guest.account.Begin() != "" {
 			s.resetAttempt(f.quote)
@@ -94,7 +95,7 @@ func (s *session) beginTCP(key tcpKey, p packet, frame *buffer.View) (kept bool)
 	}
 	f.ctx, f.cancel = context.WithCancel(s.ctx)
 	s.addTCP(f)
-	go s.guarded("connection", func() { f.open(frame, len(p.ip)) })
+	s.start("connection", func() { f.open(frame, len(p.ip)) })
 	return true
 }
 
@@ -133,6 +134,14 @@ func (f *tcpFlow) open(syn *buffer.View, packetBytes int) {
 	if !stack.inject(syn, packetBytes) || !f.offered.Load() {
 		// The guest is too deep in debt, or the stack still holds its last connection from this port. It will ask again.
 		f.finish(reasonUnreachable, false)
+		return
+	}
+	select {
+	case request := <-f.arrived:
+		f.accept(request)
+	case <-f.ctx.Done():
+		// Cut: the stack goes with all it holds.
+		f.finish(reasonCut, false)
 	}
 }
 
@@ -160,7 +169,7 @@ func (f *tcpFlow) reachedHost(host net.Conn) bool {
 		return false
 	}
 	outside := f.session.guest.outside
-	if outside.Host == nil || outside.Host.Refresh() != nil {
+	if outside.Host == nil || outside.Host.Owns(remote) || outside.Host.Refresh() != nil {
 		return false
 	}
 	return !f.stillAllowed(f.session.guest.policy.Load())
