@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"rekindle/agent/link"
 )
@@ -26,7 +27,12 @@ type Service struct {
 	mu sync.Mutex
 	// The key of an offer that was not taken up yet.
 	offered *offer
+	// Keys were let go of, and are not collected yet.
+	littered bool
 }
+
+// collectDelay keeps the collection out of the way of the app's first answers; a snapshot that comes sooner does it itself.
+const collectDelay = 3 * time.Second
 
 // New makes a service without credentials; nobody is served before Listen.
 func New() (*Service, error) {
@@ -74,6 +80,10 @@ func (s *Service) Offer(context.Context, struct{}) (OfferAnswer, error) {
 		return OfferAnswer{}, err
 	}
 	s.offered = offered
+	if !s.littered {
+		s.littered = true
+		time.AfterFunc(collectDelay, s.collect)
+	}
 	return OfferAnswer{Key: offered.public, ErasesFreed: s.erasesFreed}, nil
 }
 
@@ -109,7 +119,25 @@ func (s *Service) Clear(context.Context, struct{}) (struct{}, error) {
 	s.offered = nil
 	s.vault.clear()
 	s.tokens.renew()
-	// Keys were let go of inside erased calls: what is left of them on the heap is zeroed when it is collected.
-	collectErased()
+	if s.littered {
+		s.littered = false
+		collectErased()
+	}
 	return struct{}{}, nil
+}
+
+// collect zeroes what is left on the heap of keys that were let go of inside erased calls.
+func (s *Service) collect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.littered {
+		return
+	}
+	// An offer that waits for its push is collected by the next.
+	if s.offered != nil {
+		time.AfterFunc(collectDelay, s.collect)
+		return
+	}
+	s.littered = false
+	collectErased()
 }

@@ -37,6 +37,12 @@ test('users, keys, roles and policies are made, listed, explained and removed fr
   assert.match(await run('key', 'ls', 'ann'), new RegExp(`^${key.accessKeyId} `, 'm'));
   assert.ok(!(await run('key', 'ls', 'ann', '--json')).includes(key.secretAccessKey));
 
+  const role = 'arn:aws:iam::000000000000:role/build';
+  assert.match(await run('role', 'revoke', 'build'), new RegExp(`^${role} gives no credentials`));
+  assert.match(await run('role', 'revoked'), new RegExp(`^${role} `, 'm'));
+  assert.equal(await run('role', 'restore', role), `${role} gives credentials again\n`);
+  assert.equal(await run('role', 'revoked'), 'No role is revoked.\n');
+
   const file = join(home.stateDir, 'policy.json');
   const Condition = { StringEquals: { 'aws:ResourceTag/team': 'a' } };
   const allow = { Sid: 'Run', Effect: 'Allow', Action: 'lambda:RunMicrovm', Resource: image, Condition };
