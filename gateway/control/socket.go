@@ -39,6 +39,12 @@ func Open(path string) (*Folder, error) {
 	return &Folder{path: path, lock: lock}, nil
 }
 
+// IsGone says that the folder was deleted.
+func (f *Folder) IsGone() bool {
+	var stat unix.Stat_t
+	return unix.Fstat(int(f.lock.Fd()), &stat) == nil && stat.Nlink == 0
+}
+
 // Listen makes the control socket, with nobody but this uid (and root) able to connect from the first moment.
 func (f *Folder) Listen() (net.Listener, error) {
 	path := filepath.Join(f.path, "control.sock")

@@ -38,6 +38,8 @@ const (
 	flushWithin = 3 * time.Second
 	// lookAgain is how often the host's addresses are read though the kernel announced no change.
 	lookAgain = 30 * time.Second
+	// lookForFolder is how often it is made sure that the folder is still there.
+	lookForFolder = 10 * time.Second
 )
 
 func main() {
@@ -88,6 +90,8 @@ func serve(ctx context.Context, options options, config config, logger *slog.Log
 		return err
 	}
 	go watchAddresses(ctx, host, logger)
+	ctx, stop := untilGone(ctx, folder, logger)
+	defer stop()
 
 	resolver, err := dns.NewResolver(dns.ResolverConfig{Upstreams: config.upstreams})
 	if err != nil {
@@ -130,6 +134,29 @@ func serve(ctx context.Context, options options, config config, logger *slog.Log
 		return fmt.Errorf("serving: %w", err)
 	}
 	return nil
+}
+
+// untilGone ends the context when the folder is gone: a server that was killed and its state folder deleted leaves nobody
+// who would end the gateway.
+func untilGone(ctx context.Context, folder *control.Folder, logger *slog.Logger) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		ticker := time.NewTicker(lookForFolder)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				if folder.IsGone() {
+					logger.Warn("the folder is gone, so nobody can reach this gateway any more")
+					cancel()
+					return
+				}
+			}
+		}
+	}()
+	return ctx, cancel
 }
 
 // keepAlive notices the end of hosts that vanished.
