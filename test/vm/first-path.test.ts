@@ -68,7 +68,7 @@ describe('the first real path', () => {
       const answer = await microvm.client.get('/count');
       assert.deepEqual([answer.status, answer.body], [200, expected]);
     }
-    assert.equal(processesNaming(microvm.microvmId).length, 1, 'its QEMU names it');
+    assert.notDeepEqual(processesNaming(microvm.microvmId), [], 'its QEMU names it');
 
     await server.microvms.suspendMicrovm({ microvmIdentifier: microvm.microvmId });
     await untilState(server, microvm.microvmId, 'SUSPENDED');
