@@ -133,7 +133,9 @@ export type ResumeRequest = LaunchRequest;
 export type MachineExit =
   /** The app ended inside the guest; the VMM may still be alive and must be disposed by the owner. */
   | { readonly kind: 'app'; readonly exitCode: number }
-  /** The VMM process ended by itself or was killed from outside. */
+  /** The guest's own system ended: a kernel panic, a reset, a shutdown. */
+  | { readonly kind: 'guest'; readonly message: string; readonly evidence: string }
+  /** The VMM process ended by itself or was killed from outside, or its guest cannot be talked to. */
   | { readonly kind: 'vmm'; readonly message: string; readonly evidence: string };
 
 export interface LogLine {

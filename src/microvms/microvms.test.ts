@@ -232,6 +232,15 @@ test('a VMM that dies ends its microVM and refuses those who wait', async () => 
   assert.equal((await b.microvms.get(id)).stateReason, 'The MicroVM stopped unexpectedly.');
 });
 
+test('a guest whose own system ends is told apart from a VMM that dies', async () => {
+  await using b = await bench();
+  const id = await b.run();
+  await b.until(id, 'RUNNING');
+  b.engine.exit(id, { kind: 'guest', message: 'the VMM ended with code 0', evidence: 'Kernel panic' });
+  await b.until(id, 'TERMINATED');
+  assert.equal((await b.microvms.get(id)).stateReason, 'The operating system of the MicroVM stopped.');
+});
+
 test('no more launches go on at once than allowed, and each gets its turn', async () => {
   await using b = await bench({ concurrentLaunches: 2 });
   const held = b.engine.hold('launch');

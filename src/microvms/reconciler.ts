@@ -458,7 +458,10 @@ export class Reconciler implements AsyncDisposable {
       log.info({ exitCode: exit.exitCode }, 'app exited');
       this.#report(machine.id, { type: 'app-exited', epoch, exitCode: exit.exitCode });
     } else {
-      log.error({ message: exit.message, evidence: exit.evidence }, 'VMM ended unexpectedly');
+      log.error(
+        { message: exit.message, evidence: exit.evidence },
+        exit.kind === 'guest' ? 'guest ended' : 'VMM ended unexpectedly',
+      );
       this.#report(machine.id, { type: 'machine-ended', epoch, reason: endOf(exit) });
     }
   }
@@ -538,6 +541,7 @@ const TEXTS = {
   notResumed: 'The MicroVM could not be resumed.',
   notSaved: 'The MicroVM could not be suspended and runs on.',
   stuck: 'The MicroVM could not be suspended and did not go on.',
+  guestEnded: 'The operating system of the MicroVM stopped.',
   ended: 'The MicroVM stopped unexpectedly.',
 } as const;
 
@@ -550,7 +554,16 @@ function reasonOf(outcome: object, text: string): string {
 }
 
 function endOf(exit: MachineExit): string {
-  return exit.kind === 'app' ? REASONS.exited(exit.exitCode) : TEXTS.ended;
+  switch (exit.kind) {
+    case 'app':
+      return REASONS.exited(exit.exitCode);
+    case 'guest':
+      return TEXTS.guestEnded;
+    case 'vmm':
+      return TEXTS.ended;
+    default:
+      return exit satisfies never;
+  }
 }
 
 function logFailure(log: Logger, error: unknown, message: string): void {

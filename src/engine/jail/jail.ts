@@ -22,8 +22,8 @@ import { bootId, isAlive, type ProcessRecord, readRecord, startOf, VMM_FOLDER, w
 import { jailUser } from './users.ts';
 import { type View, viewOf, writtenFiles } from './view.ts';
 
-/** Of the child: control and console are the VMM's, this one bubblewrap's. */
-const INFO_FD = 5;
+/** Of the child: control is the VMM's, this one bubblewrap's. */
+const INFO_FD = 4;
 const INFO_LIMIT_BYTES = 4096;
 /** 5 ms on a quiet host, seconds when many start at once. */
 const INFO_TIMEOUT_MS = 30_000;
@@ -52,7 +52,7 @@ export interface Handed {
 }
 
 export interface Jailed extends AsyncDisposable {
-  /** Of the first program of the chain; it ends with the VMM. Descriptors 2, 3 and 4 are the VMM's. */
+  /** Of the first program of the chain; it ends with the VMM. Descriptors 2 and 3 are the VMM's. */
   readonly child: ChildProcess;
   /** Of the VMM, counted in the host; undefined when it ended before it had one. */
   readonly pid: Promise<number | undefined>;
@@ -167,7 +167,7 @@ export class Jail implements AsyncDisposable {
     const { plan, runtime } = this.#o;
     const { bubblewrap, root } = runtime.jail;
     const { seccomp } = plan;
-    // stderr, control and console: socket pairs, which the VMM outlives when this process dies.
+    // stderr and control: socket pairs, which the VMM outlives when this process dies.
     const options = { cwd: folder, detached: true, stdio: [...STDIO] };
     if (plan.kind === 'none' || bubblewrap === undefined) {
       const { binary, dataDirs } = runtime.qemu;
@@ -187,7 +187,7 @@ export class Jail implements AsyncDisposable {
   }
 }
 
-const STDIO = ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', 'pipe'] as const;
+const STDIO = ['ignore', 'ignore', 'pipe', 'pipe', 'pipe'] as const;
 
 /** What bubblewrap says of the process it started. @throws MachineError `timeout` */
 async function toldPid(info: Readable): Promise<number | undefined> {

@@ -38,6 +38,8 @@ const CLOCK_TIMEOUT_MS = 10_000;
 const REOPEN_TIMEOUT_MS = 30_000;
 /** The guest's first moments belong to the request that waits for it; its end is watched a little later. */
 const WATCH_DELAY_MS = 250;
+/** From the link's end to the VMM's. */
+const VMM_END_MS = 500;
 
 export interface MachineParts {
   readonly id: string;
@@ -87,7 +89,7 @@ export class RunningMachine implements Machine {
     this.#correctClock(link);
     this.#watchTimer = setTimeout(() => this.#watchApp(link), WATCH_DELAY_MS);
     this.#watchTimer.unref();
-    void vmm.exited.then(({ message, evidence }) => this.#vmmExited({ kind: 'vmm', message, evidence }));
+    void vmm.exited.then(({ byGuest, ...end }) => this.#vmmExited({ kind: byGuest ? 'guest' : 'vmm', ...end }));
     void link.closed.then((error) => this.#linkClosed(link, error));
   }
 
@@ -272,17 +274,31 @@ export class RunningMachine implements Machine {
     if (this.#isEnding) return;
     link.waitApp({ signal: this.#watch.signal }).then(
       ({ exitCode }) => {
-        if (!this.#isEnding && link === this.#link) this.#exit.resolve({ kind: 'app', exitCode });
+        if (this.#isEnding || link !== this.#link) return;
+        this.#logLastWords(exitCode);
+        this.#exit.resolve({ kind: 'app', exitCode });
       },
       // A link that breaks says so by `closed`.
       () => {},
     );
   }
 
-  #linkClosed(link: GuestLink, error: Error): void {
-    if (this.#isEnding || this.#isSuspending || link !== this.#link) return;
+  /** Of a guest that ended an app of its own accord, for want of memory, only its console tells. */
+  #logLastWords(exitCode: number): void {
     const evidence = this.#vmm.evidence();
-    this.#exit.resolve({ kind: 'vmm', message: `the link to the guest is gone: ${error.message}`, evidence });
+    if (exitCode === 0 || evidence === '') return;
+    this.#context.log.info({ microvmId: this.id, exitCode, evidence }, 'app failed, last of its console');
+  }
+
+  #linkClosed(link: GuestLink, error: Error): void {
+    const isOurs = () => this.#isEnding || this.#isSuspending || link !== this.#link;
+    if (isOurs()) return;
+    const tell = () => {
+      const evidence = this.#vmm.evidence();
+      this.#exit.resolve({ kind: 'vmm', message: `the link to the guest is gone: ${error.message}`, evidence });
+    };
+    // The link of a VMM that ends breaks first; its end says more.
+    setTimeout(() => !isOurs() && tell(), VMM_END_MS).unref();
   }
 
   #vmmExited(exit: MachineExit): void {

@@ -110,8 +110,10 @@ export interface Disk {
     | { readonly kind: 'empty'; readonly bytes: number };
 }
 
-/** The process ended. `isExpected` when the owner ended it. */
+/** The process ended. */
 export interface VmmExit {
+  /** Its guest wanted it: a panic, a reset, a shutdown. */
+  readonly byGuest: boolean;
   readonly message: string;
   readonly evidence: string;
 }

@@ -125,7 +125,7 @@ class FakeVmm implements Vmm {
   end(message: string): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.#exit.resolve({ message, evidence: this.evidence() });
+    this.#exit.resolve({ byGuest: false, message, evidence: this.evidence() });
     void this.#agent?.[Symbol.asyncDispose]();
     void this.#folder.close();
   }

@@ -180,7 +180,7 @@ class InMemoryEngine implements FakeEngine {
     const machine = this.machines.get(id);
     if (machine === undefined) throw new Error(`no live machine ${id}`);
     machine.end(exit);
-    if (exit.kind === 'vmm') this.machines.delete(id);
+    if (exit.kind !== 'app') this.machines.delete(id);
   }
 
   print(id: string, text: string, stream: 'stdout' | 'stderr' = 'stdout'): void {

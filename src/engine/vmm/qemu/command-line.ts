@@ -22,9 +22,10 @@ export const LINK_PORT = 'rekindle.link';
 /** Relative to the run folder, which is QEMU's working folder: a socket's path is limited to 107 bytes. */
 export const QMP_SOCKET = 'qmp.sock';
 export const LINK_SOCKET = 'link.sock';
-/** Inherited: the other ends of the control channel and of the guest's console. */
+/** The guest's console. Who is connected gets what is printed; a later server connects again. */
+export const CONSOLE_SOCKET = 'console.sock';
+/** Inherited: the other end of the control channel. */
 const CONTROL_FD = 3;
-const CONSOLE_FD = 4;
 
 export function cpuModel(accelerator: 'kvm' | 'tcg'): string {
   return accelerator === 'kvm' ? 'host' : TCG_CPU;
@@ -47,7 +48,7 @@ export function commandLine({ config, dataDirs, seccomp }: Inside, accelerator: 
       : ['-kernel', boot.kernel, '-initrd', boot.initramfs, '-append', boot.kernelLine]),
     ...['-chardev', `socket,id=control,fd=${CONTROL_FD}`, '-mon', 'chardev=control,mode=control'],
     ...['-chardev', `socket,id=qmp,path=${QMP_SOCKET},server=on,wait=off`, '-mon', 'chardev=qmp,mode=control'],
-    ...['-chardev', `socket,id=console,fd=${CONSOLE_FD}`, '-serial', 'chardev:console'],
+    ...['-chardev', `socket,id=console,path=${CONSOLE_SOCKET},server=on,wait=off`, '-serial', 'chardev:console'],
     ...['-device', 'virtio-serial-device'],
     ...['-chardev', `socket,id=link,path=${LINK_SOCKET},server=on,wait=off`],
     ...['-device', `virtserialport,chardev=link,name=${LINK_PORT}`],
@@ -187,7 +188,9 @@ function file(path: string): object {
 /**
  * The kernel's command line. Without `tsc_early_khz` the kernel calibrates the TSC against a timer this machine does not
  * have and hangs on a busy host; without `tsc=reliable` its watchdog takes a busy host for a broken TSC and counts ticks from
- * then on, so that the guest's clock runs slow; `lpj` spares the delay loop's calibration (the kernel runs at 250 Hz).
+ * then on, so that the guest's clock runs slow; `lpj` spares the delay loop's calibration (the kernel runs at 250 Hz). A
+ * panic ends the VMM at once by a triple fault (`reboot=t`): every other way of the kernel's leads to devices this machine
+ * does not have, and then nowhere.
  * `erasesFreedMemory` costs the erasing of all memory at boot (docs/decisions/0005-credentials-and-snapshots.md).
  */
 export function kernelLine(
@@ -200,6 +203,7 @@ export function kernelLine(
       'console=ttyS0',
       'quiet',
       'panic=-1',
+      'reboot=t',
       'audit=0',
       '8250.nr_uarts=1',
       'cryptomgr.notests',

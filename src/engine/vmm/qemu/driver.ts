@@ -3,6 +3,7 @@
  * be polled while it starts. A second control socket in the run folder serves a later server.
  */
 import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
 import type { FileHandle } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { constants } from 'node:os';
@@ -24,6 +25,7 @@ import {
 import { AdoptedProcess } from './adopted-process.ts';
 import { changedMemoryOf } from './changed-memory.ts';
 import {
+  CONSOLE_SOCKET,
   commandLine,
   cpuModel,
   DEVICES_GENERATION,
@@ -34,7 +36,7 @@ import {
 } from './command-line.ts';
 import { diskKeys } from './disk-keys.ts';
 import { Qmp, type QmpCommand } from './qmp.ts';
-import { Tail } from './tail.ts';
+import { CONSOLE_LOG, Tail, VMM_LOG } from './tail.ts';
 
 /** From fork to the first answer; 25 ms on a quiet host, seconds when many start at once. */
 const START_TIMEOUT_MS = 30_000;
@@ -89,6 +91,7 @@ async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: 
   // The machine is built, so its disks are open.
   await Promise.all(handed.map(({ name }) => jailed.folder.takeBack(name)));
   await jailed.settle();
+  process.reads(await openConsole(jailed.folder));
   stack.use(await vmm.openLink());
   if (config.boot !== 'restore') await vmm.continue();
   return vmm.owning(stack.move());
@@ -107,6 +110,9 @@ async function adoptQemu(
   const control = connect(`/proc/self/fd/${socket.fd}`);
   const process = stack.use(new AdoptedProcess(left.record, runDir, control));
   await connected(control);
+  // Without its guest's last words it serves all the same.
+  const console = await openConsole(left.folder).catch(() => undefined);
+  if (console !== undefined) process.reads(console);
   const qmp = new Qmp(control);
   stack.defer(() => qmp.close(new MachineError('exited', 'the VMM was ended')));
   void process.exited.then((exit) => qmp.close(new MachineError('exited', exit.message, { evidence: exit.evidence })));
@@ -115,6 +121,14 @@ async function adoptQemu(
   const status = await vmm.takeOver();
   stack.use(await vmm.openLink());
   return { vmm: vmm.owning(stack.move()), status };
+}
+
+/** From now on the guest's output comes here: whatever it prints while nobody is connected is lost. */
+async function openConsole(folder: ExchangeFolder): Promise<Socket> {
+  await using handle = await folder.socket(CONSOLE_SOCKET);
+  const socket = connect(`/proc/self/fd/${handle.fd}`);
+  await connected(socket);
+  return socket.unref();
 }
 
 function connected(socket: Socket): Promise<void> {
@@ -127,11 +141,13 @@ function connected(socket: Socket): Promise<void> {
 /** What is needed of the process, whoever started it. Disposing kills it and waits until it is gone. */
 export interface VmmProcess extends AsyncDisposable {
   readonly pid: number;
-  readonly exited: Promise<VmmExit>;
+  readonly exited: Promise<ProcessEnd>;
   evidence(): string;
   /** Nothing of this server's holds or watches it any more. */
   letGo(): void;
 }
+
+export type ProcessEnd = Omit<VmmExit, 'byGuest'>;
 
 interface QemuParts {
   readonly process: VmmProcess;
@@ -159,7 +175,10 @@ class QemuVmm implements Vmm {
     this.#qmp = qmp;
     this.#link = link;
     this.pid = process.pid;
-    this.exited = process.exited;
+    let byGuest = false;
+    const left = qmp.event('SHUTDOWN', ({ guest }) => guest === true);
+    left.then(() => (byGuest = true)).catch(() => {});
+    this.exited = process.exited.then((end) => ({ ...end, byGuest }));
     this.changedMemory = memory;
   }
 
@@ -257,24 +276,26 @@ function setLink(state: LinkState): QmpCommand {
 /** The process and its end. Disposing kills it, and waits until it is gone with all that started it. */
 class QemuProcess implements VmmProcess {
   pid = 0;
-  readonly exited: Promise<VmmExit>;
+  readonly exited: Promise<ProcessEnd>;
   readonly #child: ChildProcess;
-  readonly #tails: readonly Tail[];
-  readonly #closed = Promise.withResolvers<VmmExit>();
+  readonly #runDir: string;
+  readonly #tails: Tail[];
+  readonly #closed = Promise.withResolvers<ProcessEnd>();
+  /** Its last words were read. */
+  #consoleEnded: Promise<unknown> = Promise.resolve();
+  #console: Socket | undefined;
   #isGone = false;
   #isKilled = false;
 
   constructor({ child }: Jailed, runDir: string) {
     this.#child = child;
-    this.#tails = [
-      new Tail(child.stderr as Readable, path.join(runDir, 'vmm.log')),
-      new Tail(child.stdio[4] as Readable, path.join(runDir, 'console.log')),
-    ];
+    this.#runDir = runDir;
+    this.#tails = [new Tail(child.stderr as Readable, path.join(runDir, VMM_LOG))];
     this.exited = this.#closed.promise;
     child.unref();
     child.once('error', (error) => this.#gone(`the VMM could not be started: ${error.message}`));
     const ended = (code: number | null, signal: string | null) => this.#gone(endOf(code, signal));
-    child.once('close', ended);
+    child.once('close', (code, signal) => void this.#consoleEnded.then(() => ended(code, signal)));
     child.once('exit', (code, signal) => {
       if (this.#isKilled) ended(code, signal);
       else setTimeout(ended, LAST_WORDS_MS, code, signal);
@@ -284,6 +305,12 @@ class QemuProcess implements VmmProcess {
   /** What started it has told which it is. */
   owns(pid: number): void {
     this.pid = pid;
+  }
+
+  reads(console: Socket): void {
+    this.#console = console;
+    this.#consoleEnded = once(console, 'close').catch(() => {});
+    this.#tails.push(new Tail(console, path.join(this.#runDir, CONSOLE_LOG)));
   }
 
   async failure(): Promise<MachineError> {
@@ -298,6 +325,7 @@ class QemuProcess implements VmmProcess {
   letGo(): void {
     this.#isGone = true;
     for (const stream of this.#child.stdio) stream?.destroy();
+    this.#console?.destroy();
     this.#child.unref();
   }
 
@@ -325,6 +353,7 @@ class QemuProcess implements VmmProcess {
   #gone(message: string): void {
     if (this.#isGone) return;
     this.#isGone = true;
+    this.#console?.destroy();
     this.#closed.resolve({ message, evidence: this.evidence() });
   }
 }
