@@ -83,7 +83,7 @@ func (n *netstack) configure(arrivals arrivals) error {
 	moderate := tcpip.TCPModerateReceiveBufferOption(false)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBufferBytes, Default: bufferBytes, Max: bufferBytes}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: minBufferBytes, Default: bufferBytes, Max: bufferBytes}
-	wait, linger := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPLingerTimeoutOption(lingerFor)
+	wait, linger := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPLingerTimeoutOption(closedFor)
 	maxRTO := tcpip.TCPMaxRTOOption(maxRetransmit)
 	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &receive, &send, &wait, &linger, &maxRTO} {
 		if err := n.stack.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {

@@ -23,9 +23,11 @@ import (
 const (
 	// dialTimeout is how long a guest waits for a host that says nothing; then it is told that it is unreachable.
 	dialTimeout = 20 * time.Second
-	// lingerFor is how long a guest that was told the end of a connection may take without reading anything of what is left.
+	// lingerFor is how long a guest may say nothing at all about what is left for it of a connection that ended.
 	lingerFor  = 10 * time.Second
 	lingerPoll = 100 * time.Millisecond
+	// closedFor is how long the stack waits for the end of a guest whose end was seen before.
+	closedFor = time.Second
 )
 
 // tcpFlow is one connection attempt of the guest and what becomes of it. It lives in session.tcp from its SYN until the guest
@@ -282,16 +284,17 @@ func linger(ctx context.Context, endpoint tcpip.Endpoint, queue *waiter.Queue) {
 	entry, ended := waiter.NewChannelEntry(waiter.EventHUp | waiter.EventErr)
 	queue.EventRegister(&entry)
 	defer queue.EventUnregister(&entry)
-	owed, progressed := -1, time.Now()
+	heard, lastHeard := uint64(0), time.Now()
 	for {
 		switch tcp.EndpointState(endpoint.State()) {
-		case tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
+		// The guest's end is known here: FIN-WAIT-2 is what gVisor makes of a connection whose last segment it sent twice.
+		case tcp.StateTimeWait, tcp.StateClose, tcp.StateError, tcp.StateFinWait2:
 			return
 		}
-		if left, err := endpoint.GetSockOptInt(tcpip.SendQueueSizeOption); err == nil && left != owed {
-			owed, progressed = left, time.Now()
+		if stats, ok := endpoint.Stats().(*tcp.Stats); ok && stats.SegmentsReceived.Value() != heard {
+			heard, lastHeard = stats.SegmentsReceived.Value(), time.Now()
 		}
-		if time.Since(progressed) > lingerFor {
+		if time.Since(lastHeard) > lingerFor {
 			endpoint.Abort()
 			return
 		}
