@@ -27,7 +27,7 @@ export async function endpointClient(
     allowedPorts: ports.map((port) => ({ port })),
   });
   const ca = readFileSync(server.env.NODE_EXTRA_CA_CERTS ?? '');
-  const agent = new Agent({ ca, keepAlive: true });
+  const agent = server.relay?.https(ca) ?? new Agent({ ca, keepAlive: true });
   return {
     get: (path, options = {}) =>
       new Promise((resolve, reject) => {

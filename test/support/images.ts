@@ -77,7 +77,7 @@ export async function buildImage(
   server: TestServer,
   name: string,
   files: ArtifactFiles | Buffer,
-  options: { memoryMiB?: number } = {},
+  options: { memoryMiB?: number; additionalOsCapabilities?: 'ALL'[] } = {},
 ): Promise<BuiltImage> {
   const bucket = server.env.REKINDLE_ARTIFACT_BUCKET ?? '';
   const body = Buffer.isBuffer(files) ? files : await zipped(files);
@@ -89,6 +89,7 @@ export async function buildImage(
     buildRoleArn: server.env.REKINDLE_BUILD_ROLE_ARN ?? '',
     codeArtifact: { uri: `s3://${bucket}/${name}.zip` },
     resources: [{ minimumMemoryInMiB: options.memoryMiB ?? 512 }],
+    ...(options.additionalOsCapabilities && { additionalOsCapabilities: options.additionalOsCapabilities }),
   });
   const imageArn = created.imageArn ?? '';
   for (;;) {

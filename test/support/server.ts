@@ -11,6 +11,8 @@ import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { LambdaMicrovms } from '@aws-sdk/client-lambda-microvms';
 import { S3 } from '@aws-sdk/client-s3';
+import { openRelay, type Relay } from './namespace-relay.ts';
+import type { Namespace } from './network.ts';
 
 export const repository = join(import.meta.dirname, '../..');
 const rekindle = join(repository, 'bin/rekindle');
@@ -24,6 +26,8 @@ export interface TestServer extends AsyncDisposable {
   readonly env: Readonly<Record<string, string>>;
   readonly microvms: LambdaMicrovms;
   readonly s3: S3;
+  /** The way to a server in a network namespace. */
+  readonly relay: Relay | undefined;
   /** The server's log so far. */
   log(): string;
   /** SIGTERM; resolves with the exit code. */
@@ -34,6 +38,8 @@ export interface TestServerOptions {
   /** Kept by the caller; without it a temporary one is made and removed. */
   readonly stateDir?: string;
   readonly args?: readonly string[];
+  /** Where it runs; clients here reach it all the same. */
+  readonly namespace?: Namespace;
 }
 
 export async function startServer(options: TestServerOptions = {}): Promise<TestServer> {
@@ -42,7 +48,9 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
   if (options.stateDir === undefined) stack.defer(() => rm(stateDir, { recursive: true, force: true }));
 
   const args = ['serve', '--state', stateDir, '--api-port', '0', ...(options.args ?? [])];
-  const child = spawn(rekindle, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const command = [rekindle, ...args];
+  const [program = '', ...rest] = options.namespace?.command(command) ?? command;
+  const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'pipe'] });
   stack.defer(async () => void (await end(child)));
   const log: string[] = [];
   child.stderr.setEncoding('utf8').on('data', (text: string) => log.push(text));
@@ -51,8 +59,10 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
   const env = await printedEnvironment(stateDir);
   const credentials = { accessKeyId: env.AWS_ACCESS_KEY_ID ?? '', secretAccessKey: env.AWS_SECRET_ACCESS_KEY ?? '' };
   const region = env.AWS_REGION ?? '';
-  const microvms = new LambdaMicrovms({ endpoint: env.AWS_ENDPOINT_URL_LAMBDA_MICROVMS ?? '', region, credentials });
-  const s3 = new S3({ endpoint: env.AWS_ENDPOINT_URL_S3 ?? '', region, credentials });
+  const relay = options.namespace && (await openRelay(stack, options.namespace, join(stateDir, 'relay.sock')));
+  const common = { region, credentials, ...(relay && { requestHandler: { httpAgent: relay.http } }) };
+  const microvms = new LambdaMicrovms({ endpoint: env.AWS_ENDPOINT_URL_LAMBDA_MICROVMS ?? '', ...common });
+  const s3 = new S3({ endpoint: env.AWS_ENDPOINT_URL_S3 ?? '', ...common });
   stack.defer(() => {
     microvms.destroy();
     s3.destroy();
@@ -65,6 +75,7 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
     env,
     microvms,
     s3,
+    relay,
     log: () => log.join(''),
     stop: () => end(child),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
