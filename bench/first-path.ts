@@ -1,6 +1,7 @@
 /**
  * Measures the promises of the first path, the server beside the bare engine in one process of measurement:
- * `npm run bench` (all) or `npm run bench -- launch suspend …` (parts: launch, suspend, burst, build, footprint, cycles).
+ * `npm run bench` (all) or `npm run bench -- launch suspend …` (parts: launch, walls, suspend, burst, build,
+ * footprint, cycles).
  *
  * "Bare" is the same QEMU command and snapshot driven by the engine alone, without jail, API, records or endpoint. Pairs are
  * taken in turn, so that a drift of the machine's speed falls on both.
@@ -11,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { loadConfig } from '../src/config.ts';
-import { createEngine, type Engine, loadRuntime, type Machine } from '../src/engine/index.ts';
+import { createEngine, type Egress, type Engine, loadRuntime, type Machine } from '../src/engine/index.ts';
 import { randomIds, silentLogger, systemClock } from '../src/lib/index.ts';
 import { type EndpointClient, endpointClient } from '../test/support/endpoint.ts';
 import { type ArtifactFiles, buildImage, counterApp, untilState } from '../test/support/images.ts';
@@ -19,8 +20,9 @@ import { startServer, type TestServer } from '../test/support/server.ts';
 import { footprint } from './footprint.ts';
 import { median, printTable, type Row, spread } from './table.ts';
 
-const PARTS = ['launch', 'suspend', 'burst', 'footprint', 'cycles', 'build'] as const;
+const PARTS = ['launch', 'walls', 'suspend', 'burst', 'footprint', 'cycles', 'build'] as const;
 const LAUNCHES = 20;
+const WALLED_LAUNCHES = 30;
 const SUSPENDS = 15;
 const BURST = 20;
 const CYCLES = 50;
@@ -73,7 +75,7 @@ async function main(): Promise<void> {
   };
   for (const part of parts) {
     console.error(`bench: ${part} ...`);
-    await { launch, suspend, burst, footprint: memory, cycles, build }[part](bench);
+    await { launch, walls, suspend, burst, footprint: memory, cycles, build }[part](bench);
   }
   printTable('First path (medians, spread in brackets)', rows);
 }
@@ -99,6 +101,42 @@ async function launch({ server, imageArn, engine, snapshotDir, rows }: Bench): P
     { what: 'bare engine: launch to first 200', value: spread(bare) },
     { what: 'RunMicrovm call to first 200 over HTTPS', value: spread(full) },
     { what: 'ratio, pair by pair', value: ratio.toFixed(2), promise: '<= 1.15', kept: ratio <= 1.15 },
+  );
+}
+
+/** What jail and gateway cost a launch: the engine with both and without, machine by machine, until its agent answers. */
+async function walls({ engine, snapshotDir, rows }: Bench): Promise<void> {
+  const stateDir = await mkdtemp(join(tmpdir(), 'rekindle-bench-'));
+  await using stack = new AsyncDisposableStack();
+  stack.defer(() => rm(stateDir, { recursive: true, force: true }));
+  const { cacheDir } = loadConfig({}, process.env);
+  const tools = { runtime: loadRuntime(cacheDir), log: silentLogger, clock: systemClock, ids: randomIds };
+  const walled = stack.use(await createEngine({ ...tools, stateDir, cacheDir }));
+  const egress: Egress = {
+    policy: { rules: [{ id: 'internet', kind: 'internet', protocols: ['tcp'] }], dns: 'open' },
+    labels: { principal: 'bench', imageArn: 'bench', imageVersion: '1.0' },
+  };
+  const took = async (on: Engine, given: { egress?: Egress }): Promise<number> => {
+    const startedAt = performance.now();
+    await on.launch({ id: 'bench-walls', snapshotDir, ...given }, {});
+    const ms = performance.now() - startedAt;
+    await on.destroy('bench-walls');
+    await settle();
+    return ms;
+  };
+  const bare: number[] = [];
+  const full: number[] = [];
+  for (let i = 0; i <= WALLED_LAUNCHES; i++) {
+    const pair = [await took(engine, {}), await took(walled, { egress })] as const;
+    if (i === 0) continue; // warms caches of both
+    bare.push(pair[0]);
+    full.push(pair[1]);
+  }
+  const cost = median(full.map((ms, i) => ms - (bare[i] ?? Number.NaN)));
+  rows.push(
+    { what: 'engine.launch without jail and gateway', value: spread(bare) },
+    { what: 'engine.launch with both', value: spread(full) },
+    { what: 'difference, pair by pair', value: `${cost.toFixed(1)} ms`, promise: '<= 15 ms', kept: cost <= 15 },
   );
 }
 
