@@ -11,6 +11,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"rekindle/gateway/quick"
 )
 
 // errGuestGone is any end of the guest's side but an orderly one.
@@ -37,13 +39,22 @@ func (f *tcpFlow) pump(endpoint tcpip.Endpoint, queue *waiter.Queue, host *net.T
 	})
 	if f.pumpOut(endpoint, queue, raw) != nil {
 		broken()
-	} else {
+	} else if !done(inEnded) {
 		_ = host.CloseWrite()
 		if hungUp(endpoint, queue, inEnded) {
 			broken()
 		}
 	}
 	<-inEnded
+}
+
+func done(ended <-chan struct{}) bool {
+	select {
+	case <-ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // hungUp waits for the end of a guest that has only to listen any more: true when it went away without listening to the end.
@@ -75,7 +86,7 @@ func (f *tcpFlow) pumpOut(endpoint tcpip.Endpoint, queue *waiter.Queue, raw sysc
 	write := func(fd uintptr) bool {
 		to = socketWriter{fd: int(fd)}
 		result, problem = endpoint.Read(&to, tcpip.ReadOptions{})
-		return result.Count > 0 || !errors.Is(to.err, unix.EAGAIN)
+		return result.Count > 0 || !errors.Is(to.err, quick.ErrAgain)
 	}
 	for {
 		if err := raw.Write(write); err != nil {
@@ -111,10 +122,7 @@ type socketWriter struct {
 func (w *socketWriter) Write(bytes []byte) (int, error) {
 	done := 0
 	for done < len(bytes) {
-		n, err := unix.Write(w.fd, bytes[done:])
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
+		n, err := quick.Write(w.fd, bytes[done:])
 		if err != nil {
 			w.err = err
 			return done, err
@@ -200,21 +208,16 @@ func (r *socketReader) Read(into []byte) (int, error) {
 	if len(into) == 0 {
 		return 0, nil
 	}
-	for {
-		n, err := unix.Read(r.fd, into)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err == nil && n == 0 {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			r.err = err
-			return 0, err
-		}
-		r.waiting -= n
-		return n, nil
+	n, err := quick.Read(r.fd, into)
+	if err == nil && n == 0 {
+		err = io.ErrUnexpectedEOF
 	}
+	if err != nil {
+		r.err = err
+		return 0, err
+	}
+	r.waiting -= n
+	return n, nil
 }
 
 // copyBoth is pump for a guest's side that is looked into, and for connections that are no sockets. It ends both sides when

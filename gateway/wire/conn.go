@@ -8,8 +8,9 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
+
+	"rekindle/gateway/quick"
 )
 
 const (
@@ -64,16 +65,8 @@ func (c *Conn) Receive(take func(frame *buffer.View)) error {
 		take(frame)
 	}
 	read := func(fd uintptr) bool {
-		for {
-			n, failed = unix.Readv(int(fd), c.split.room())
-			switch {
-			case errors.Is(failed, unix.EINTR):
-				continue
-			case errors.Is(failed, unix.EAGAIN):
-				return false
-			}
-			return true
-		}
+		n, failed = quick.Readv(int(fd), c.split.room())
+		return !errors.Is(failed, quick.ErrAgain)
 	}
 	for {
 		if err := c.raw.Read(read); err != nil {

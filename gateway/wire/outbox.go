@@ -6,8 +6,9 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"rekindle/gateway/quick"
 )
 
 var (
@@ -156,14 +157,12 @@ func (o *outbox) write(batch []frame) error {
 	err := o.conn.raw.Write(func(fd uintptr) bool {
 		for len(left) > 0 {
 			var n int
-			n, failed = unix.Writev(int(fd), left)
-			switch {
-			case errors.Is(failed, unix.EINTR):
-				continue
-			case errors.Is(failed, unix.EAGAIN):
+			n, failed = quick.Writev(int(fd), left)
+			if errors.Is(failed, quick.ErrAgain) {
 				o.stuck.Store(true)
 				return false
-			case failed != nil:
+			}
+			if failed != nil {
 				return true
 			}
 			left = advance(left, n)
