@@ -1,0 +1,89 @@
+/**
+ * The seam of the data plane: one exchange between a client and an app, whatever protocol either of them speaks.
+ *
+ * A *front* (HTTP/1.1, HTTP/2) turns what a client sent into a `ClientSide`; an *upstream* (HTTP/1.1, h2c, TLS) carries it
+ * into a guest; `forward` joins the two. Bytes are handed over by plain calls, not streams: a stream object per direction
+ * costs more than the request it carries.
+ *
+ * Flow control: a call that takes bytes answers false when its taker has had enough; the giver then stops until `resume`
+ * of the side it gave to is called back. What is already on its way may still come.
+ * Invariant: after `end`, `abort` or `failed` nothing more is called on that side.
+ */
+import type { RawHeaders } from './headers.ts';
+
+/** Names as sent (lower case in HTTP/2), repeats kept, hop-by-hop ones included; `Host` is there for every protocol. */
+export interface RequestHead {
+  readonly protocol: 'http/1.0' | 'http/1.1' | 'h2';
+  readonly method: string;
+  /** As sent, query included. */
+  readonly path: string;
+  readonly headers: RawHeaders;
+  /** Whether a body follows, and how long it says it is (undefined: unknown until its end). */
+  readonly hasBody: boolean;
+  readonly bodyLength: number | undefined;
+  readonly expectsContinue: boolean;
+}
+
+export interface AnswerHead {
+  readonly status: number;
+  /** Empty in HTTP/2. */
+  readonly reason: string;
+  readonly headers: RawHeaders;
+  /** Undefined: unknown until its end. 0 when there is none (HEAD, 204, 304 included). */
+  readonly bodyLength: number | undefined;
+}
+
+/** Where the body of a request goes. */
+export interface BodySink {
+  data(chunk: Buffer): boolean;
+  end(trailers: RawHeaders): void;
+  /** The client broke off in the middle. */
+  abort(): void;
+}
+
+/** What comes back from an app. Exactly one of `end` and `failed` is called, once. */
+export interface AnswerSink {
+  /** 1xx other than 101; may be repeated. */
+  interim(status: number, headers: RawHeaders): void;
+  head(head: AnswerHead): void;
+  data(chunk: Buffer): boolean;
+  end(trailers: RawHeaders): void;
+  /** `isUnsent`: not a byte of the request can have reached the app, so that it may be sent again elsewhere. */
+  failed(error: Error, isUnsent: boolean): void;
+}
+
+/** The client's end of an exchange; a front implements it. */
+export interface ClientSide extends AnswerSink {
+  readonly request: RequestHead;
+  /** True once an answer's head was passed on. */
+  readonly hasAnswered: boolean;
+  /** Starts the body, which is not read before; at most once. */
+  readBody(sink: BodySink): void;
+  /** The sink may be given more. */
+  resumeBody(): void;
+  /** What is left of the body is thrown away so that the client can finish. */
+  discardBody(): void;
+  /** Tells a client that waits for `100 Continue` to go on; does nothing otherwise. */
+  sendContinue(): void;
+  /** Called once when the client is gone before the exchange ended. */
+  onGone(listener: () => void): void;
+  /** Called when the client takes answer data again. */
+  onDrain(listener: () => void): void;
+}
+
+/** A request under way to an app; an upstream implements it. */
+export interface Outgoing {
+  readonly body: BodySink;
+  /** The request's sender is told when `body` takes data again. */
+  onDrain(listener: () => void): void;
+  /** The answer's taker has room again. */
+  resumeAnswer(): void;
+  /** Ends it early, both ways; `answer.failed` is not called. */
+  cancel(): void;
+}
+
+/** One way into one port of one machine. */
+export interface Upstream {
+  /** Headers are what the app is to see, without framing. Failures come through `answer`, never as an exception. */
+  send(head: RequestHead, headers: RawHeaders, answer: AnswerSink): Outgoing;
+}
