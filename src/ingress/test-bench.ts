@@ -89,7 +89,7 @@ export async function createBench(app?: FakeApp, listening?: readonly number[]):
       clock: systemClock,
       ids: randomIds,
       log: silentLogger,
-      headersTimeoutMs: 300,
+      limits: { headersMs: 300 },
     }),
   );
   const traffic = new FakeTraffic();
