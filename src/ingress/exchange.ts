@@ -21,6 +21,7 @@ export interface RequestHead {
   /** Whether a body follows, and how long it says it is (undefined: unknown until its end). */
   readonly hasBody: boolean;
   readonly bodyLength: number | undefined;
+  /** Its sender waits for `100 Continue` before it sends the body. */
   readonly expectsContinue: boolean;
 }
 
@@ -48,8 +49,11 @@ export interface AnswerSink {
   head(head: AnswerHead): void;
   data(chunk: Buffer): boolean;
   end(trailers: RawHeaders): void;
-  /** `isUnsent`: not a byte of the request can have reached the app, so that it may be sent again elsewhere. */
-  failed(error: Error, isUnsent: boolean): void;
+  /**
+   * `isRepeatable`: no byte of an answer or of a body has passed, and the app did not see the request or may see it twice, so
+   * it may be sent again. To a client: the answer breaks off here, and must not look whole.
+   */
+  failed(error: Error, isRepeatable: boolean): void;
 }
 
 /** The client's end of an exchange; a front implements it. */
@@ -57,11 +61,11 @@ export interface ClientSide extends AnswerSink {
   readonly request: RequestHead;
   /** True once an answer's head was passed on. */
   readonly hasAnswered: boolean;
-  /** Starts the body, which is not read before; at most once. */
+  /** Starts the body, which is not read before; at most once. Only when `request.hasBody`. */
   readBody(sink: BodySink): void;
   /** The sink may be given more. */
   resumeBody(): void;
-  /** What is left of the body is thrown away so that the client can finish. */
+  /** What is left of the body is thrown away, now or as it comes, so that the client can finish; the sink hears no more. */
   discardBody(): void;
   /** Tells a client that waits for `100 Continue` to go on; does nothing otherwise. */
   sendContinue(): void;
@@ -73,6 +77,7 @@ export interface ClientSide extends AnswerSink {
 
 /** A request under way to an app; an upstream implements it. */
 export interface Outgoing {
+  /** Not used when the request has no body: it is complete with its head then. */
   readonly body: BodySink;
   /** The request's sender is told when `body` takes data again. */
   onDrain(listener: () => void): void;
@@ -84,6 +89,10 @@ export interface Outgoing {
 
 /** One way into one port of one machine. */
 export interface Upstream {
-  /** Headers are what the app is to see, without framing. Failures come through `answer`, never as an exception. */
-  send(head: RequestHead, headers: RawHeaders, answer: AnswerSink): Outgoing;
+  /**
+   * Resolves once a way to the app stands, so that the body may be read; rejects when there is none, which is certain to have
+   * sent nothing. `headers` are what the app is to see, content-length included, transfer-encoding not.
+   * Failures from then on come through `answer`.
+   */
+  send(head: RequestHead, headers: RawHeaders, answer: AnswerSink, signal: AbortSignal): Promise<Outgoing>;
 }
