@@ -57,6 +57,8 @@ type App struct {
 	mu       sync.Mutex
 	starting bool
 	child    *reaper.Child
+	// all: it has every capability.
+	all bool
 }
 
 // New makes an App whose root file system will be at rootPath.
@@ -83,7 +85,7 @@ func (a *App) Start(ctx context.Context, start Start) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	a.child = child
+	a.child, a.all = child, start.Capabilities == "all"
 	go func() {
 		output.Wait()
 		a.Log.Close()
@@ -147,13 +149,13 @@ func (a *App) run(ctx context.Context, start Start) (*reaper.Child, *sync.WaitGr
 		a.remove(ctx)
 		return nil, nil, err
 	}
-	pid, err := readPID()
+	pid, err := readPID(pidFile)
 	if err != nil {
 		a.remove(ctx)
 		return nil, nil, err
 	}
 	child := a.processes.Adopt(pid)
-	if err := a.crun(ctx, "start", name); err != nil {
+	if err := a.crun(ctx, logFile, "start", name); err != nil {
 		a.remove(ctx)
 		return nil, nil, err
 	}
@@ -164,7 +166,7 @@ func (a *App) run(ctx context.Context, start Start) (*reaper.Child, *sync.WaitGr
 func (a *App) remove(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeLimit)
 	defer cancel()
-	if err := a.crun(ctx, "delete", "--force", name); err != nil {
+	if err := a.crun(ctx, logFile, "delete", "--force", name); err != nil {
 		log.Printf("container: %v", err)
 	}
 }
@@ -221,7 +223,7 @@ func (a *App) create(ctx context.Context) (*sync.WaitGroup, error) {
 		outTo.Close()
 		return nil, err
 	}
-	child, err := a.processes.Start(crun, crunArgs("create", "--bundle", bundlePath, "--pid-file", pidFile, name),
+	child, err := a.processes.Start(crun, crunArgs(logFile, "create", "--bundle", bundlePath, "--pid-file", pidFile, name),
 		&syscall.ProcAttr{Files: []uintptr{null.Fd(), outTo.Fd(), errTo.Fd()}, Env: crunEnv})
 	outTo.Close()
 	errTo.Close()
@@ -231,7 +233,7 @@ func (a *App) create(ctx context.Context) (*sync.WaitGroup, error) {
 		return nil, err
 	}
 	output := a.collect(outFrom, errFrom)
-	return output, a.finish(ctx, child)
+	return output, a.finish(ctx, child, logFile)
 }
 
 // collect feeds the log until both pipes end, which is when the last process of the container is gone.
@@ -248,26 +250,26 @@ func (a *App) collect(stdout, stderr *os.File) *sync.WaitGroup {
 
 var crunEnv = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR=/run"}
 
-func crunArgs(args ...string) []string {
-	return append([]string{crun, "--root", stateRoot, "--cgroup-manager", "cgroupfs", "--log", "file:" + logFile}, args...)
+func crunArgs(logTo string, args ...string) []string {
+	return append([]string{crun, "--root", stateRoot, "--cgroup-manager", "cgroupfs", "--log", "file:" + logTo}, args...)
 }
 
-func (a *App) crun(ctx context.Context, args ...string) error {
+func (a *App) crun(ctx context.Context, logTo string, args ...string) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer null.Close()
-	child, err := a.processes.Start(crun, crunArgs(args...),
+	child, err := a.processes.Start(crun, crunArgs(logTo, args...),
 		&syscall.ProcAttr{Files: []uintptr{null.Fd(), null.Fd(), null.Fd()}, Env: crunEnv})
 	if err != nil {
 		return err
 	}
-	return a.finish(ctx, child)
+	return a.finish(ctx, child, logTo)
 }
 
-// finish waits for a crun and turns its complaint into an error.
-func (a *App) finish(ctx context.Context, child *reaper.Child) error {
+// finish waits for a crun and turns its complaint, which is in its log, into an error.
+func (a *App) finish(ctx context.Context, child *reaper.Child, logTo string) error {
 	code, err := child.Wait(ctx)
 	if err != nil {
 		_ = syscall.Kill(child.PID, syscall.SIGKILL)
@@ -276,13 +278,13 @@ func (a *App) finish(ctx context.Context, child *reaper.Child) error {
 	if code == 0 {
 		return nil
 	}
-	text, _ := os.ReadFile(logFile)
+	text, _ := os.ReadFile(logTo)
 	message := strings.TrimSpace(string(text))
 	return fmt.Errorf("crun %d: %s", code, message[max(0, len(message)-maxErrorText):])
 }
 
-func readPID() (int, error) {
-	text, err := os.ReadFile(pidFile)
+func readPID(file string) (int, error) {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return 0, err
 	}

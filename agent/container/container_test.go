@@ -155,3 +155,35 @@ func TestARequestIsCheckedBeforeAnythingHappens(t *testing.T) {
 		}
 	}
 }
+
+func TestTheFirstShellIsFoundWithoutLeavingTheRoot(t *testing.T) {
+	for name, c := range map[string]struct {
+		files []string
+		links map[string]string
+		want  string
+	}{
+		"bash before sh":            {files: []string{"bin/bash", "bin/sh"}, want: "/bin/bash"},
+		"busybox by absolute links": {files: []string{"bin/busybox"}, links: map[string]string{"bin/sh": "/bin/busybox"}, want: "/bin/sh"},
+		"busybox alone":             {files: []string{"busybox/busybox"}, want: "/busybox/busybox"},
+		"none":                      {},
+		"a link out of the root":    {links: map[string]string{"bin/sh": "../../../../../../../bin/sh"}},
+		"a folder":                  {files: []string{"bin/sh/x"}},
+	} {
+		root := t.TempDir()
+		for _, file := range c.files {
+			_ = os.MkdirAll(filepath.Dir(filepath.Join(root, file)), 0o755)
+			_ = os.WriteFile(filepath.Join(root, file), nil, 0o755)
+		}
+		for from, to := range c.links {
+			_ = os.MkdirAll(filepath.Dir(filepath.Join(root, from)), 0o755)
+			_ = os.Symlink(to, filepath.Join(root, from))
+		}
+		argv, err := findShell(root)
+		if c.want == "" && (err == nil || !strings.Contains(err.Error(), "no shell")) {
+			t.Errorf("%s: %q, %v", name, argv, err)
+		}
+		if c.want != "" && (err != nil || argv[0] != c.want) {
+			t.Errorf("%s: %q, %v", name, argv, err)
+		}
+	}
+}

@@ -23,6 +23,7 @@ import (
 	"rekindle/agent/restore"
 	"rekindle/agent/rootdisk"
 	"rekindle/agent/settle"
+	"rekindle/agent/shell"
 	"rekindle/agent/virtioport"
 )
 
@@ -115,12 +116,16 @@ func serveCredentials(ctx context.Context) (*imds.Service, error) {
 // operations is what the host can ask for.
 func operations(processes *reaper.Reaper, app *container.App, credentials *imds.Service, connections *network.Connections) requests.Table {
 	programs := &guestexec.Programs{Processes: processes}
+	shells := &shell.Shells{Open: app.OpenShell}
 	return requests.Table{
 		"tunnel":    requests.Tunnel,
 		"listening": requests.Listening,
 		"logs":      requests.Logs(app.Log),
 		"exec":      requests.Streamed(programs.Serve),
-		"poweroff":  powerOff,
+		"shell": requests.Streamed(func(ctx context.Context, stream *link.Stream, r shell.Request) error {
+			return shells.Serve(ctx, stream, r)
+		}),
+		"poweroff": powerOff,
 		"root.mount": requests.Call(func(ctx context.Context, r mountRequest) (mountAnswer, error) {
 			used, err := rootdisk.Mount(ctx, processes, r.Disk, r.Check)
 			return mountAnswer{used}, err
