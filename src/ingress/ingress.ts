@@ -154,13 +154,13 @@ class TlsIngress implements Ingress {
   }
 
   async #onUpgrade(request: IncomingMessage, socket: Socket, head: Buffer): Promise<void> {
-    const { clock, ids, log } = this.#options;
+    const { ids, log } = this.#options;
     const requestId = ids.uuid();
     socket.on('error', () => {});
     socket.setTimeout(this.#limits.silentMs, () => socket.destroy());
     try {
       const target = await this.#admit(request, true);
-      if (target.kind === 'refused') return refuseUpgrade(request, socket, target, requestId, { clock });
+      if (target.kind === 'refused') return refuseUpgrade(socket, target, requestId);
       await forwardUpgrade({ request, socket, head, requestId, ...target }, target.around);
     } catch (error) {
       log.error({ requestId, error: messageOf(error) }, 'endpoint upgrade failed unexpectedly');

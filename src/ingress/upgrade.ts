@@ -4,19 +4,26 @@
  * Invariant: raw bytes flow only after the app's own 101. An app that answers otherwise gets an ordinary, closed exchange,
  * so nobody can slip further requests past the token check over a connection that looks upgraded.
  */
-import { type ClientRequest, request as httpRequest, type IncomingMessage, ServerResponse } from 'node:http';
-import type { Socket } from 'node:net';
+import { type ClientRequest, request as httpRequest, type IncomingMessage, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
-import { messageOf } from '../lib/index.ts';
+import { messageOf, withDeadline } from '../lib/index.ts';
 import { MARKER, type Protocols } from './admission.ts';
-import { BAD_GATEWAY, type Refusal, refuse } from './answers.ts';
+import { BAD_GATEWAY, type Refusal } from './answers.ts';
 import { MAX_HEADER_BYTES, type Surroundings, wake } from './forward.ts';
-import { pairsOf, requestHeaders, responseHeaders } from './headers.ts';
+import { pairsOf, type RawHeaders, REQUEST_ID, requestHeaders, responseHeaders } from './headers.ts';
+import { splice } from './splice.ts';
 import { isMachineGone } from './upstream.ts';
 
+/** What is needed of the request that asks for the upgrade. */
+export interface UpgradeRequest {
+  readonly method?: string | undefined;
+  readonly url?: string | undefined;
+  readonly rawHeaders: RawHeaders;
+}
+
 export interface Upgrade {
-  readonly request: IncomingMessage;
-  readonly socket: Socket;
+  readonly request: UpgradeRequest;
+  readonly socket: Duplex;
   /** What the client sent behind its upgrade request. */
   readonly head: Buffer;
   readonly microvmId: string;
@@ -25,97 +32,111 @@ export interface Upgrade {
   readonly requestId: string;
 }
 
+/** A machine may be suspended between waking it and connecting to it; more often than this it is not bad luck. */
 const ATTEMPTS = 3;
+const CONNECT_TIMEOUT_MS = 10_000;
+/** Of answers before the answer: more than any app sends. */
+const MAX_INTERIM = 16;
 
 /** Never throws. The socket belongs to this function. */
 export async function forwardUpgrade(upgrade: Upgrade, around: Surroundings): Promise<void> {
   const { socket, microvmId, requestId } = upgrade;
   const gone = new AbortController();
-  socket.once('close', () => gone.abort());
+  const onClose = () => gone.abort();
+  socket.once('close', onClose);
   around.microvms.activity(microvmId);
   try {
-    for (let attempt = 1; ; attempt++) {
-      const machine = await wake(around, microvmId, gone.signal);
-      const agent = around.upstreams.agentFor(machine);
-      const outgoing = httpRequest({
-        agent,
-        port: upgrade.port,
-        method: upgrade.request.method,
-        path: upgrade.request.url,
-        headers: outgoingHeaders(upgrade),
-        setHost: false,
-        maxHeaderSize: MAX_HEADER_BYTES,
-      });
-      const error = await exchange(outgoing, upgrade, around, gone.signal);
-      if (error === undefined) return;
-      if (attempt === ATTEMPTS || !(isMachineGone(error) || outgoing.reusedSocket)) throw error;
-      agent.dropIdle(upgrade.port);
-    }
+    const { tunnel, underWay } = await tunnelFor(upgrade, around, gone.signal);
+    using _underWay = underWay;
+    const answer = await ask(tunnel, upgrade, gone.signal);
+    around.microvms.activity(microvmId);
+    if (answer.kind === 'declined') return await decline(answer.incoming, socket, requestId);
+    socket.write(switchingHead(answer.incoming, upgrade), 'latin1');
+    splice(socket, tunnel, {
+      early: { client: upgrade.head, tunnel: answer.head },
+      clock: around.clock,
+      onBytes: () => around.microvms.activity(microvmId),
+    });
   } catch (error) {
     if (gone.signal.aborted) return;
     around.log.debug({ microvmId, requestId, error: messageOf(error) }, 'endpoint answers an upgrade with 502');
-    refuseUpgrade(upgrade.request, socket, BAD_GATEWAY, requestId, around);
+    refuseUpgrade(socket, BAD_GATEWAY, requestId);
+  } finally {
+    socket.off('close', onClose);
   }
 }
 
 /** Answers an upgrade request as if it were an ordinary one, and closes. */
-export function refuseUpgrade(
-  request: IncomingMessage,
-  socket: Socket,
-  refusal: Refusal,
-  requestId: string,
-  around: Pick<Surroundings, 'clock'>,
-): void {
-  refuse(plainResponse(request, socket), refusal, requestId, around.clock);
+export function refuseUpgrade(socket: Duplex, { status, text }: Refusal, requestId: string): void {
+  const headers = [
+    ...(text === '' ? [] : ['content-type', 'text/plain']),
+    'content-length',
+    String(text.length),
+    'cache-control',
+    'private, no-store',
+    REQUEST_ID,
+    requestId,
+    'connection',
+    'close',
+  ];
+  endWith(socket, `${headOf(status, STATUS_CODES[status] ?? '', headers)}${text}`);
 }
 
-function plainResponse(request: IncomingMessage, socket: Socket): ServerResponse {
-  const response = new ServerResponse(request);
-  response.shouldKeepAlive = false;
-  response.assignSocket(socket);
-  response.once('finish', () => {
-    response.detachSocket(socket);
-    socket.end();
-  });
-  return response;
-}
-
-/** Undefined: handled to its end. An error: nothing reached the client yet. */
-function exchange(
-  outgoing: ClientRequest,
-  upgrade: Upgrade,
+/** A fresh tunnel to the app in a machine that was woken if need be. @throws DomainError, MachineError */
+async function tunnelFor(
+  { microvmId, port }: Upgrade,
   around: Surroundings,
   gone: AbortSignal,
-): Promise<Error | undefined> {
-  const { promise, resolve } = Promise.withResolvers<Error | undefined>();
-  const { socket, requestId } = upgrade;
+): Promise<{ tunnel: Duplex; underWay: Disposable }> {
+  for (let attempt = 1; ; attempt++) {
+    const machine = await wake(around, microvmId, gone);
+    const underWay = around.microvms.exchange(microvmId);
+    try {
+      const connect = (signal: AbortSignal) => machine.connect(port, { signal });
+      const tunnel = await withDeadline('connecting to the app', CONNECT_TIMEOUT_MS, connect, { signal: gone });
+      return { tunnel, underWay };
+    } catch (error) {
+      underWay[Symbol.dispose]();
+      if (attempt === ATTEMPTS || !isMachineGone(error)) throw error;
+    }
+  }
+}
+
+type Answer =
+  | { readonly kind: 'agreed'; readonly incoming: IncomingMessage; readonly head: Buffer }
+  | { readonly kind: 'declined'; readonly incoming: IncomingMessage };
+
+/** Sends the handshake and waits for the head of the app's answer. The tunnel is destroyed when there is none. */
+async function ask(tunnel: Duplex, upgrade: Upgrade, gone: AbortSignal): Promise<Answer> {
+  const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+  const outgoing: ClientRequest = httpRequest({
+    createConnection: () => tunnel,
+    method: 'GET',
+    path: upgrade.request.url,
+    headers: outgoingHeaders(upgrade),
+    setHost: false,
+    maxHeaderSize: MAX_HEADER_BYTES,
+  });
   const onGone = () => outgoing.destroy();
   gone.addEventListener('abort', onGone, { once: true });
-  outgoing.once('upgrade', (incoming, tunnel, head) => {
-    gone.removeEventListener('abort', onGone);
-    socket.write(switchingHead(incoming, upgrade));
-    splice(socket, tunnel, { head, clientHead: upgrade.head }, () => around.microvms.activity(upgrade.microvmId));
-    resolve(undefined);
+  outgoing.once('upgrade', (incoming, _tunnel, head) => resolve({ kind: 'agreed', incoming, head }));
+  outgoing.once('response', (incoming) => resolve({ kind: 'declined', incoming }));
+  let interim = 0;
+  outgoing.on('information', () => {
+    interim += 1;
+    if (interim > MAX_INTERIM) outgoing.destroy(new Error('the app sends interim answers without end'));
   });
-  outgoing.once('response', (incoming) => {
-    const response = plainResponse(upgrade.request, socket);
-    try {
-      response.writeHead(incoming.statusCode ?? 502, responseHeaders(incoming.rawHeaders, requestId));
-    } catch {
-      socket.destroy();
-      outgoing.destroy();
-    }
-    incoming.pipe(response);
-    incoming.once('close', () => {
-      if (!incoming.complete) response.destroy();
-      resolve(undefined);
-    });
-    incoming.on('error', () => {});
-  });
-  outgoing.on('error', resolve);
-  outgoing.once('close', () => resolve(new Error('the app closed without an answer')));
+  outgoing.on('error', reject);
+  outgoing.once('close', () => reject(new Error('the app closed without an answer')));
   outgoing.end();
-  return promise;
+  try {
+    return await promise;
+  } catch (error) {
+    tunnel.destroy();
+    throw error;
+  } finally {
+    gone.removeEventListener('abort', onGone);
+  }
 }
 
 function outgoingHeaders(upgrade: Upgrade): string[] {
@@ -137,26 +158,45 @@ function switchingHead(incoming: IncomingMessage, upgrade: Upgrade): string {
   if (upgrade.protocols?.marked === true && incoming.headers['sec-websocket-protocol'] === undefined) {
     headers.push('Sec-WebSocket-Protocol', MARKER);
   }
-  const lines = [...pairsOf(headers)].map(([name, value]) => `${name}: ${value}\r\n`);
-  return `HTTP/1.1 101 Switching Protocols\r\n${lines.join('')}\r\n`;
+  return headOf(101, 'Switching Protocols', headers);
 }
 
-/** Joins two byte streams until either ends; then both are over. */
-function splice(
-  client: Socket,
-  tunnel: Duplex,
-  early: { head: Buffer; clientHead: Buffer },
-  activity: () => void,
-): void {
-  client.setNoDelay(true);
-  if (early.head.length > 0) client.write(early.head);
-  if (early.clientHead.length > 0) tunnel.write(early.clientHead);
-  client.on('data', activity).pipe(tunnel);
-  tunnel.on('data', activity).pipe(client);
-  const end = () => {
-    client.destroySoon();
-    tunnel.destroy();
-  };
-  client.on('error', end).once('close', end);
-  tunnel.on('error', end).once('close', end);
+/** Passes on an ordinary answer, then closes: in chunks when its length is unknown, so that a cut one does not look whole. */
+async function decline(incoming: IncomingMessage, socket: Duplex, requestId: string): Promise<void> {
+  const status = incoming.statusCode ?? 502;
+  const headers = responseHeaders(incoming.rawHeaders, requestId);
+  const isChunked = incoming.headers['content-length'] === undefined && status !== 204 && status !== 304;
+  headers.push('connection', 'close', ...(isChunked ? ['transfer-encoding', 'chunked'] : []));
+  socket.write(headOf(status, incoming.statusMessage ?? '', headers), 'latin1');
+  try {
+    for await (const chunk of incoming) {
+      if (isChunked) socket.write(`${chunk.length.toString(16)}\r\n`);
+      socket.write(chunk);
+      if (isChunked) socket.write('\r\n');
+      if (socket.writableNeedDrain) await drained(socket);
+    }
+    endWith(socket, isChunked ? '0\r\n\r\n' : '');
+  } catch {
+    socket.destroy();
+  }
+}
+
+function drained(socket: Duplex): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onClose = () => reject(new Error('the client is gone'));
+    socket.once('close', onClose).once('drain', () => {
+      socket.off('close', onClose);
+      resolve();
+    });
+  });
+}
+
+function headOf(status: number, reason: string, headers: RawHeaders): string {
+  const lines = [...pairsOf(headers)].map(([name, value]) => `${name}: ${value}\r\n`);
+  return `HTTP/1.1 ${status} ${reason}\r\n${lines.join('')}\r\n`;
+}
+
+/** The last bytes, then the end; what the client still sends is not read. */
+function endWith(socket: Duplex, bytes: string): void {
+  socket.end(bytes, 'latin1', () => socket.destroy());
 }
