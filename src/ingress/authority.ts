@@ -31,17 +31,25 @@ const SERVER_NAMES = [
   { type: 'ip', value: '::1' },
 ] as const;
 
-/** Reads what is there and makes what is missing or about to expire. One server per folder: the caller holds its lock. */
-export async function openAuthority(dir: string, options: { clock: Clock; ids: Ids }): Promise<EndpointTls> {
+/**
+ * Reads what is there and makes what is missing, about to expire or not for `names` as well as the loopback's.
+ * One server per folder: the caller holds its lock.
+ */
+export async function openAuthority(
+  dir: string,
+  options: { clock: Clock; ids: Ids; names?: readonly string[] },
+): Promise<EndpointTls> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   await chmod(dir, 0o700);
   const caFile = join(dir, 'ca.pem');
   const now = options.clock.now();
+  const names = options.names ?? [];
   let ca = await readPair(dir, 'ca');
   let server = await readPair(dir, 'server');
   if (ca !== undefined && daysLeft(ca, now) < RENEW_CA_BELOW_DAYS) ca = undefined;
   if (ca === undefined || server?.certificate.checkIssued(ca.certificate) !== true) server = undefined;
   if (server !== undefined && daysLeft(server, now) < RENEW_SERVER_BELOW_DAYS) server = undefined;
+  if (server !== undefined && !isFor(server.certificate, names)) server = undefined;
   if (ca !== undefined && server !== undefined)
     return { caFile, caPem: ca.pem, certPem: server.pem, keyPem: server.keyPem };
 
@@ -49,7 +57,7 @@ export async function openAuthority(dir: string, options: { clock: Clock; ids: I
   await import('reflect-metadata');
   const issuer = new Issuer(await import('@peculiar/x509'), options.ids, now);
   const authority = ca ?? (await writePair(dir, 'ca', await issuer.authority()));
-  const { pem, keyPem } = await writePair(dir, 'server', await issuer.server(authority));
+  const { pem, keyPem } = await writePair(dir, 'server', await issuer.server(authority, names));
   return { caFile, caPem: authority.pem, certPem: pem, keyPem };
 }
 
@@ -79,6 +87,11 @@ async function writePair(dir: string, name: string, pair: Pair): Promise<Pair> {
 
 function daysLeft(pair: { certificate: NodeCertificate }, now: number): number {
   return (pair.certificate.validToDate.getTime() - now) / DAY_MS;
+}
+
+function isFor(certificate: NodeCertificate, names: readonly string[]): boolean {
+  const held = (certificate.subjectAltName ?? '').split(', ');
+  return names.every((name) => held.includes(`DNS:${name}`));
 }
 
 type X509 = typeof import('@peculiar/x509');
@@ -115,7 +128,7 @@ class Issuer {
     return { pem: `${certificate.toString('pem')}\n`, keyPem: await exportKey(keys.privateKey) };
   }
 
-  async server(ca: Pair): Promise<Pair> {
+  async server(ca: Pair, names: readonly string[]): Promise<Pair> {
     const x509 = this.#x509;
     const issuer = new x509.X509Certificate(ca.pem);
     const keys = await generateKeys();
@@ -132,7 +145,10 @@ class Issuer {
         new x509.BasicConstraintsExtension(false, undefined, true),
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
         new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
-        new x509.SubjectAlternativeNameExtension([...SERVER_NAMES]),
+        new x509.SubjectAlternativeNameExtension([
+          ...SERVER_NAMES,
+          ...names.map((value) => ({ type: 'dns', value }) as const),
+        ]),
         // Python's verifier in strict mode (3.13 and later) refuses a leaf without it.
         await x509.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
         await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),

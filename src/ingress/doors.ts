@@ -1,23 +1,43 @@
 /**
- * Where connections come in. A door hands raw connections on together with an `Arrival`, which knows what microVM a
- * request of that connection is for; who parses what comes in need not know how doors are told apart.
+ * Where connections come in. Doors hand raw connections on together with an `Arrival`, which knows what microVM a request
+ * of that connection is for; who parses what comes in need not know how microVMs are told apart.
  *
- * In port mode each microVM has a loopback port of its own: what a connection is for is settled before TLS and never
- * asked again, whatever names the client uses.
- * Invariant: every listener and raw connection is owned here; `close` and dispose end them.
+ * Invariant: every listener and raw connection is owned by its doors; `close` and dispose end them. What a connection may
+ * be for was settled by where it came in and the name its TLS handshake named, and no request on it widens that.
  */
 import { createServer, type Server, type Socket } from 'node:net';
-import { DomainError, type Logger, messageOf } from '../lib/index.ts';
+import { DomainError } from '../lib/index.ts';
 import type { EndpointHost } from '../microvms/index.ts';
-import type { Limits } from './limits.ts';
+
+/** Whose a request is. */
+export type Destination =
+  | { readonly kind: 'microvm'; readonly microvmId: string }
+  /** No microVM has this address now; `endpointId` when it is one that a microVM can have had. */
+  | { readonly kind: 'unknown'; readonly endpointId: string | undefined }
+  /** The request names another host than its connection was made for. */
+  | { readonly kind: 'misdirected' };
 
 /** How a connection came in. */
 export interface Arrival {
   /**
-   * The microVM that a request is for; undefined when there is none.
-   * `serverName` is what the TLS handshake named, `host` the request's `Host` or `:authority`.
+   * Counts the connection, once its handshake told `serverName`; false when its microVM has as many as it may.
+   * It is counted until it closes.
    */
+  admits(serverName: string | undefined): boolean;
+  /** `serverName` is what the TLS handshake named, `host` the request's `Host` or `:authority`. */
+  destinationOf(serverName: string | undefined, host: string | undefined): Destination;
+  /** The microVM of that destination, if it is one. */
   microvmFor(serverName: string | undefined, host: string | undefined): string | undefined;
+}
+
+export function arrival(answers: Pick<Arrival, 'admits' | 'destinationOf'>): Arrival {
+  return {
+    ...answers,
+    microvmFor(serverName, host) {
+      const destination = answers.destinationOf(serverName, host);
+      return destination.kind === 'microvm' ? destination.microvmId : undefined;
+    },
+  };
 }
 
 /** Takes every connection that came in. */
@@ -30,86 +50,86 @@ export interface Doors extends EndpointHost, AsyncDisposable {
   empty(): Promise<void>;
 }
 
-const HOST = '127.0.0.1';
+/** The connections of all doors together, by microVM and in all. */
+export class Visitors {
+  readonly #most: number;
+  readonly #sockets = new Set<Socket>();
+  readonly #perMicrovm = new Map<string, number>();
+  /** How many were turned away because there were too many in all. */
+  turnedAway = 0;
 
-interface Door {
-  readonly server: Server;
-  readonly port: number;
-  readonly sockets: Set<Socket>;
-}
-
-export class PortDoors implements Doors {
-  readonly #take: Taker;
-  readonly #limits: Limits;
-  readonly #log: Logger;
-  readonly #doors = new Map<string, Door>();
-  #isShut = false;
-
-  constructor(take: Taker, options: { limits: Limits; log: Logger }) {
-    this.#take = take;
-    this.#limits = options.limits;
-    this.#log = options.log;
+  constructor(most: number) {
+    this.#most = most;
   }
 
-  async open(endpoint: { microvmId: string; port: number | null }): Promise<{ address: string; port: number }> {
-    const { microvmId } = endpoint;
-    if (this.#isShut) throw new DomainError('CONFLICT', 'The server is stopping.');
-    const known = this.#doors.get(microvmId);
-    if (known !== undefined) return addressOf(known.port);
-    const sockets = new Set<Socket>();
-    const arrival: Arrival = { microvmFor: () => (this.#doors.has(microvmId) ? microvmId : undefined) };
-    const server = createServer({ noDelay: true }, (socket) => {
-      sockets.add(socket);
-      socket.once('close', () => sockets.delete(socket)).on('error', () => {});
-      this.#take(socket, arrival);
+  /** False: one too many, and closed. That costs no handshake, and leaves no queue of connections nobody accepts. */
+  enter(socket: Socket): boolean {
+    socket.on('error', () => {});
+    if (this.#sockets.size >= this.#most) {
+      this.turnedAway++;
+      socket.resetAndDestroy();
+      return false;
+    }
+    this.#sockets.add(socket);
+    socket.once('close', () => this.#sockets.delete(socket));
+    return true;
+  }
+
+  /** False: the microVM has its share. */
+  count(socket: Socket, microvmId: string, most: number): boolean {
+    const count = this.#perMicrovm.get(microvmId) ?? 0;
+    if (count >= most) return false;
+    this.#perMicrovm.set(microvmId, count + 1);
+    socket.once('close', () => {
+      const left = (this.#perMicrovm.get(microvmId) ?? 1) - 1;
+      if (left > 0) this.#perMicrovm.set(microvmId, left);
+      else this.#perMicrovm.delete(microvmId);
     });
-    server.maxConnections = this.#limits.connectionsPerMicrovm;
-    const port = await listen(server, endpoint.port ?? 0);
-    server.on('error', (error) => this.#log.warn({ microvmId, error: messageOf(error) }, 'endpoint listener failed'));
-    this.#doors.set(microvmId, { server, port, sockets });
-    return addressOf(port);
+    return true;
   }
 
-  async close(microvmId: string): Promise<void> {
-    const door = this.#doors.get(microvmId);
-    if (door === undefined) return;
-    this.#doors.delete(microvmId);
-    const closed = new Promise<void>((resolve) => door.server.close(() => resolve()));
-    for (const socket of door.sockets) socket.destroy();
-    await closed;
+  async gone(): Promise<void> {
+    const waits = [...this.#sockets].map((socket) => new Promise<void>((done) => socket.once('close', () => done())));
+    await Promise.all(waits);
   }
 
-  shut(): void {
-    this.#isShut = true;
-    for (const { server } of this.#doors.values()) server.close();
-  }
-
-  async empty(): Promise<void> {
-    const sockets = [...this.#doors.values()].flatMap((door) => [...door.sockets]);
-    await Promise.all(sockets.map((socket) => new Promise<void>((resolve) => socket.once('close', () => resolve()))));
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.shut();
-    await Promise.all([...this.#doors.keys()].map((microvmId) => this.close(microvmId)));
+  expel(): void {
+    for (const socket of this.#sockets) socket.destroy();
   }
 }
 
-function addressOf(port: number): { address: string; port: number } {
-  return { address: `localhost:${port}`, port };
-}
-
-/** @throws DomainError CONFLICT when the port is taken */
-function listen(server: Server, port: number): Promise<number> {
+/** @throws DomainError CONFLICT when the port is taken, DENIED when it needs privileges, INVALID when the host has no such address */
+export function listen(server: Server, at: { host: string; port: number }, advice = ''): Promise<number> {
   return new Promise((resolve, reject) => {
-    server.once('error', (error: Error & { code?: string }) => {
-      const taken = error.code === 'EADDRINUSE';
-      reject(taken ? new DomainError('CONFLICT', `Port ${port} of the endpoint is in use.`, { cause: error }) : error);
-    });
-    server.listen({ host: HOST, port }, () => {
+    server.once('error', (error: Error & { code?: string }) => reject(listenError(error, at, advice)));
+    server.listen({ ...at, backlog: BACKLOG }, () => {
       server.removeAllListeners('error');
       const address = server.address();
-      resolve(typeof address === 'object' && address !== null ? address.port : port);
+      resolve(typeof address === 'object' && address !== null ? address.port : at.port);
     });
   });
+}
+
+/** A burst of callers waits here while the loop is busy; the kernel bounds it by net.core.somaxconn. */
+const BACKLOG = 4096;
+
+function listenError(error: Error & { code?: string }, at: { host: string; port: number }, advice: string): Error {
+  const refused = (code: 'CONFLICT' | 'DENIED' | 'INVALID', text: string) =>
+    new DomainError(code, `${text}${advice === '' ? '' : ` ${advice}`}`, { cause: error });
+  switch (error.code) {
+    case 'EADDRINUSE':
+      return refused('CONFLICT', `Port ${at.port} of the endpoint is in use.`);
+    case 'EACCES':
+      return refused('DENIED', `Port ${at.port} of the endpoint needs privileges.`);
+    case 'EADDRNOTAVAIL':
+    case 'EAFNOSUPPORT':
+      return refused('INVALID', `This host has no address ${at.host} for the endpoint.`);
+    default:
+      return error;
+  }
+}
+
+/** A listener that hands on what comes in as it is. */
+export function listener(onConnection: (socket: Socket) => void): Server {
+  return createServer({ noDelay: true }, onConnection);
 }

@@ -402,7 +402,7 @@ test('a session ticket spares the second handshake, and the protocol agreed on i
 
 test('each microVM has its own port, keeps it when reopened, and a closed one takes no connections', async () => {
   await using bench = await createBench();
-  const other = await bench.ingress.open({ microvmId: 'microvm-2', endpointId: 'e', port: null });
+  const other = await bench.ingress.open({ microvmId: 'microvm-2', endpointId: 'e', port: null, memoryMiB: 2048 });
   assert.notEqual(other.port, bench.port);
   assert.equal(other.address, `localhost:${other.port}`);
   const answer = await bench.request({ port: other.port });
@@ -413,10 +413,15 @@ test('each microVM has its own port, keeps it when reopened, and a closed one ta
   );
   await bench.ingress.close('microvm-2');
   await assert.rejects(bench.request({ port: other.port, agent: false }), /ECONNREFUSED/);
-  const again = await bench.ingress.open({ microvmId: 'microvm-2', endpointId: 'e', port: other.port });
+  const again = await bench.ingress.open({
+    microvmId: 'microvm-2',
+    endpointId: 'e',
+    port: other.port,
+    memoryMiB: 2048,
+  });
   assert.equal(again.port, other.port);
   await assert.rejects(
-    bench.ingress.open({ microvmId: 'microvm-3', endpointId: 'e', port: other.port }),
+    bench.ingress.open({ microvmId: 'microvm-3', endpointId: 'e', port: other.port, memoryMiB: 2048 }),
     (error: unknown) => error instanceof DomainError && error.code === 'CONFLICT',
   );
 });

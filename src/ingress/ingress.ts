@@ -11,14 +11,16 @@ import type { Duplex } from 'node:stream';
 import { TLSSocket } from 'node:tls';
 import { type Clock, type Ids, type Logger, messageOf } from '../lib/index.ts';
 import type { EndpointHost, Microvms } from '../microvms/index.ts';
-import { type Admission, admit } from './admission.ts';
 import { BAD_GATEWAY, refuse } from './answers.ts';
 import { type EndpointTls, openAuthority } from './authority.ts';
-import { type Arrival, type Doors, PortDoors } from './doors.ts';
+import { type Arrival, type Doors, type Taker, Visitors } from './doors.ts';
 import { forward, type Surroundings } from './forward.ts';
+import { Gate, type Passed, type Refused } from './gate.ts';
 import { REQUEST_ID } from './headers.ts';
+import { HostDoors, type HostMode } from './host-doors.ts';
 import { DEFAULT_LIMITS, type Limits } from './limits.ts';
-import { Terminator } from './terminator.ts';
+import { PortDoors } from './port-doors.ts';
+import { serverNameOf, Terminator } from './terminator.ts';
 import { forwardUpgrade, refuseUpgrade } from './upgrade.ts';
 import { Upstreams } from './upstream.ts';
 
@@ -28,12 +30,14 @@ export interface IngressOptions {
   readonly clock: Clock;
   readonly ids: Ids;
   readonly log: Logger;
+  /** Names for all microVMs on one listener; left out: a loopback port for each. */
+  readonly hostMode?: HostMode | undefined;
   /** Those that differ from the defaults. */
   readonly limits?: Partial<Limits>;
 }
 
 /** The part of the microVMs room that carries traffic. */
-export type Traffic = Pick<Microvms, 'verifyToken' | 'wake' | 'activity' | 'exchange'>;
+export type Traffic = Pick<Microvms, 'verifyToken' | 'endpointIdOf' | 'wake' | 'activity' | 'exchange'>;
 
 export interface Ingress extends EndpointHost, AsyncDisposable {
   readonly caFile: string;
@@ -45,9 +49,26 @@ export interface Ingress extends EndpointHost, AsyncDisposable {
 /** What is in flight at shutdown may take this long. */
 const DRAIN_MS = 2000;
 
+/** @throws DomainError when it cannot listen where host mode says */
 export async function createIngress(options: IngressOptions): Promise<Ingress> {
-  const tls = await openAuthority(options.tlsDir, options);
-  return new TlsIngress(options, tls);
+  const { hostMode, clock, ids, tlsDir, log } = options;
+  const limits = { ...DEFAULT_LIMITS, ...options.limits };
+  const names = hostMode === undefined ? [] : [hostMode.suffix, `*.${hostMode.suffix}`];
+  const tls = await openAuthority(tlsDir, { clock, ids, names });
+  const around = { limits, log, visitors: new Visitors(limits.connections) };
+  // The doors may be open before there is somebody to hand on to: then there is nobody to serve.
+  let ingress: TlsIngress | undefined;
+  const take: Taker = (socket, arrival) =>
+    ingress === undefined ? void socket.destroy() : ingress.take(socket, arrival);
+  const doors = hostMode === undefined ? new PortDoors(take, around) : await HostDoors.listen(take, hostMode, around);
+  ingress = new TlsIngress(options, { tls, limits, doors });
+  return ingress;
+}
+
+interface Parts {
+  readonly tls: EndpointTls;
+  readonly limits: Limits;
+  readonly doors: Doors;
 }
 
 class TlsIngress implements Ingress {
@@ -60,15 +81,17 @@ class TlsIngress implements Ingress {
   readonly #http1: Server;
   /** How the connection of an HTTP/1.1 request came in. */
   readonly #arrivals = new WeakMap<Socket, Arrival>();
+  readonly #gate: Gate;
   readonly #upstreams: Upstreams;
   #around: (Surroundings & { microvms: Traffic }) | undefined;
   #closing = false;
 
-  constructor(options: IngressOptions, tls: EndpointTls) {
+  constructor(options: IngressOptions, { tls, limits, doors }: Parts) {
     const { clock, log } = options;
-    const limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.#options = options;
     this.#limits = limits;
+    this.#doors = doors;
+    this.#gate = new Gate({ limits, clock });
     this.#upstreams = new Upstreams(clock);
     this.caFile = tls.caFile;
     this.caPem = tls.caPem;
@@ -82,7 +105,10 @@ class TlsIngress implements Ingress {
       },
       { tls, limits, log },
     );
-    this.#doors = new PortDoors((socket, arrival) => this.#terminator.take(socket, arrival), { limits, log });
+  }
+
+  take(socket: Socket, arrival: Arrival): void {
+    this.#terminator.take(socket, arrival);
   }
 
   #createHttp1(): Server {
@@ -113,11 +139,13 @@ class TlsIngress implements Ingress {
   }
 
   open(endpoint: Parameters<EndpointHost['open']>[0]): ReturnType<EndpointHost['open']> {
+    this.#gate.expect(endpoint.microvmId, endpoint.memoryMiB);
     return this.#doors.open(endpoint);
   }
 
   async close(microvmId: string): Promise<void> {
     this.#upstreams.forget(microvmId);
+    this.#gate.forget(microvmId);
     await this.#doors.close(microvmId);
   }
 
@@ -171,21 +199,22 @@ class TlsIngress implements Ingress {
   async #admit(
     request: IncomingMessage,
     upgrade: boolean,
-  ): Promise<
-    | Extract<Admission, { kind: 'refused' }>
-    | (Extract<Admission, { kind: 'admitted' }> & { microvmId: string; around: Surroundings })
-  > {
+  ): Promise<Refused | (Passed & { readonly around: Surroundings })> {
     const around = this.#around;
-    const microvmId = this.#microvmFor(request);
-    if (around === undefined || microvmId === undefined) return { kind: 'refused', ...BAD_GATEWAY, status: 502 };
-    const admission = await admit(request, microvmId, around.microvms, { upgrade });
-    return admission.kind === 'refused' ? admission : { ...admission, microvmId, around };
-  }
-
-  #microvmFor({ socket, headers }: IncomingMessage): string | undefined {
-    const serverName =
-      socket instanceof TLSSocket && typeof socket.servername === 'string' ? socket.servername : undefined;
-    return this.#arrivals.get(socket)?.microvmFor(serverName, headers.host);
+    if (around === undefined) return { kind: 'refused', ...BAD_GATEWAY };
+    const { socket, headers, method, rawHeaders } = request;
+    const admission = await this.#gate.admit(
+      {
+        method,
+        rawHeaders,
+        arrival: this.#arrivals.get(socket),
+        serverName: socket instanceof TLSSocket ? serverNameOf(socket) : undefined,
+        host: headers.host,
+        upgrade,
+      },
+      around.microvms,
+    );
+    return admission.kind === 'refused' ? admission : { ...admission, around };
   }
 
   /** What could not be parsed as a request. */

@@ -6,8 +6,9 @@
  * the same whether there is one microVM or hundreds.
  * Invariant: a secure connection carries the `Arrival` of the raw one it came from, and none is handed on without.
  */
+import { constants } from 'node:crypto';
 import type { Socket } from 'node:net';
-import { createServer, type Server, type TLSSocket } from 'node:tls';
+import { createServer, type SecureContextOptions, type Server, type TLSSocket } from 'node:tls';
 import { type Logger, messageOf } from '../lib/index.ts';
 import type { EndpointTls } from './authority.ts';
 import type { Arrival } from './doors.ts';
@@ -22,6 +23,19 @@ export interface Fronts {
   readonly 'http/1.1': Front;
 }
 
+/** Forward secrecy and authenticated encryption only. Clients choose among them: they know what they are quick at. */
+const CIPHERS = [
+  'TLS_AES_128_GCM_SHA256',
+  'TLS_CHACHA20_POLY1305_SHA256',
+  'TLS_AES_256_GCM_SHA384',
+  'ECDHE-ECDSA-AES128-GCM-SHA256',
+  'ECDHE-RSA-AES128-GCM-SHA256',
+  'ECDHE-ECDSA-CHACHA20-POLY1305',
+  'ECDHE-RSA-CHACHA20-POLY1305',
+  'ECDHE-ECDSA-AES256-GCM-SHA384',
+  'ECDHE-RSA-AES256-GCM-SHA384',
+].join(':');
+
 export class Terminator implements Disposable {
   readonly #server: Server;
   readonly #raw = new WeakMap<Socket, Arrival>();
@@ -29,9 +43,7 @@ export class Terminator implements Disposable {
   constructor(fronts: Fronts, options: { tls: EndpointTls; limits: Limits; log: Logger }) {
     const { tls, limits, log } = options;
     this.#server = createServer({
-      key: tls.keyPem,
-      cert: tls.certPem,
-      minVersion: 'TLSv1.2',
+      ...secureContextOf(tls),
       ALPNProtocols: Object.keys(fronts),
       handshakeTimeout: limits.handshakeMs,
     });
@@ -39,7 +51,8 @@ export class Terminator implements Disposable {
       const arrival = this.#arrivalOf(socket);
       const front = socket.alpnProtocol === 'h2' ? fronts.h2 : fronts['http/1.1'];
       if (arrival === undefined || front === undefined) return void socket.destroy();
-      front(socket, arrival);
+      if (arrival.admits(serverNameOf(socket))) front(socket, arrival);
+      else turnAway(socket);
     });
     // Node only tells: a connection whose handshake failed or took too long would stay.
     this.#server.on('tlsClientError', (error, socket) => {
@@ -53,6 +66,14 @@ export class Terminator implements Disposable {
     this.#server.emit('connection', socket);
   }
 
+  /**
+   * New handshakes use these from now on, and session tickets given out before are worth no more than a full handshake;
+   * connections that stand are not touched.
+   */
+  renew(tls: EndpointTls): void {
+    this.#server.setSecureContext(secureContextOf(tls));
+  }
+
   [Symbol.dispose](): void {
     this.#server.close(() => {});
   }
@@ -62,3 +83,36 @@ export class Terminator implements Disposable {
     return this.#raw.get(socket._parent as Socket);
   }
 }
+
+function secureContextOf({ keyPem, certPem }: EndpointTls): SecureContextOptions {
+  return {
+    key: keyPem,
+    cert: certPem,
+    minVersion: 'TLSv1.2',
+    ciphers: CIPHERS,
+    honorCipherOrder: false,
+    secureOptions: constants.SSL_OP_NO_RENEGOTIATION | constants.SSL_OP_NO_COMPRESSION,
+  };
+}
+
+/** What the TLS handshake named. */
+export function serverNameOf(socket: TLSSocket): string | undefined {
+  return typeof socket.servername === 'string' && socket.servername !== '' ? socket.servername : undefined;
+}
+
+/** A connection more than its microVM may have is told so in its own protocol, whatever it would have asked. */
+function turnAway(socket: TLSSocket): void {
+  socket.on('error', () => {});
+  socket.setTimeout(TURNED_AWAY_MS, () => socket.destroy());
+  socket.end(socket.alpnProtocol === 'h2' ? GO_AWAY : TOO_MANY, () => socket.destroySoon());
+}
+
+/** It may read the answer for so long. */
+const TURNED_AWAY_MS = 2000;
+const TOO_MANY_TEXT = 'Too many connections';
+const TOO_MANY = Buffer.from(
+  `HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\ncontent-type: text/plain\r\ncache-control: private, no-store\r\n` +
+    `content-length: ${TOO_MANY_TEXT.length}\r\n\r\n${TOO_MANY_TEXT}`,
+);
+/** Empty SETTINGS, then GOAWAY: no stream was taken, ENHANCE_YOUR_CALM (RFC 9113). */
+const GO_AWAY = Buffer.from([...[0, 0, 0, 4, 0, 0, 0, 0, 0], ...[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11]]);

@@ -54,6 +54,13 @@ export class FakeTraffic implements Traffic {
     return { kind: found.expired ? 'expired' : 'valid', claims: found.claims } as const;
   }
 
+  /** Of microVMs that ended. */
+  readonly endpointIds = new Map<string, string>();
+
+  async endpointIdOf(microvmId: string): Promise<string | undefined> {
+    return this.endpointIds.get(microvmId);
+  }
+
   async wake(microvmId: string): Promise<Machine> {
     this.wakes++;
     return this.onWake(microvmId);
@@ -97,7 +104,7 @@ export async function createBench(app?: FakeApp, listening?: readonly number[]):
   const machine = await engine.launch({ id, snapshotDir: dir }, {});
   traffic.onWake = async () => machine;
   ingress.serve(traffic);
-  const { port } = await ingress.open({ microvmId: id, endpointId: 'endpoint-1', port: null });
+  const { port } = await ingress.open({ microvmId: id, endpointId: 'endpoint-1', port: null, memoryMiB: 2048 });
   if (port === null) throw new Error('port mode gives a port');
   const token = traffic.issue({ microvmId: id });
   const agent = new Agent({ keepAlive: true, ca: ingress.caPem, maxSockets: 64 });

@@ -70,6 +70,23 @@ export class Ledger {
     throw new Error(`the record of ${id} kept changing under ${event.type}`);
   }
 
+  /**
+   * The same microVM at another address. A port it had is kept for when it gets ports again. Only at start, before
+   * anything goes by the record's revision.
+   */
+  async readdress(id: string, { address, port }: { address: string; port: number | null }): Promise<void> {
+    for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
+      const row = await this.rows.get(id);
+      if (row === undefined) return;
+      const record = { ...row.body, endpoint: address, endpointPort: port ?? row.body.endpointPort };
+      const saved = await this.#store.write([this.rows.save({ ...rowOf(record), revision: row.revision })]);
+      if (saved.kind === 'conflict') continue;
+      this.#log.info({ microvmId: id, from: row.body.endpoint, to: address }, 'microVM has another address');
+      return;
+    }
+    throw new Error(`the record of ${id} kept changing under its new address`);
+  }
+
   /** Every record in one of `states`, page by page. */
   async *inStates(states: readonly string[]): AsyncIterable<MicrovmRow> {
     const limit = 200;

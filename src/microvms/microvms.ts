@@ -206,7 +206,8 @@ class MicrovmsRoom implements Microvms {
     this.#memory.take(id, version.memoryMiB);
     stack.defer(() => this.#capacity.release(id));
     this.#capacity.take(id, version.memoryMiB);
-    const endpoint = await this.#o.endpoints.open({ microvmId: id, endpointId, port: null });
+    const { memoryMiB } = version;
+    const endpoint = await this.#o.endpoints.open({ microvmId: id, endpointId, port: null, memoryMiB });
     stack.defer(() => this.#o.endpoints.close(id));
     for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
       const record: Pending = { ...draft, id, endpointId, endpoint: endpoint.address, endpointPort: endpoint.port };
@@ -315,6 +316,10 @@ class MicrovmsRoom implements Microvms {
 
   verifyToken(token: string): Promise<TokenCheck> {
     return this.#tokens.verify(token);
+  }
+
+  async endpointIdOf(microvmId: string): Promise<string | undefined> {
+    return (await this.#ledger.find(microvmId))?.endpointId;
   }
 
   async wake(microvmId: string, options: { signal?: AbortSignal }): Promise<Machine> {
@@ -562,9 +567,11 @@ class MicrovmsRoom implements Microvms {
   }
 
   async #reopenEndpoint(record: Microvm): Promise<void> {
-    const { id, endpointId, endpointPort: port } = record;
+    const { id, endpointId, endpointPort: port, memoryMiB } = record;
     try {
-      await this.#o.endpoints.open({ microvmId: id, endpointId, port });
+      const opened = await this.#o.endpoints.open({ microvmId: id, endpointId, port, memoryMiB });
+      // The operator chose another mode, domain or port since.
+      if (opened.address !== record.endpoint) await this.#ledger.readdress(id, opened);
     } catch (error) {
       this.#log.error({ microvmId: id, port, error: messageOf(error) }, 'an endpoint could not be opened again');
     }

@@ -88,12 +88,16 @@ export type TokenCheck =
  * it had. `close` is called a while after the end; until then the address answers 502.
  */
 export interface EndpointHost {
-  open(endpoint: {
-    readonly microvmId: string;
-    readonly endpointId: string;
-    readonly port: number | null;
-  }): Promise<{ readonly address: string; readonly port: number | null }>;
+  open(endpoint: Endpoint): Promise<{ readonly address: string; readonly port: number | null }>;
   close(microvmId: string): Promise<void>;
+}
+
+export interface Endpoint {
+  readonly microvmId: string;
+  readonly endpointId: string;
+  readonly port: number | null;
+  /** The size of its version. */
+  readonly memoryMiB: number;
 }
 
 export interface DrainStatus {
@@ -133,6 +137,8 @@ export interface Microvms extends AsyncDisposable {
   createShellAuthToken(input: Omit<AuthTokenInput, 'allowedPorts'>): Promise<string>;
   /** Decrypts and checks the expiry; the caller compares microVM and port. Never throws. */
   verifyToken(token: string): Promise<TokenCheck>;
+  /** Also of one that ended; undefined when there is no record of it. */
+  endpointIdOf(microvmId: string): Promise<string | undefined>;
   /**
    * The live machine, for traffic: at once when RUNNING, else waits for a launch, suspend or resume under way, and
    * resumes a suspended one when its policy says so. Counts as activity.
