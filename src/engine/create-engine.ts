@@ -11,6 +11,7 @@ import type {
   HostReport,
   LaunchRequest,
   Machine,
+  Recalled,
   SealedSnapshot,
   SealRequest,
   SnapshotDamage,
@@ -21,6 +22,7 @@ import type { Jail } from './jail/jail.ts';
 import { openJail, withoutJail } from './jail/open-jail.ts';
 import { adoptMachine } from './machine/adopt.ts';
 import type { EngineContext } from './machine/context.ts';
+import { recall } from './machine/last-boot.ts';
 import { launchMachine, resumeMachine } from './machine/launch.ts';
 import type { RunningMachine } from './machine/machine.ts';
 import { machineFiles } from './machine/saved.ts';
@@ -172,6 +174,11 @@ class HostEngine implements Engine {
     if (this.#machines.has(id) || !existsSync(machineFiles(this.#context.folders.machine(id)).saved)) return false;
     await this.#jail.end(id, this.#context.folders.run(id));
     return true;
+  }
+
+  recall(id: string): Promise<Recalled> {
+    const { folders, clock } = this.#context;
+    return recall(machineFiles(folders.machine(id)), clock.sinceBoot().bootId);
   }
 
   async destroy(id: string): Promise<void> {

@@ -130,6 +130,15 @@ export interface LaunchRequest {
 
 export type ResumeRequest = LaunchRequest;
 
+/** What the disk says of a machine that has no process. */
+export type Recalled =
+  /** A complete suspended state from which no machine ran on, of that moment by the wall clock. */
+  | { readonly kind: 'suspended'; readonly takenAt: number }
+  /** It ran in an earlier boot of the host. */
+  | { readonly kind: 'lost' }
+  /** It never ran, or in this boot: whether it lives is for `adopt` to say. */
+  | { readonly kind: 'nothing' };
+
 export type MachineExit =
   /** The app ended inside the guest; the VMM may still be alive and must be disposed by the owner. */
   | { readonly kind: 'app'; readonly exitCode: number }
@@ -215,6 +224,8 @@ export interface Engine extends AsyncDisposable {
    * server left beside it is ended, so that a resume may follow.
    */
   isSuspended(id: string): Promise<boolean>;
+  /** What a loss of power, or any end of the host, left of `id`; cheap where nothing was lost. */
+  recall(id: string): Promise<Recalled>;
   /**
    * Replaces what a live machine may reach; connections the new policy refuses are cut. Nothing happens to an id without a
    * machine. @throws MachineError when the gateway could not be told: the old policy may still hold, try again

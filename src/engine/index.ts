@@ -27,4 +27,5 @@ export {
   type FakeEngineOptions,
   type FakeGuest,
   type FakeOperation,
+  restartHost,
 } from './vmm/fake/fake-engine.ts';

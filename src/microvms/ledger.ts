@@ -113,12 +113,14 @@ export class Ledger {
 /** What the log says beside the states. */
 function reasonOf(record: Microvm): string | null {
   if (record.state === 'TERMINATING' || record.state === 'TERMINATED') return record.reason;
+  if (record.state === 'SUSPENDED') return record.remark;
   return record.state === 'RUNNING' ? record.suspendFailure : null;
 }
 
 /**
  * States with a live machine say nothing that holds after a loss of power, since that ends the machine: their writes need
- * no flush, which a request that waits for a microVM would pay for.
+ * no flush, which would hold up every request while it lasts. A record that is older than the truth then is corrected at start
+ * by the files of its machine, which were flushed before its guest ran (`engine.recall`).
  */
 function survivalOf({ state }: Microvm): 'host' | 'process' {
   switch (state) {

@@ -57,7 +57,7 @@ function variants(state: State): Microvm[] {
         return [true, false].map((thenResume) => ({ ...base, state, cause: 'request' as const, thenResume }));
       case 'SUSPENDED':
       case 'RESUMING':
-        return [{ ...base, state, suspendedAt: START }];
+        return [{ ...base, state, suspendedAt: START, remark: 'r' }];
       case 'TERMINATING':
         return [{ ...base, state, reason: 'r', terminateHook: false }];
       case 'TERMINATED':
@@ -89,14 +89,16 @@ function events(type: EventType): Event[] {
     case 'launch-failed':
     case 'suspend-refused':
     case 'resume-broken':
+    case 'resume-failed':
     case 'machine-ended':
       return epochs.map((of) => ({ type, epoch: of, reason: 'broken' }));
     case 'launched':
     case 'suspended':
     case 'resumed':
-    case 'resume-failed':
     case 'lost':
       return epochs.map((of) => ({ type, epoch: of }));
+    case 'fell-back':
+      return epochs.map((of) => ({ type, epoch: of, takenAt: START }));
     default:
       return type satisfies never;
   }
@@ -200,13 +202,29 @@ test('a resume asked for while suspending is carried out once suspended', () => 
   assert.equal(record.epoch, epoch + 1);
 });
 
-test('a failed resume returns to SUSPENDED without a longer allowance', () => {
+test('a failed resume returns to SUSPENDED without a longer allowance, and says why', () => {
   const record = stateAfter(
     suspended,
     [{ type: 'resume' }, START + 50_000],
-    [{ type: 'resume-failed', epoch: epoch + 1 }, START + 60_000],
+    [{ type: 'resume-failed', epoch: epoch + 1, reason: 'damaged' }, START + 60_000],
   );
-  assert.deepEqual(record, { ...suspended, epoch: epoch + 1 });
+  assert.deepEqual(record, { ...suspended, epoch: epoch + 1, remark: 'damaged' });
+});
+
+test('what fell back says so while it sleeps and is resumed, and no longer once it runs', () => {
+  const asleep = stateAfter(running, [{ type: 'fell-back', epoch, takenAt: Date.UTC(2026, 0, 2) }, START + 5]);
+  const remark = 'The host restarted; the MicroVM continues from its state of 2026-01-02T00:00:00.000Z.';
+  assert.deepEqual(asleep, { ...identity, state: 'SUSPENDED', suspendedAt: START + 5, remark });
+  const resuming = stateAfter(asleep, [{ type: 'resume' }, START + 6]);
+  assert.ok(resuming.state === 'RESUMING' && resuming.remark === remark);
+  assert.ok(!('remark' in stateAfter(resuming, [{ type: 'resumed', epoch: epoch + 1 }, START + 7])));
+});
+
+test('what may not sleep does not fall back', () => {
+  const [, , awake] = variants('RUNNING');
+  assert.ok(awake);
+  const after = stateAfter(awake, [{ type: 'fell-back', epoch, takenAt: START }, START]);
+  assert.equal(after.state === 'TERMINATING' && after.reason, REASONS.lostWithHost);
 });
 
 test('only an end asked for while the app runs calls the terminate hook', () => {

@@ -63,9 +63,15 @@ export type Suspending = Common & {
   /** Somebody asked for it again meanwhile. */
   readonly thenResume: boolean;
 };
-/** `suspendedAt` is elapsed time. */
-export type Suspended = Common & { readonly state: 'SUSPENDED'; readonly suspendedAt: number };
-export type Resuming = Common & { readonly state: 'RESUMING'; readonly suspendedAt: number };
+/** What stays the same while a resume is tried. */
+interface Asleep {
+  /** Elapsed time. */
+  readonly suspendedAt: number;
+  /** What its user should know of it: it fell back, or could not be resumed; null when there is nothing to tell. */
+  readonly remark: string | null;
+}
+export type Suspended = Common & Asleep & { readonly state: 'SUSPENDED' };
+export type Resuming = Common & Asleep & { readonly state: 'RESUMING' };
 export type Terminating = Common & {
   readonly state: 'TERMINATING';
   readonly reason: string;
@@ -109,13 +115,15 @@ type MachineEvent = { readonly epoch: number } & (
   | { readonly type: 'suspend-refused'; readonly reason: string }
   | { readonly type: 'resumed' }
   /** What was saved is as it was. */
-  | { readonly type: 'resume-failed' }
+  | { readonly type: 'resume-failed'; readonly reason: string }
   /** It ran, or what was saved is gone. */
   | { readonly type: 'resume-broken'; readonly reason: string }
   | { readonly type: 'app-exited'; readonly exitCode: number }
   | { readonly type: 'machine-ended'; readonly reason: string }
   /** An earlier server left neither machine nor saved state of it. */
   | { readonly type: 'lost'; readonly withHost?: boolean }
+  /** It ended with its host, and a state of it from `takenAt` (wall clock) is left. */
+  | { readonly type: 'fell-back'; readonly takenAt: number }
 );
 
 export type Event = Command | MachineEvent;
@@ -143,6 +151,7 @@ export const TRANSITIONS = {
     'app-exited': ['stale'],
     'machine-ended': ['TERMINATING', 'stale'],
     lost: ['TERMINATING', 'stale'],
+    'fell-back': ['SUSPENDED', 'TERMINATING', 'stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
@@ -161,6 +170,7 @@ export const TRANSITIONS = {
     'app-exited': ['EXITED', 'stale'],
     'machine-ended': ['TERMINATING', 'stale'],
     lost: ['TERMINATING', 'stale'],
+    'fell-back': ['SUSPENDED', 'TERMINATING', 'stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
@@ -179,6 +189,7 @@ export const TRANSITIONS = {
     'app-exited': ['stale'],
     'machine-ended': ['stale'],
     lost: ['stale'],
+    'fell-back': ['stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
@@ -197,6 +208,7 @@ export const TRANSITIONS = {
     'app-exited': ['EXITED', 'stale'],
     'machine-ended': ['TERMINATING', 'stale'],
     lost: ['TERMINATING', 'stale'],
+    'fell-back': ['SUSPENDED', 'TERMINATING', 'stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
@@ -214,7 +226,8 @@ export const TRANSITIONS = {
     'resume-broken': ['stale'],
     'app-exited': ['stale'],
     'machine-ended': ['stale'],
-    lost: ['stale'],
+    lost: ['TERMINATING', 'stale'],
+    'fell-back': ['SUSPENDED', 'TERMINATING', 'stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
@@ -233,6 +246,7 @@ export const TRANSITIONS = {
     'app-exited': ['stale'],
     'machine-ended': ['TERMINATING', 'stale'],
     lost: ['TERMINATING', 'stale'],
+    'fell-back': ['SUSPENDED', 'TERMINATING', 'stale'],
     due: ['TERMINATING', 'stale'],
     terminate: ['TERMINATING'],
     destroyed: ['stale'],
@@ -251,6 +265,7 @@ export const TRANSITIONS = {
     'app-exited': ['stale'],
     'machine-ended': ['stale'],
     lost: ['stale'],
+    'fell-back': ['stale'],
     due: ['stale'],
     terminate: ['kept'],
     destroyed: ['TERMINATED'],
@@ -269,6 +284,7 @@ export const TRANSITIONS = {
     'app-exited': ['stale'],
     'machine-ended': ['stale'],
     lost: ['stale'],
+    'fell-back': ['stale'],
     due: ['stale'],
     terminate: ['kept'],
     destroyed: ['stale'],
@@ -292,6 +308,8 @@ export const REASONS = {
   allowance: 'The MicroVM reached its maximum suspended duration.',
   lost: 'The MicroVM was lost because the server stopped.',
   lostWithHost: 'The MicroVM was lost because the host restarted.',
+  fellBack: (takenAt: number) =>
+    `The host restarted; the MicroVM continues from its state of ${new Date(takenAt).toISOString()}.`,
 } as const;
 
 /** What `event` makes of `record` at the moment `at`. */
@@ -315,7 +333,7 @@ export function apply(record: Microvm, event: Event, at: Moment): Outcome {
       return resume(record);
     case 'resume-failed':
       return record.state === 'RESUMING'
-        ? moved({ ...commonOf(record), state: 'SUSPENDED', suspendedAt: record.suspendedAt })
+        ? moved({ ...commonOf(record), ...asleep(record.suspendedAt, event.reason), state: 'SUSPENDED' })
         : { kind: 'stale' };
     case 'app-exited':
       return moved({ ...commonOf(record), state: 'EXITED', exitCode: event.exitCode, exitedAt: at.elapsedMs });
@@ -326,6 +344,8 @@ export function apply(record: Microvm, event: Event, at: Moment): Outcome {
       return end(record, event.reason, false);
     case 'lost':
       return end(record, event.withHost === true ? REASONS.lostWithHost : REASONS.lost, false);
+    case 'fell-back':
+      return fellBack(record, event.takenAt, at);
     case 'due':
       return due(record, at.elapsedMs);
     case 'terminate':
@@ -396,14 +416,26 @@ function suspend(record: Microvm, cause: 'request' | 'idle'): Outcome {
 }
 
 function suspended(record: Microvm, at: Moment): Outcome {
-  const state = { ...commonOf(record), state: 'SUSPENDED', suspendedAt: at.elapsedMs } as const;
+  const state = { ...commonOf(record), ...asleep(at.elapsedMs, null), state: 'SUSPENDED' } as const;
   return record.state === 'SUSPENDING' && record.thenResume ? resume(state) : moved(state);
+}
+
+/** Its allowance begins now: until its host ended it was at work. */
+function fellBack(record: Microvm, takenAt: number, at: Moment): Outcome {
+  // It may not sleep at all.
+  if (record.idlePolicy?.suspendedDurationSeconds === 0) return end(record, REASONS.lostWithHost, false);
+  return moved({ ...commonOf(record), ...asleep(at.elapsedMs, REASONS.fellBack(takenAt)), state: 'SUSPENDED' });
+}
+
+/** Records from before there were remarks have none. */
+function asleep(suspendedAt: number, remark: string | null = null): Asleep {
+  return { suspendedAt, remark };
 }
 
 function resume(record: Microvm): Outcome {
   if (record.state === 'SUSPENDED') {
     const next = { ...commonOf(record), epoch: record.epoch + 1 };
-    return moved({ ...next, state: 'RESUMING', suspendedAt: record.suspendedAt });
+    return moved({ ...next, ...asleep(record.suspendedAt, record.remark), state: 'RESUMING' });
   }
   // The wish is kept and carried out once suspended. GUESS: resume-while-suspending
   if (record.state === 'SUSPENDING')

@@ -94,8 +94,6 @@ const CLAIM_RETENTION_MS = 24 * 3_600_000;
 const MAX_CONFLICTS = 20;
 /** Their address goes on answering. */
 const ADDRESSED_STATES = HOLDING_STATES.filter((state) => state !== 'TERMINATING');
-/** They have or had a machine, or something is to be done about them. */
-const UNSETTLED_STATES = HOLDING_STATES.filter((state) => state !== 'SUSPENDED');
 /** Machines taken over at once, at start. */
 const CONCURRENT_RECOVERIES = 16;
 
@@ -427,7 +425,8 @@ class MicrovmsRoom implements Microvms {
     const { id } = record;
     if (!this.#live.isAwaited(id)) return;
     if (before?.state === 'RESUMING' || record.idlePolicy?.autoResumeEnabled !== true) {
-      this.#live.refuse(id, `The MicroVM ${id} could not be resumed.`);
+      const remark = record.state === 'SUSPENDED' ? record.remark : null;
+      this.#live.refuse(id, remark ?? `The MicroVM ${id} could not be resumed.`);
       return;
     }
     this.#resume(id).catch((error: unknown) => {
@@ -440,8 +439,9 @@ class MicrovmsRoom implements Microvms {
   async #recover(): Promise<void> {
     const slots = new Slots(CONCURRENT_RECOVERIES);
     const under: Promise<void>[] = [];
-    for await (const row of this.#ledger.inStates(UNSETTLED_STATES)) {
-      if (await this.#isOver(row)) continue;
+    for await (const row of this.#ledger.inStates(HOLDING_STATES)) {
+      // The due clock does that for those asleep.
+      if (row.state !== 'SUSPENDED' && (await this.#isOver(row))) continue;
       const slot = await slots.acquire();
       under.push(this.#reconciler.recover(row).finally(() => slot[Symbol.dispose]()));
     }

@@ -99,8 +99,17 @@ export class Reconciler implements AsyncDisposable {
     if (ends && job.record.state !== record.state) job.stop.abort(new Error('the microVM is coming to its end'));
   }
 
-  /** At the start of a server: brings a record that has or had a machine together with what is there. */
-  async recover({ body: record, revision }: MicrovmRow): Promise<void> {
+  /** At the start of a server: brings a record together with what is there. */
+  async recover(row: MicrovmRow): Promise<void> {
+    const { body: record, revision } = row;
+    let found: Event | undefined;
+    try {
+      found = await this.#recall(record);
+    } catch (error) {
+      this.#retryLater(`${record.id} recall`, error, () => this.#recoverAgain(row));
+      return;
+    }
+    if (found !== undefined) return this.#report(record.id, found);
     if (isTransient(record)) {
       this.#unsure.add(record.id);
       this.kick(record);
@@ -112,6 +121,37 @@ export class Reconciler implements AsyncDisposable {
     this.#o.live.add(machine, record.epoch);
     this.#o.onAdopted(record, revision);
     this.#watch(machine, record.epoch);
+  }
+
+  #recoverAgain({ id }: Pick<MicrovmRow, 'id'>): void {
+    const again = async () => {
+      const row = await this.#o.ledger.rows.get(id);
+      if (row !== undefined) await this.recover(row);
+    };
+    again().catch((error: unknown) => this.#retryLater(`${id} recall`, error, () => this.#recoverAgain({ id })));
+  }
+
+  /**
+   * What became of its machine when its host ended; undefined when that was not so, or is what the record says. After a loss of
+   * power a record may be older than the truth: PENDING or SUSPENDED, though its guest ran.
+   */
+  async #recall(record: Microvm): Promise<Event | undefined> {
+    if (record.state === 'EXITED' || record.state === 'TERMINATING' || record.state === 'TERMINATED') return undefined;
+    const { epoch, state } = record;
+    const left = await this.#o.engine.recall(record.id);
+    switch (left.kind) {
+      case 'lost':
+        return { type: 'lost', epoch, withHost: true };
+      case 'suspended':
+        // Those in the middle of a step find it by themselves.
+        return state === 'PENDING' || state === 'RUNNING'
+          ? { type: 'fell-back', epoch, takenAt: left.takenAt }
+          : undefined;
+      case 'nothing':
+        return undefined;
+      default:
+        return left satisfies never;
+    }
   }
 
   #track(work: Promise<void>): void {
@@ -263,8 +303,8 @@ export class Reconciler implements AsyncDisposable {
       if (signal.aborted) return;
       // The engine voids what was saved before the guest runs its first instruction: while it is there, nothing is lost.
       const isAsBefore = coming.kind === 'failed' && (await this.#o.engine.isSuspended(id));
-      const event = isAsBefore ? 'resume-failed' : 'resume-broken';
-      await this.#conclude(record, { type: event, epoch, reason: reasonOf(coming, TEXTS.notResumed) });
+      const type = isAsBefore ? 'resume-failed' : 'resume-broken';
+      await this.#conclude(record, { type, epoch, reason: reasonOf(coming, TEXTS.notResumed) });
       return;
     }
     // A machine taken over may have been told already; being told again is allowed.
@@ -288,7 +328,7 @@ export class Reconciler implements AsyncDisposable {
     }
     const saving = await this.#call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
     if (saving.kind === 'done') {
-      await this.#conclude(record, { type: 'resume-failed', epoch });
+      await this.#conclude(record, { type: 'resume-failed', epoch, reason: hook.reason });
       return;
     }
     await this.#release(machine);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { FakeOperation } from '../engine/index.ts';
+import { type FakeOperation, restartHost } from '../engine/index.ts';
 import { MachineError } from '../lib/index.ts';
 import { type Bench, bench, count, IDLE } from './test-bench.ts';
 
@@ -54,7 +54,7 @@ test('after a restart of the host the suspended are there, and the others say th
   await before.microvms.suspend(asleep);
   await before.until(asleep, 'SUSPENDED');
   before.clock.rebootHost(60_000);
-  before.engine.disk.processes.clear();
+  restartHost(before.engine.disk);
   await using after = await before.kill();
   await after.until(running, 'TERMINATED');
   assert.equal((await after.microvms.get(running)).stateReason, 'The MicroVM was lost because the host restarted.');

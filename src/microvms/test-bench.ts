@@ -55,7 +55,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
   const stateDir = setup.stateDir ?? (await mkdtemp(path.join(tmpdir(), 'rk-microvms-')));
   const clock = setup.clock ?? new TestClock();
   const disk = setup.disk ?? createFakeDisk();
-  const engine = createFakeEngine({ ...setup.engine, disk, anySnapshot: true });
+  const engine = createFakeEngine({ ...setup.engine, disk, anySnapshot: true, now: () => clock.now() });
   const store = await openStore(path.join(stateDir, 'store.sqlite'));
   const endpoints: string[] = [];
   let port = 40_000;

@@ -14,7 +14,8 @@ export function itemOf(record: Microvm): MicrovmItem {
 
 /**
  * `stateReason` is null until the end (recorded), except for what the service has no word for: a microVM that runs because
- * it could not be suspended says so until it was or is resumed. GUESS: suspend-failure-reason
+ * it could not be suspended, sleeps because it could not be resumed, or fell back to an earlier state says so until that is
+ * over. GUESS: suspend-failure-reason
  */
 export function viewOf(record: Microvm): MicrovmView {
   return {
@@ -32,5 +33,6 @@ export function viewOf(record: Microvm): MicrovmView {
 
 function stateReasonOf(record: Microvm): string | null {
   if (record.state === 'TERMINATED') return record.reason;
+  if (record.state === 'SUSPENDED' || record.state === 'RESUMING') return record.remark ?? null;
   return record.state === 'RUNNING' ? (record.suspendFailure ?? null) : null;
 }

@@ -1,6 +1,6 @@
 /** Starts machines: new ones from a sealed snapshot, suspended ones from what they saved. */
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, rename, unlink } from 'node:fs/promises';
+import { chmod, mkdir, unlink } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
 import { copySparse } from '../disk/copy.ts';
@@ -18,6 +18,7 @@ import type { VmmConfig } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
 import { fourDisks, overlayOf } from './disks.ts';
 import { writeKept } from './kept.ts';
+import { noteBoot, voidSaved } from './last-boot.ts';
 import { RunningMachine } from './machine.ts';
 import { makeMachineKey, openMachineKey, overlayPassphrase } from './machine-key.ts';
 import { restoreConfig, restoreMachine } from './restore.ts';
@@ -81,8 +82,7 @@ export async function resumeMachine(context: EngineContext, request: LaunchReque
           ),
         }),
   };
-  // From its first instruction on the overlay moves on without the saved memory: the two must never be joined again.
-  const machine = await start(context, request, manifest, source, options, () => rename(files.saved, files.voided));
+  const machine = await start(context, request, manifest, source, options, () => voidSaved(files));
   await unlink(files.voided);
   return machine;
 }
@@ -117,6 +117,9 @@ async function start(
   const files = machineFiles(context.folders.machine(id));
   const { deltaSave } = context.driver.capabilities;
   await using stack = new AsyncDisposableStack();
+  const noted = noteBoot(files, context.clock.sinceBoot().bootId);
+  noted.catch(() => {});
+  stack.defer(() => noted.catch(() => {}));
   const intact = context.integrity.verify(snapshotDir, manifest.parts);
   intact.catch(() => {});
   const opening = context.vault.open(snapshotDir, manifest).catch(async (error: unknown) => {
@@ -157,7 +160,8 @@ async function start(
       secret: previousSecret,
       verified,
       beforeRun: async (secret) => {
-        await Promise.all([writeKept(runDir, { stage: 'starting', secret, previousSecret, hasOwnRam }), beforeRun()]);
+        const kept = writeKept(runDir, { stage: 'starting', secret, previousSecret, hasOwnRam });
+        await Promise.all([kept, noted, beforeRun()]);
       },
       ...(source.memory === undefined ? {} : { memory: source.memory }),
     },

@@ -1,7 +1,7 @@
 /**
  * What a suspended machine keeps under `microvms/<id>`: its overlay, and in `delta/` the memory it changed with the state
  * of its devices. The folder is written under another name and renamed when all of it is on disk; a machine that runs
- * again loses its `saved.json` first.
+ * again loses its `saved.json` first, and that is on disk too before its guest does anything.
  *
  * Invariant: nothing of it is used that is not as it was written. Memory is proven chunk by chunk while it is loaded, the rest
  * by digests in `saved.json`, which vouches for itself.
@@ -28,6 +28,8 @@ export interface MachineFiles {
   readonly saved: string;
   /** What `saved` is called once a machine may have run on from it. */
   readonly voided: string;
+  /** In which boot of the host the machine ran last (`last-boot.ts`). */
+  readonly bootId: string;
 }
 
 export interface Saved {
@@ -72,6 +74,7 @@ export function machineFiles(dir: string): MachineFiles {
     state: path.join(delta, STATE_NAME),
     saved: path.join(delta, SAVED_NAME),
     voided: path.join(delta, `${SAVED_NAME}.void`),
+    bootId: path.join(dir, 'boot-id'),
   };
 }
 

@@ -107,6 +107,11 @@ class Player {
         this.#serverGone(true);
         world.rebootHost(step.ms);
         return world.open();
+      case 'power':
+        await this.#noteJump();
+        this.#serverGone(true);
+        await world.losePower(step.ms, step.all);
+        return world.open();
       case 'kill':
         this.#serverGone(!this.#adopts);
         world.kill();

@@ -17,6 +17,8 @@ export type Step =
   /** Lets `rounds` of pending work go on, so that the next step falls in the middle of something. */
   | { readonly do: 'go-on'; readonly rounds: number }
   | { readonly do: 'advance' | 'jump' | 'sleep' | 'reboot'; readonly ms: number }
+  /** As a reboot, but what was not flushed is forgotten: all of it, or the newest. */
+  | { readonly do: 'power'; readonly ms: number; readonly all: boolean }
   /** The server is killed, or stopped in order, and started again. */
   | { readonly do: 'kill' | 'stop' }
   | { readonly do: 'fail'; readonly operation: Faulty; readonly kind: (typeof ERROR_KINDS)[number] }
@@ -108,9 +110,10 @@ function mishap(random: Random): Step {
     case 11:
       return { do: 'jump', ms: random.pick([-48 * HOUR_MS, -HOUR_MS, -2000, 2000, HOUR_MS, 48 * HOUR_MS]) };
     case 12:
-      return random.chance(0.5)
-        ? { do: 'sleep', ms: random.pick([60_000, HOUR_MS, 9 * HOUR_MS]) }
-        : { do: 'reboot', ms: random.pick([60_000, HOUR_MS]) };
+      if (random.chance(0.4)) return { do: 'sleep', ms: random.pick([60_000, HOUR_MS, 9 * HOUR_MS]) };
+      return random.chance(0.3)
+        ? { do: 'reboot', ms: random.pick([60_000, HOUR_MS]) }
+        : { do: 'power', ms: random.pick([60_000, HOUR_MS]), all: random.chance(0.5) };
     default:
       return { do: 'hooks', status: random.pick([200, 200, 500, 0]) };
   }

@@ -3,7 +3,7 @@
  * whose calls to the outside never come back and whose timers never fire; nothing of it is closed.
  */
 import type { RequestListener } from 'node:http';
-import { createFakeDisk, createFakeEngine, type FakeDisk, type FakeEngine } from '../../engine/index.ts';
+import { createFakeDisk, createFakeEngine, type FakeDisk, type FakeEngine, restartHost } from '../../engine/index.ts';
 import type { Hooks } from '../../images/index.ts';
 import { type Clock, type Ids, type Logger, TestClock } from '../../lib/index.ts';
 import { type RecordKind, type Records, releaseClaims, type Store, type Write } from '../../store/index.ts';
@@ -66,6 +66,8 @@ export class World {
   /** Time awake at which it last fell asleep. */
   sleptMs = Number.NEGATIVE_INFINITY;
   diskFull = false;
+  /** What was written and not flushed, newest last: how to undo it. */
+  readonly #unflushed: (() => Promise<void>)[] = [];
   server: Server | undefined;
 
   constructor(store: Store, options: { seed: number; adopts: boolean; hooks: boolean }) {
@@ -83,6 +85,7 @@ export class World {
       anySnapshot: true,
       adopts: this.#options.adopts,
       app: () => this.#answerHook,
+      now: () => this.clock.now(),
     });
     const clock = mortalClock(this.clock, life);
     const microvms = await createMicrovms({
@@ -196,8 +199,16 @@ export class World {
   rebootHost(offMs: number): void {
     this.kill();
     this.#awayMs += offMs;
-    this.disk.processes.clear();
+    restartHost(this.disk);
     this.clock.rebootHost(offMs);
+  }
+
+  /** The same by a loss of power: what was written to the store without a flush is forgotten, or the newest of it. */
+  async losePower(offMs: number, isAll: boolean): Promise<void> {
+    this.rebootHost(offMs);
+    const lost = isAll ? this.#unflushed.length : Math.ceil(this.#unflushed.length / 2);
+    for (const undo of this.#unflushed.splice(-lost || this.#unflushed.length).reverse()) await undo();
+    this.#unflushed.length = 0;
   }
 
   /** Holds and failures last until they are used up, taken back, or their server ends. */
@@ -268,14 +279,37 @@ export class World {
       write: (writes, claim, options) =>
         unlessDead(async () => {
           if (this.diskFull) throw new Error(DISK_FULL);
+          const undo = options?.survives === 'process' ? await this.#undoOf(writes) : undefined;
           const result = await inner.write(writes, claim, options);
-          if (result.kind === 'written') for (const write of writes) this.#note(write);
+          if (result.kind !== 'written') return result;
+          // A flush carries with it what was written before.
+          if (undo === undefined) this.#unflushed.length = 0;
+          else this.#unflushed.push(undo);
+          for (const write of writes) this.#note(write);
           return result;
         }),
       findClaim: (scope, token) => unlessDead(() => inner.findClaim(scope, token)),
       forgetClaims: (at) => unlessDead(() => inner.forgetClaims(at)),
       secret: (name, length) => unlessDead(() => inner.secret(name, length)),
       [Symbol.asyncDispose]: async () => {},
+    };
+  }
+
+  async #undoOf(writes: readonly Write[]): Promise<() => Promise<void>> {
+    const before: (() => Promise<void>)[] = [];
+    for (const write of writes) {
+      if (write.op !== 'save') continue;
+      const rows = this.#store.records<object>(write.kind);
+      const row = await rows.get(write.row.id);
+      if (row === undefined) continue;
+      before.push(async () => {
+        const { revision = 0 } = (await rows.get(row.id)) ?? {};
+        await this.#store.write([rows.save({ ...row, revision })]);
+        if (write.kind === 'microvms') this.#states.set(row.id, row.state);
+      });
+    }
+    return async () => {
+      for (const undo of before) await undo();
     };
   }
 

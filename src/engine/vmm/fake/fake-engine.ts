@@ -21,6 +21,7 @@ import type {
   LogLine,
   Machine,
   MachineExit,
+  Recalled,
   RoleCredentials,
   SealedSnapshot,
   SealRequest,
@@ -61,6 +62,12 @@ export interface FakeDisk {
   readonly machines: Map<string, Record<string, unknown> | null>;
   /** Machine id to the guest that runs, whatever server started it. */
   readonly processes: Map<string, FakeGuest>;
+  /** Counts boots of the host. */
+  boot: number;
+  /** Machine id to the boot in which it ran last. */
+  readonly ranIn: Map<string, number>;
+  /** Machine id to when it was suspended. */
+  readonly suspendedAt: Map<string, number>;
 }
 
 export interface FakeEngineOptions {
@@ -76,6 +83,8 @@ export interface FakeEngineOptions {
   readonly adopts?: boolean;
   /** When true, `launch` takes any snapshot folder, sealed here or not. */
   readonly anySnapshot?: boolean;
+  /** Wall clock; default the host's. */
+  readonly now?: () => number;
 }
 
 export interface FakeEngine extends Engine {
@@ -108,7 +117,20 @@ export interface FakeEngine extends Engine {
 }
 
 export function createFakeDisk(): FakeDisk {
-  return { snapshots: new Map(), machines: new Map(), processes: new Map() };
+  return {
+    snapshots: new Map(),
+    machines: new Map(),
+    processes: new Map(),
+    boot: 1,
+    ranIn: new Map(),
+    suspendedAt: new Map(),
+  };
+}
+
+/** The host starts anew: no process outlives that. */
+export function restartHost(disk: FakeDisk): void {
+  disk.boot += 1;
+  disk.processes.clear();
 }
 
 export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
@@ -262,6 +284,14 @@ class InMemoryEngine implements FakeEngine {
     return true;
   }
 
+  async recall(id: string): Promise<Recalled> {
+    await this.#unlessAbandoned();
+    const { machines, ranIn, suspendedAt, boot } = this.disk;
+    if (machines.get(id) != null) return { kind: 'suspended', takenAt: suspendedAt.get(id) ?? 0 };
+    const last = ranIn.get(id);
+    return last === undefined || last === boot ? { kind: 'nothing' } : { kind: 'lost' };
+  }
+
   async setEgress(id: string, egress: Egress): Promise<void> {
     await this.enter('setEgress', id);
     if (this.machines.has(id)) this.egress.set(id, egress);
@@ -295,6 +325,7 @@ class InMemoryEngine implements FakeEngine {
     await this.machines.get(id)?.[Symbol.asyncDispose]();
     this.disk.processes.delete(id);
     this.disk.machines.delete(id);
+    this.disk.ranIn.delete(id);
   }
 
   onDamage(listener: (damage: SnapshotDamage) => void): Disposable {
@@ -340,6 +371,7 @@ class InMemoryEngine implements FakeEngine {
     const machine = new FakeMachine(this, guest, this.#options);
     this.machines.set(id, machine);
     this.disk.processes.set(id, guest);
+    this.disk.ranIn.set(id, this.disk.boot);
     return machine;
   }
 
@@ -415,6 +447,7 @@ class FakeMachine implements Machine {
     await this.#engine.enter('suspend', this.id, signal);
     if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
     this.#engine.disk.machines.set(this.id, structuredClone(this.#guest.memory));
+    this.#engine.disk.suspendedAt.set(this.id, (this.#options.now ?? Date.now)());
     await this.#engine.enter('suspended', this.id);
     this.#close();
     return { deltaBytes: 3_600_000, tookMs: 14 };
