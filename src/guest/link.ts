@@ -4,6 +4,7 @@
  * Everything that comes back is untrusted: sizes, times and shapes are bounded here. The host always initiates.
  */
 import type { Duplex } from 'node:stream';
+import type { GuestShell, TerminalSize } from './shell.ts';
 
 /** What the agent does before anything else after a restore; the session is not up until it confirmed all of it. */
 export interface RestoreStep {
@@ -85,4 +86,6 @@ export interface GuestLink extends AsyncDisposable {
   ): Promise<{ exitCode: number }>;
   logs(options: { cursor?: number; follow?: boolean; signal?: AbortSignal }): AsyncIterable<GuestLog>;
   tunnel(port: number, options: { timeoutMs: number; signal?: AbortSignal }): Promise<Duplex>;
+  /** A root shell in the app's container. @throws MachineError `unsupported` by an agent that knows none, `failed` by an image without one */
+  shell(size: TerminalSize, options: { timeoutMs: number; signal?: AbortSignal }): Promise<GuestShell>;
 }

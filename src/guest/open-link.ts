@@ -23,6 +23,7 @@ import type { ContainerStart, ExecRequest, GuestLink, GuestLog, LinkOptions } fr
 import { Mux } from './mux.ts';
 import type { MuxStream } from './mux-stream.ts';
 import { openSession, type Session } from './session.ts';
+import { GuestShell, type TerminalSize } from './shell.ts';
 
 /** An agent that runs answers a preamble within a few ms; right after a restore every instruction runs for the first time. */
 const PATIENCE_MS = 300;
@@ -207,6 +208,26 @@ class AgentLink implements GuestLink {
       `the connection to port ${port}`,
       timeoutMs,
       (bounded) => this.#repeat((mux) => this.#open(mux, { op: 'tunnel', port }, bounded)),
+      { signal },
+    );
+  }
+
+  async shell({ cols, rows }: TerminalSize, { timeoutMs, signal }: CallOptions): Promise<GuestShell> {
+    return withDeadline(
+      'the shell in the guest',
+      timeoutMs,
+      async (bounded) => {
+        const mux = await this.#session();
+        try {
+          return new GuestShell(await this.#open(mux, { op: 'shell', cols, rows }, bounded));
+        } catch (error) {
+          // The request is right, so who calls it wrong has never heard of it.
+          const isUnknown = error instanceof MachineError && error.kind === 'protocol' && !mux.isOver;
+          throw isUnknown
+            ? new MachineError('unsupported', 'the image was built before shells were possible: rebuild it')
+            : error;
+        }
+      },
       { signal },
     );
   }
