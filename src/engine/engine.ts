@@ -156,6 +156,19 @@ export interface LogLine {
   readonly text: string;
 }
 
+/** Of a terminal's window; 0 to 65,535 each. */
+export interface TerminalSize {
+  readonly cols: number;
+  readonly rows: number;
+}
+
+/** A root shell in the app's container: what is written is typed, what is read was shown. Destroying it ends it. */
+export interface Shell extends Duplex {
+  /** Resolves with the exit code once all that was shown has been read; stays pending when the shell was cut off. */
+  readonly exited: Promise<number>;
+  resize(size: TerminalSize): void;
+}
+
 /** One live machine: a VMM process joined with the link to its agent. */
 export interface Machine extends AsyncDisposable, CredentialHolder {
   readonly id: string;
@@ -169,6 +182,13 @@ export interface Machine extends AsyncDisposable, CredentialHolder {
    * @throws MachineError `failed` when nothing listens there, `exited` or `protocol` when the link is gone.
    */
   connect(port: number, options: { signal?: AbortSignal }): Promise<Duplex>;
+
+  /**
+   * Starts a shell of its own; it is destroyed when the machine is suspended or ends.
+   * @throws MachineError `failed` when the image has no shell or too many are open, `unsupported` when it was built before
+   * there were any, `exited` or `protocol` when the link is gone.
+   */
+  openShell(size: TerminalSize, options: { signal?: AbortSignal }): Promise<Shell>;
 
   /**
    * Withdraws credentials, pauses, writes delta and device state durably (fsynced) under `microvms/<id>`, ends the VMM.

@@ -27,5 +27,6 @@ export {
   type FakeEngineOptions,
   type FakeGuest,
   type FakeOperation,
+  type FakeShell,
   restartHost,
 } from './vmm/fake/fake-engine.ts';

@@ -6,7 +6,7 @@ import type { FlowRecord, LogLine, Machine } from '../engine/index.ts';
 import type { Logging, PageRequest } from '../images/index.ts';
 import type { Page } from '../store/index.ts';
 
-export type { FlowRecord, LogLine, Machine, MachineExit } from '../engine/index.ts';
+export type { FlowRecord, LogLine, Machine, MachineExit, Shell, TerminalSize } from '../engine/index.ts';
 
 /** States as the service shows them; internal ones are finer (lifecycle.ts). */
 export type MicrovmState = 'PENDING' | 'RUNNING' | 'SUSPENDING' | 'SUSPENDED' | 'TERMINATING' | 'TERMINATED';

@@ -9,7 +9,7 @@ import type { Duplex } from 'node:stream';
 import { type GuestLink, openLink } from '../../guest/index.ts';
 import { MachineError, messageOf, withDeadline } from '../../lib/index.ts';
 import type { Egress } from '../egress.ts';
-import type { LogLine, Machine, MachineExit, RoleCredentials, SuspendReport } from '../engine.ts';
+import type { LogLine, Machine, MachineExit, RoleCredentials, Shell, SuspendReport, TerminalSize } from '../engine.ts';
 import { remove, syncPath } from '../folders.ts';
 import { linkFor } from '../network/network.ts';
 import { createChunkFile, type Guard } from '../snapshot/chunk-file.ts';
@@ -101,6 +101,11 @@ export class RunningMachine implements Machine {
   async connect(port: number, options: { signal?: AbortSignal }): Promise<Duplex> {
     if (this.#isEnding) throw new MachineError('exited', `${this.id} is not running any more`);
     return this.#link.tunnel(port, { timeoutMs: CONNECT_TIMEOUT_MS, ...options });
+  }
+
+  async openShell(size: TerminalSize, options: { signal?: AbortSignal }): Promise<Shell> {
+    if (this.#isEnding) throw new MachineError('exited', `${this.id} is not running any more`);
+    return this.#link.shell(size, { timeoutMs: CONNECT_TIMEOUT_MS, ...options });
   }
 
   async setCredentials(credentials: RoleCredentials | null, options: { signal?: AbortSignal }): Promise<void> {

@@ -25,8 +25,10 @@ import type {
   RoleCredentials,
   SealedSnapshot,
   SealRequest,
+  Shell,
   SnapshotDamage,
   SuspendReport,
+  TerminalSize,
 } from '../../engine.ts';
 
 /** `launched`, `resumed` and `suspended` come when the work is done and the caller has not been told yet. */
@@ -38,6 +40,7 @@ export type FakeOperation =
   | 'suspend'
   | 'resume'
   | 'connect'
+  | 'openShell'
   | 'setEgress'
   | 'setCredentials'
   | 'destroy'
@@ -53,6 +56,17 @@ export interface FakeGuest {
 }
 
 export type FakeApp = (guest: FakeGuest, port: number) => RequestListener;
+
+/** Plays a shell: reads what is typed from `terminal`, writes what is shown. Ending `terminal` without `exit` cuts it off. */
+export type FakeShell = (
+  terminal: Duplex,
+  session: {
+    readonly guest: FakeGuest;
+    readonly size: TerminalSize;
+    onResize(listener: (size: TerminalSize) => void): void;
+  },
+  exit: (code: number) => void,
+) => void;
 
 /** What would be on disk: shared by two fake engines to play a restart of the server. */
 export interface FakeDisk {
@@ -74,6 +88,8 @@ export interface FakeEngineOptions {
   readonly disk?: FakeDisk;
   /** The app of every machine; the default counts requests: `{"id":…,"count":N}`. */
   readonly app?: FakeApp;
+  /** The shell of every image; null: it has none. The default echoes, and says its new size when that changes. */
+  readonly shell?: FakeShell | null;
   /** Ports something listens on in the guest; everything when left out. */
   readonly listening?: readonly number[];
   readonly config?: Partial<ContainerConfig>;
@@ -142,6 +158,11 @@ const countingApp: FakeApp = (guest) => (_request, response) => {
   guest.memory.count = count;
   response.setHeader('content-type', 'application/json');
   response.end(JSON.stringify({ id: guest.id, count }));
+};
+
+const echoingShell: FakeShell = (terminal, { onResize }) => {
+  onResize(({ cols, rows }) => terminal.write(`[${cols}x${rows}]`));
+  terminal.pipe(terminal);
 };
 
 class InMemoryEngine implements FakeEngine {
@@ -436,6 +457,32 @@ class FakeMachine implements Machine {
       far.destroy();
     });
     return near;
+  }
+
+  async openShell(size: TerminalSize, { signal }: { signal?: AbortSignal } = {}): Promise<Shell> {
+    await this.#engine.enter('openShell', this.id, signal);
+    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
+    const { shell = echoingShell } = this.#options;
+    if (shell === null) throw new MachineError('failed', 'the image has no shell (bash, sh or busybox)');
+    const [near, far] = duplexPair();
+    const exited = Promise.withResolvers<number>();
+    const listeners: ((size: TerminalSize) => void)[] = [];
+    const exit = (code: number) => {
+      near.once('end', () => exited.resolve(code));
+      far.end();
+    };
+    this.#streams.add(near);
+    near.once('close', () => {
+      this.#streams.delete(near);
+      far.destroy();
+    });
+    shell(far, { guest: this.#guest, size, onResize: (listener) => void listeners.push(listener) }, exit);
+    return Object.assign(near, {
+      exited: exited.promise,
+      resize: (next: TerminalSize) => {
+        for (const listener of listeners) listener(next);
+      },
+    });
   }
 
   async setCredentials(credentials: RoleCredentials | null, { signal }: { signal?: AbortSignal } = {}): Promise<void> {
