@@ -7,9 +7,11 @@ export {
   type Budget,
   type BudgetLimits,
   createBudget,
+  type Held,
   hostGauges,
   hostLimits,
   type Need,
+  needOf,
   unboundedBudget,
 } from './host/budget.ts';
 export { type HostCheck, inspectHost } from './host/inspect.ts';

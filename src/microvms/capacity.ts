@@ -1,15 +1,13 @@
 /**
- * The host's budget as microVMs use it: who has or gets a machine holds a share, a suspended one holds none. Watches for
- * memory running short all the same, since a guest may use four times what it is guaranteed.
+ * The host's budget as microVMs use it: who has or gets a machine holds a share, a suspended one only its address. Watches
+ * for memory running short all the same, since a guest may use four times what it is guaranteed.
  */
-import type { Budget, Need } from '../engine/index.ts';
+import { type Budget, needOf } from '../engine/index.ts';
 import { type Clock, DomainError } from '../lib/index.ts';
 import type { Microvm } from './lifecycle.ts';
 
 /** What one suspend gives back shows only when it is over. */
 const RELIEF_MS = 5000;
-/** Source: the sizes' table, a quarter of a vCPU for 512 MiB. */
-const MIB_PER_CPU = 2048;
 
 export class Capacity implements Disposable {
   readonly #budget: Budget;
@@ -23,19 +21,22 @@ export class Capacity implements Disposable {
     this.#clock = clock;
   }
 
-  /** For a launch. @throws DomainError `CAPACITY` */
+  /** For a launch, which leaves room for a build that has waited long. @throws DomainError `CAPACITY` */
   take(id: string, memoryMiB: number): void {
-    if (this.isClosed) {
-      throw new DomainError('CAPACITY', 'This server is being drained and starts no MicroVM. Try again later.');
-    }
-    this.#budget.take(id, needOf(memoryMiB));
+    this.#refuseWhenClosed();
+    this.#budget.take(id, needOf(memoryMiB), { yields: true });
   }
 
-  /** For a resume, which knows no such error on the wire. @throws DomainError `CONFLICT` */
-  takeAgain({ id, memoryMiB }: Microvm): void {
+  /**
+   * For a resume, which knows no such error on the wire. What it had besides its share it keeps when there is none.
+   * @throws DomainError `CONFLICT`
+   */
+  takeAgain(record: Microvm): void {
     try {
-      this.take(id, memoryMiB);
+      this.#refuseWhenClosed();
+      this.#budget.take(record.id, needOf(record.memoryMiB));
     } catch (error) {
+      this.settle(record);
       if (!(error instanceof DomainError)) throw error;
       throw new DomainError('CONFLICT', error.message, { cause: error });
     }
@@ -43,7 +44,8 @@ export class Capacity implements Disposable {
 
   /** Brings the share in line with the record. */
   settle(record: Microvm): void {
-    if (record.state === 'SUSPENDED' || record.state === 'TERMINATED') this.#budget.release(record.id);
+    if (record.state === 'TERMINATED') this.#budget.release(record.id);
+    else if (record.state === 'SUSPENDED') this.#budget.rest(record.id);
     else this.#budget.hold(record.id, needOf(record.memoryMiB));
   }
 
@@ -63,8 +65,9 @@ export class Capacity implements Disposable {
   [Symbol.dispose](): void {
     this.#timer?.[Symbol.dispose]();
   }
-}
 
-function needOf(memoryMiB: number): Need {
-  return { memoryMiB, cpus: memoryMiB / MIB_PER_CPU };
+  #refuseWhenClosed(): void {
+    if (!this.isClosed) return;
+    throw new DomainError('CAPACITY', 'This server is being drained and starts no MicroVM. Try again later.');
+  }
 }

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { tmpdir } from 'node:os';
 import { describe, it } from 'node:test';
-import { DomainError } from '../../lib/index.ts';
+import { DomainError, TestClock } from '../../lib/index.ts';
 import { createBudget, hostGauges, hostLimits } from './budget.ts';
+import { tasksMax } from './tasks.ts';
 
 const ROOMY = { availableMemoryMiB: () => 100_000, freeDiskMiB: () => 100_000 };
 const NEED = { memoryMiB: 512, cpus: 0.25 };
@@ -107,5 +108,128 @@ describe('the budget of a host', () => {
     assert.equal(hostLimits(2, 777).memoryMiB, 777);
     const gauges = hostGauges(tmpdir());
     assert.ok(gauges.availableMemoryMiB() > 0 && gauges.freeDiskMiB() > 0);
+  });
+
+  it('bounds the files of the server, of which a sleeping microVM keeps one', () => {
+    const budget = createBudget({ memoryMiB: 10_000, cpus: 100, machines: 100, files: 18 }, ROOMY);
+    budget.take('a', NEED);
+    budget.rest('a');
+    budget.rest('b');
+    budget.take('c', NEED);
+    assert.match(
+      refusal(() => budget.take('d', NEED)),
+      /18 files open, and 18 are taken/,
+    );
+    for (const id of ['a', 'b', 'c']) budget.release(id);
+    assert.deepEqual(budget.held, { machines: 0, memoryMiB: 0, cpus: 0, diskMiB: 0, files: 0 });
+  });
+});
+
+describe('who waits for a share of the host', () => {
+  const LIMITS = { memoryMiB: 3 * 608, cpus: 100, machines: 100 };
+  const BUILD = { memoryMiB: 512 + 608, cpus: 1 };
+
+  it('gets it in the order of the calls, as soon as it is there', async () => {
+    const budget = createBudget(LIMITS, ROOMY, new TestClock());
+    for (const id of ['a', 'b', 'c']) budget.take(id, NEED);
+    const said: string[] = [];
+    const order: string[] = [];
+    const large = budget.wait('large', BUILD, { onShort: (why) => said.push(why) }).then(() => order.push('large'));
+    const small = budget.wait('small', NEED, { onShort: (why) => said.push(why) }).then(() => order.push('small'));
+    budget.release('a');
+    await Promise.resolve();
+    assert.deepEqual(order, [], 'the small one would fit, but it is not its turn');
+    budget.release('b');
+    await large;
+    budget.release('c');
+    await small;
+    assert.deepEqual(order, ['large', 'small']);
+    assert.match(said[0] ?? '', /1824 of 1824 MiB memory are promised, and it needs 1216/);
+    assert.equal(said.length, 2);
+    for (const id of ['large', 'small']) budget.release(id);
+    assert.equal(budget.held.memoryMiB, 0);
+  });
+
+  it('lets launches go first for a minute, then they leave it room; what comes back to life needs not', async () => {
+    const clock = new TestClock();
+    const budget = createBudget(LIMITS, ROOMY, clock);
+    for (const id of ['a', 'b', 'c']) budget.take(id, NEED);
+    const build = budget.wait('build', BUILD, {});
+    budget.release('a');
+    budget.take('d', NEED, { yields: true });
+    await clock.advance(60_000);
+    budget.release('b');
+    assert.notEqual(
+      refusal(() => budget.take('e', NEED, { yields: true })),
+      '',
+    );
+    budget.take('b', NEED);
+    budget.release('b');
+    budget.release('c');
+    await build;
+    assert.equal(budget.held.memoryMiB, 3 * 608);
+  });
+
+  it('is told at once when there never will be room', async () => {
+    const budget = createBudget(LIMITS, { ...ROOMY, freeDiskMiB: () => 2000 }, new TestClock());
+    await assert.rejects(budget.wait('a', { memoryMiB: 2048, cpus: 1 }, {}), {
+      code: 'CAPACITY',
+      message: /needs 2144 MiB memory, and 1824 is all .*--memory-budget/,
+    });
+    await assert.rejects(budget.wait('a', { ...NEED, diskMiB: 1500 }, {}), { message: /only 2000 MiB disk are free/ });
+  });
+
+  it('may stop waiting, and whoever is behind goes ahead', async () => {
+    const budget = createBudget(LIMITS, ROOMY, new TestClock());
+    for (const id of ['a', 'b']) budget.take(id, NEED);
+    const stop = new AbortController();
+    const large = budget.wait('large', BUILD, { signal: stop.signal });
+    const small = budget.wait('small', NEED, {});
+    stop.abort(new Error('stopped'));
+    await assert.rejects(large, /stopped/);
+    await small;
+    await assert.rejects(budget.wait('x', NEED, { signal: stop.signal }), /stopped/);
+    assert.equal(budget.held.machines, 3);
+  });
+
+  it('is let in when memory comes back that nobody gave back', async () => {
+    const clock = new TestClock();
+    let available = 100;
+    const budget = createBudget(LIMITS, { ...ROOMY, availableMemoryMiB: () => available }, clock);
+    let isIn = false;
+    const build = budget.wait('build', BUILD, {}).then(() => {
+      isIn = true;
+    });
+    await clock.advance(5000);
+    assert.equal(isIn, false);
+    available = 5000;
+    await clock.advance(1000);
+    await build;
+  });
+});
+
+describe('the tasks a host allows', () => {
+  const files: Record<string, string> = {
+    '/proc/sys/kernel/threads-max': '192000\n',
+    '/proc/sys/kernel/pid_max': '32768\n',
+    '/proc/self/limits': 'Max processes             5000                 95000                processes\n',
+    '/proc/self/cgroup': '8:pids:/box/inner\n7:memory:/elsewhere\n0::/user.slice/one.service\n',
+    '/sys/fs/cgroup/pids/box/pids.max': '900\n',
+    '/sys/fs/cgroup/pids/box/inner/pids.max': 'max\n',
+    '/sys/fs/cgroup/user.slice/pids.max': '4000\n',
+  };
+  const read = (file: string) => files[file] ?? '';
+
+  it('are the least of what kernel, user and control groups allow', () => {
+    assert.equal(tasksMax(read), 900);
+    files['/sys/fs/cgroup/pids/box/pids.max'] = 'max';
+    assert.equal(tasksMax(read), 4000);
+    files['/sys/fs/cgroup/user.slice/pids.max'] = '';
+    assert.equal(tasksMax(read), 5000);
+    assert.equal(
+      tasksMax(() => ''),
+      4096,
+    );
+    assert.ok(tasksMax() > 100);
   });
 });

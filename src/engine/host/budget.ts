@@ -4,16 +4,22 @@
  *
  * Memory is promised at a machine's guaranteed size, not at its peak: what machines use beyond that is watched by
  * `pressure`, and whoever owns the machines makes room before the kernel has to.
+ *
+ * A launch that does not fit is refused, a build waits its turn. Launches come at any rate and would always be there first:
+ * a build that has waited long enough has what is given back kept for it.
  */
 import { readFileSync, statfsSync } from 'node:fs';
 import { totalmem } from 'node:os';
-import { DomainError } from '../../lib/index.ts';
+import { type Clock, DomainError, systemClock } from '../../lib/index.ts';
+import { tasksMax } from './tasks.ts';
 
 /** The share of one machine. */
 export interface Need {
   readonly memoryMiB: number;
   /** Guaranteed, not peak; may be a fraction. */
   readonly cpus: number;
+  /** What it may come to write; default a suspend's. */
+  readonly diskMiB?: number;
 }
 
 export interface BudgetLimits {
@@ -21,8 +27,10 @@ export interface BudgetLimits {
   readonly memoryMiB: number;
   /** Guaranteed vCPUs of all machines. */
   readonly cpus: number;
-  /** Live machines: each costs processes, threads and open files. */
+  /** Live machines: each costs processes and threads. */
   readonly machines: number;
+  /** Files the server may have open; default as many as it likes. */
+  readonly files?: number;
 }
 
 export interface Gauges {
@@ -32,12 +40,38 @@ export interface Gauges {
   freeDiskMiB(): number;
 }
 
+/** All shares together. */
+export interface Held {
+  readonly machines: number;
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly diskMiB: number;
+  readonly files: number;
+}
+
+export interface WaitOptions {
+  readonly signal?: AbortSignal;
+  /** Called at most once, with what is short, when it has to wait. */
+  onShort?(why: string): void;
+}
+
 export interface Budget {
   readonly limits: BudgetLimits;
-  /** Sets a share aside for `id`, instead of what it had. @throws DomainError `CAPACITY` saying what is short */
-  take(id: string, need: Need): void;
+  readonly held: Held;
+  /**
+   * Sets a share aside for `id`, instead of what it had. With `yields` it leaves room for who has waited long.
+   * @throws DomainError `CAPACITY` saying what is short
+   */
+  take(id: string, need: Need, options?: { yields?: boolean }): void;
+  /**
+   * The same as soon as there is room, in the order of the calls. Rejects with the signal's reason when that aborts first.
+   * @throws DomainError `CAPACITY` when there would not be room on the idle host, or not on its disk
+   */
+  wait(id: string, need: Need, options: WaitOptions): Promise<void>;
   /** It runs already, whatever the limits are now. */
   hold(id: string, need: Need): void;
+  /** It sleeps: of its share only its address is left. */
+  rest(id: string): void;
   /** Idempotent. */
   release(id: string): void;
   /** Whether memory runs short although every share was granted. */
@@ -52,6 +86,19 @@ const DELTA_MIB = 64;
 const OVERHEAD_MIB = 96;
 /** What the kernel must always be able to give: the server, the page cache of the snapshots, everybody else. */
 const MIN_AVAILABLE_MEMORY_MIB = 512;
+/** The server's sockets and files for one machine; 7 measured, and what its traffic opens. */
+const FILES_EACH = 16;
+/** Source: the sizes' table, a quarter of a vCPU for 512 MiB. */
+const MIB_PER_CPU = 2048;
+/** How long a build lets launches go first. */
+const PATIENCE_MS = 60_000;
+/** Memory and disk come back without anybody telling. */
+const LOOK_EVERY_MS = 1000;
+
+/** What a microVM of this size is promised. */
+export function needOf(memoryMiB: number): Need {
+  return { memoryMiB, cpus: memoryMiB / MIB_PER_CPU };
+}
 
 /** Refuses nothing. */
 export function unboundedBudget(): Budget {
@@ -62,67 +109,180 @@ export function unboundedBudget(): Budget {
   );
 }
 
-export function createBudget(limits: BudgetLimits, gauges: Gauges): Budget {
-  return new HostBudget(limits, gauges);
+export function createBudget(limits: BudgetLimits, gauges: Gauges, clock: Clock = systemClock): Budget {
+  return new HostBudget(limits, gauges, clock);
+}
+
+const NOTHING: Held = { machines: 0, memoryMiB: 0, cpus: 0, diskMiB: 0, files: 0 };
+/** Its listener. */
+const ASLEEP: Held = { ...NOTHING, files: 1 };
+
+interface Waiter {
+  readonly id: string;
+  readonly share: Held;
+  readonly sinceMs: number;
+  readonly admitted: PromiseWithResolvers<void>;
 }
 
 class HostBudget implements Budget {
   readonly limits: BudgetLimits;
   readonly #gauges: Gauges;
-  readonly #held = new Map<string, Need>();
-  #memoryMiB = 0;
-  #cpus = 0;
+  readonly #clock: Clock;
+  readonly #shares = new Map<string, Held>();
+  readonly #waiting: Waiter[] = [];
+  #held = NOTHING;
+  #look: Disposable | undefined;
 
-  constructor(limits: BudgetLimits, gauges: Gauges) {
+  constructor(limits: BudgetLimits, gauges: Gauges, clock: Clock) {
     this.limits = limits;
     this.#gauges = gauges;
+    this.#clock = clock;
   }
 
-  take(id: string, need: Need): void {
-    this.release(id);
-    const short = this.#shortOf(need);
-    if (short !== undefined) {
-      throw new DomainError(
-        'CAPACITY',
-        `This host has no capacity for another MicroVM now: ${short}. Suspend or terminate others and try again.`,
-      );
+  get held(): Held {
+    return this.#held;
+  }
+
+  take(id: string, need: Need, { yields = false }: { yields?: boolean } = {}): void {
+    this.#drop(id);
+    const short = this.#shortOf(shareOf(need), yields ? this.#keptFree() : NOTHING);
+    if (short === undefined) this.#add(id, shareOf(need));
+    this.#admit();
+    if (short === undefined) return;
+    throw new DomainError(
+      'CAPACITY',
+      `This host has no capacity for another MicroVM now: ${short}. Suspend or terminate others and try again.`,
+    );
+  }
+
+  async wait(id: string, need: Need, { signal, onShort }: WaitOptions): Promise<void> {
+    signal?.throwIfAborted();
+    const share = shareOf(need);
+    const never = this.#neverFits(share);
+    if (never !== undefined) throw new DomainError('CAPACITY', `This host has no capacity for a build: ${never}.`);
+    const waiter: Waiter = { id, share, sinceMs: this.#clock.monotonicMs(), admitted: Promise.withResolvers() };
+    this.#waiting.push(waiter);
+    this.#admit();
+    if (this.#waiting.includes(waiter)) onShort?.(this.#shortOf(share) ?? 'another build is first');
+    const onAbort = () => this.#giveUp(waiter, signal?.reason);
+    signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      await waiter.admitted.promise;
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
     }
-    this.hold(id, need);
   }
 
   hold(id: string, need: Need): void {
-    this.release(id);
-    this.#held.set(id, need);
-    this.#memoryMiB += need.memoryMiB + OVERHEAD_MIB;
-    this.#cpus += need.cpus;
+    this.#drop(id);
+    this.#add(id, shareOf(need));
+    this.#admit();
+  }
+
+  rest(id: string): void {
+    this.#drop(id);
+    this.#add(id, ASLEEP);
+    this.#admit();
   }
 
   release(id: string): void {
-    const need = this.#held.get(id);
-    if (need === undefined) return;
-    this.#held.delete(id);
-    this.#memoryMiB -= need.memoryMiB + OVERHEAD_MIB;
-    this.#cpus -= need.cpus;
+    this.#drop(id);
+    this.#admit();
   }
 
   pressure(): boolean {
-    return this.#held.size > 0 && this.#gauges.availableMemoryMiB() < MIN_AVAILABLE_MEMORY_MIB;
+    return this.#held.machines > 0 && this.#gauges.availableMemoryMiB() < MIN_AVAILABLE_MEMORY_MIB;
   }
 
-  #shortOf(need: Need): string | undefined {
-    const { memoryMiB, cpus, machines } = this.limits;
-    const wanted = need.memoryMiB + OVERHEAD_MIB;
-    if (this.#held.size >= machines) return `it runs ${this.#held.size} machines, and ${machines} is its limit`;
-    if (this.#memoryMiB + wanted > memoryMiB) {
-      return `${this.#memoryMiB} of ${memoryMiB} MiB memory are promised, and it needs ${wanted}`;
+  #add(id: string, share: Held): void {
+    this.#shares.set(id, share);
+    this.#held = sum(this.#held, share, 1);
+  }
+
+  #drop(id: string): void {
+    const share = this.#shares.get(id);
+    if (share === undefined) return;
+    this.#shares.delete(id);
+    // Fractions of vCPUs are powers of two, so that nothing is left of what was added.
+    this.#held = sum(this.#held, share, -1);
+  }
+
+  /** Lets in who waits, first come first, as long as there is room. */
+  #admit(): void {
+    for (let first = this.#waiting[0]; first !== undefined; first = this.#waiting[0]) {
+      if (this.#shortOf(first.share) !== undefined) break;
+      this.#waiting.shift();
+      this.#add(first.id, first.share);
+      first.admitted.resolve();
     }
-    if (this.#cpus + need.cpus > cpus) return `${this.#cpus} of ${cpus} guaranteed vCPUs are taken`;
+    if (this.#waiting.length === 0) {
+      this.#look?.[Symbol.dispose]();
+      this.#look = undefined;
+    } else {
+      this.#look ??= this.#clock.after(LOOK_EVERY_MS, () => {
+        this.#look = undefined;
+        this.#admit();
+      });
+    }
+  }
+
+  #giveUp(waiter: Waiter, reason: unknown): void {
+    const at = this.#waiting.indexOf(waiter);
+    if (at === -1) return;
+    this.#waiting.splice(at, 1);
+    waiter.admitted.reject(reason);
+    this.#admit();
+  }
+
+  /** What a launch must not take from who has waited long. */
+  #keptFree(): Held {
+    const first = this.#waiting[0];
+    return first !== undefined && this.#clock.monotonicMs() - first.sinceMs >= PATIENCE_MS ? first.share : NOTHING;
+  }
+
+  #shortOf(share: Held, kept: Held = NOTHING): string | undefined {
+    const { memoryMiB, cpus, machines, files = Number.POSITIVE_INFINITY } = this.limits;
+    const held = sum(this.#held, kept, 1);
+    if (held.machines + share.machines > machines) {
+      return `it runs ${held.machines} machines, and ${machines} is its limit`;
+    }
+    if (held.memoryMiB + share.memoryMiB > memoryMiB) {
+      return `${held.memoryMiB} of ${memoryMiB} MiB memory are promised, and it needs ${share.memoryMiB}`;
+    }
+    if (held.cpus + share.cpus > cpus) return `${held.cpus} of ${cpus} guaranteed vCPUs are taken`;
+    if (held.files + share.files > files) return `the server may have ${files} files open, and ${held.files} are taken`;
     const available = this.#gauges.availableMemoryMiB();
     if (available < MIN_AVAILABLE_MEMORY_MIB + OVERHEAD_MIB) return `only ${available} MiB memory are available`;
     const free = this.#gauges.freeDiskMiB();
-    const kept = MIN_FREE_DISK_MIB + DELTA_MIB * (this.#held.size + 1);
-    return free < kept ? `only ${free} MiB disk are free, and ${kept} are kept for suspends` : undefined;
+    const needed = MIN_FREE_DISK_MIB + held.diskMiB + share.diskMiB;
+    return free < needed ? `only ${free} MiB disk are free, and ${needed} are kept for suspends` : undefined;
   }
+
+  /** What no other machine's end would change. */
+  #neverFits(share: Held): string | undefined {
+    const { memoryMiB, cpus } = this.limits;
+    if (share.memoryMiB > memoryMiB) {
+      return `it needs ${share.memoryMiB} MiB memory, and ${memoryMiB} is all that machines are promised (--memory-budget)`;
+    }
+    if (share.cpus > cpus) return `it needs ${share.cpus} guaranteed vCPUs, and ${cpus} is all there are`;
+    const free = this.#gauges.freeDiskMiB();
+    const needed = MIN_FREE_DISK_MIB + share.diskMiB;
+    return free < needed ? `only ${free} MiB disk are free, and it needs ${needed}` : undefined;
+  }
+}
+
+function shareOf({ memoryMiB, cpus, diskMiB = DELTA_MIB }: Need): Held {
+  return { machines: 1, memoryMiB: memoryMiB + OVERHEAD_MIB, cpus, diskMiB, files: FILES_EACH };
+}
+
+function sum(a: Held, b: Held, sign: 1 | -1): Held {
+  return {
+    machines: a.machines + sign * b.machines,
+    memoryMiB: a.memoryMiB + sign * b.memoryMiB,
+    cpus: a.cpus + sign * b.cpus,
+    diskMiB: a.diskMiB + sign * b.diskMiB,
+    files: a.files + sign * b.files,
+  };
 }
 
 /** A guaranteed vCPU is a promise only kept when all want it at once; the host's are promised this often. */
@@ -131,16 +291,18 @@ const CPU_OVERCOMMIT = 16;
 const OTHERS_MIB = 1024;
 /** Threads of one QEMU with its helpers, generously. */
 const THREADS_EACH = 64;
-/** The server's sockets and files for one machine. */
-const FILES_EACH = 16;
+/** The server's own, and what set-up, clients and builds open. */
+const OTHER_FILES = 256;
 
 /** The limits of this host; `memoryMiB` is the operator's, where given. */
 export function hostLimits(cpus: number, memoryMiB?: number): BudgetLimits {
-  const total = Math.floor(totalmem() / 1024 ** 2);
+  // In a container it is less than the host has.
+  const total = Math.floor(Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY) / 1024 ** 2);
   return {
     memoryMiB: memoryMiB ?? Math.max(0, total - OTHERS_MIB),
     cpus: cpus * CPU_OVERCOMMIT,
-    machines: Math.max(1, Math.min(Math.floor(threadsMax() / THREADS_EACH), Math.floor(filesMax() / FILES_EACH))),
+    machines: Math.max(1, Math.floor(tasksMax() / THREADS_EACH)),
+    files: Math.max(FILES_EACH, filesMax() - OTHER_FILES),
   };
 }
 
@@ -153,10 +315,6 @@ export function hostGauges(stateDir: string): Gauges {
       return Math.floor((bavail * bsize) / 1024 ** 2);
     },
   };
-}
-
-function threadsMax(): number {
-  return Number(read('/proc/sys/kernel/threads-max')) || 4096;
 }
 
 function filesMax(): number {
