@@ -119,6 +119,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       usersOf: (arn) => microvms.usersOfConnector(arn),
     }),
   );
+  const budget = createBudget(hostLimits(engine.host.cpus, config.memoryBudgetMiB), hostGauges(stateDir), clock);
   const images = stack.use(
     createImages({
       store,
@@ -134,6 +135,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       accountId: account,
       log: log.child({ room: 'images' }),
       quotas,
+      budget,
     }),
   );
   const microvms: Microvms = stack.use(
@@ -148,7 +150,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       region,
       log: log.child({ room: 'microvms' }),
       memoryQuotaMiB: quotas.memoryMiB,
-      budget: createBudget(hostLimits(engine.host.cpus, config.memoryBudgetMiB), hostGauges(stateDir)),
+      budget,
       pressureWatchMs: PRESSURE_WATCH_MS,
     }),
   );

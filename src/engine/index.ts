@@ -1,5 +1,5 @@
 /** The engine room's door: live machines on this host. */
-export { type PrepareOptions, prepareBuilder } from './build/builder.ts';
+export { BUILDER_MEMORY_MIB, type PrepareOptions, prepareBuilder } from './build/builder.ts';
 export { createEngine, type EngineOptions } from './create-engine.ts';
 export * from './egress.ts';
 export * from './engine.ts';

@@ -1,21 +1,30 @@
 /**
- * The queue of builds: in the order of the calls, a few at a time. Each ends in a record that says how, whatever happens;
+ * The queue of builds: in the order of the calls, a few at a time, each with a share of the host for as long as it works.
+ * While there is none a build stays PENDING and its log says why. Each ends in a record that says how, whatever happens;
  * only a stopping server leaves that to its next start.
  */
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { messageOf, Slots } from '../lib/index.ts';
-import type { BuildLogs } from './build-log.ts';
+import { BUILDER_MEMORY_MIB, type Budget, type Need, needOf } from '../engine/index.ts';
+import { messageOf, Slots, withDeadline } from '../lib/index.ts';
+import type { BuildLogs, BuildLogWriter } from './build-log.ts';
 import { type BuilderOptions, runBuild } from './builder.ts';
 import type { Catalog } from './catalog.ts';
 import { failureReason, INTERRUPTED } from './failure-reason.ts';
 import type { VersionRecord } from './lifecycle.ts';
+import { memoryMiBOf } from './version-config.ts';
 
 export interface BuildQueueOptions extends BuilderOptions {
   readonly catalog: Catalog;
   readonly logs: BuildLogs;
   readonly concurrentBuilds: number;
+  readonly budget: Budget;
 }
+
+/** Longest wait for a share of the host; a build that begins after it was forgotten helps nobody. */
+const SHARE_TIMEOUT_MS = 3_600_000;
+/** Root disk, snapshot and what the cache of layers grows by, of a build of ordinary size. */
+const DISK_MIB = 2048;
 
 export class BuildQueue implements AsyncDisposable {
   readonly #o: BuildQueueOptions;
@@ -75,12 +84,10 @@ export class BuildQueue implements AsyncDisposable {
     const { catalog, clock, logs } = this.#o;
     const { signal } = this.#stop;
     using _slot = await this.#slots.acquire({ signal });
-    if (!(await catalog.record(arn, number, { type: 'started' }, clock.now()))) {
-      logs.end(version.buildId);
-      return;
-    }
     // Disposed last, so that who followed the log finds the outcome written.
     await using buildLog = await logs.writer(version.buildId);
+    using _share = await this.#share(version, buildLog);
+    if (!(await catalog.record(arn, number, { type: 'started' }, clock.now()))) return;
     const startedMs = clock.monotonicMs();
     const outcome = await runBuild(this.#o, version, buildLog, signal);
     const event =
@@ -97,5 +104,19 @@ export class BuildQueue implements AsyncDisposable {
       },
       'build ended',
     );
+  }
+  /** A build's machines run one after another: their share is that of the largest. @throws DomainError `CAPACITY`, MachineError */
+  async #share({ buildId, config, ...version }: VersionRecord, buildLog: BuildLogWriter): Promise<Disposable> {
+    const { budget, clock } = this.#o;
+    const id = `build-${buildId}`;
+    const need: Need = { ...needOf(Math.max(BUILDER_MEMORY_MIB, memoryMiBOf(config))), diskMiB: DISK_MIB };
+    const log = this.#o.log.child({ buildId, imageArn: version.imageArn, imageVersion: version.version });
+    const onShort = (why: string) => {
+      buildLog.write(`[rekindle] waiting for room on this host: ${why}\n`);
+      log.info({ why }, 'a build waits for room on this host');
+    };
+    const wait = (signal: AbortSignal) => budget.wait(id, need, { signal, onShort });
+    await withDeadline('waiting for room on this host', SHARE_TIMEOUT_MS, wait, { signal: this.#stop.signal, clock });
+    return { [Symbol.dispose]: () => budget.release(id) };
   }
 }

@@ -30,6 +30,7 @@ export function failureReason(error: unknown, config: VersionConfig): string {
   if (error instanceof ValidateFailure) return error.message;
   if (error instanceof ArtifactError) return `${ARTIFACT_CODES[error.kind] ?? 'ARCHIVE_INVALID'}: ${error.message}`;
   if (error instanceof BuildFailure) return buildFailureReason(error, config);
+  if (error instanceof DomainError && error.code === 'CAPACITY') return `INTERNAL_PLATFORM_ERROR: ${error.message}`;
   // The build role's: the identity room's sentence, made for callers. GUESS: role-not-assumed
   if (error instanceof DomainError) return error.message;
   return 'INTERNAL_PLATFORM_ERROR: The build failed because of the platform, not the image. Try again; the log of the server says more.';

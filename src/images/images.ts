@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import path from 'node:path';
 import type { Artifacts } from '../artifacts/index.ts';
 import type { Connectors } from '../connectors/index.ts';
-import type { Engine, SnapshotDamage } from '../engine/index.ts';
+import { type Budget, type Engine, type SnapshotDamage, unboundedBudget } from '../engine/index.ts';
 import {
   addTags,
   type Clock,
@@ -82,6 +82,8 @@ export interface ImagesOptions {
   readonly ids?: Ids;
   /** Default 1: a build wants the whole machine. */
   readonly concurrentBuilds?: number;
+  /** What the host can carry; default unbounded. */
+  readonly budget?: Budget;
   /** Bounds the Dockerfile's run; default an hour. GUESS: build-time-limit */
   readonly buildTimeoutMs?: number;
   /** Default: none. */
@@ -129,6 +131,7 @@ class ImagesRoom implements Images {
       workDir: path.join(options.stateDir, 'builds'),
       buildTimeoutMs: options.buildTimeoutMs ?? 3_600_000,
       concurrentBuilds: options.concurrentBuilds ?? 1,
+      budget: options.budget ?? unboundedBudget(),
     });
     this.#removals = new Removals({ ...common, imageDir: (arn) => this.#imageDir(arn) });
     this.managed = managedImages(options.region);

@@ -6,7 +6,7 @@ import { buffer } from 'node:stream/consumers';
 import { ZipFile } from 'yazl';
 import { createArtifacts, createObjectStore } from '../artifacts/index.ts';
 import { type Connectors, createConnectors, fixedNetworks, parseNetworks } from '../connectors/index.ts';
-import { createFakeEngine, type FakeEngine, type FakeEngineOptions } from '../engine/index.ts';
+import { type Budget, createFakeEngine, type FakeEngine, type FakeEngineOptions } from '../engine/index.ts';
 import { silentLogger, TestClock } from '../lib/index.ts';
 import { openStore, type Store } from '../store/index.ts';
 import type { RoleSource } from './build-role.ts';
@@ -38,6 +38,7 @@ interface Setup {
   readonly engine?: FakeEngineOptions;
   readonly concurrentBuilds?: number;
   readonly quotas?: ImageQuotas;
+  readonly budget?: Budget;
   readonly roles?: RoleSource;
   readonly stateDir?: string;
 }
@@ -69,6 +70,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
     accountId: '000000000000',
     log: silentLogger,
     ...(setup.quotas !== undefined && { quotas: setup.quotas }),
+    ...(setup.budget !== undefined && { budget: setup.budget }),
     ...(setup.concurrentBuilds !== undefined && { concurrentBuilds: setup.concurrentBuilds }),
   });
   if (setup.stateDir === undefined) await objects.createBucket('code');

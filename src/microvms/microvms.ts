@@ -101,7 +101,9 @@ export async function createMicrovms(options: MicrovmsOptions): Promise<Microvms
   const elapsed = await openSteadyClock(options.store, options.clock ?? systemClock, options.log);
   const tokens = await openEndpointTokens(options.store, elapsed);
   // Asked now: once builds run, their machines are there too.
-  return new MicrovmsRoom(options, { elapsed, tokens, residue: await options.engine.residue() });
+  const room = new MicrovmsRoom(options, { elapsed, tokens, residue: await options.engine.residue() });
+  await room.occupy();
+  return room;
 }
 
 class MicrovmsRoom implements Microvms {
@@ -178,13 +180,17 @@ class MicrovmsRoom implements Microvms {
     });
   }
 
-  async start(): Promise<void> {
-    await this.#elapsed.start();
-    await this.#forgetClaims();
+  /** What is on record has its share of the host before anything else may take it. */
+  async occupy(): Promise<void> {
     for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) {
       this.#memory.hold(body.id, body.memoryMiB);
       this.#capacity.settle(body);
     }
+  }
+
+  async start(): Promise<void> {
+    await this.#elapsed.start();
+    await this.#forgetClaims();
     for await (const { body } of this.#ledger.inStates(ADDRESSED_STATES)) await this.#reopenEndpoint(body);
     await this.#recover();
     await this.#sweep();

@@ -27,7 +27,8 @@ import { qemuDriver } from '../vmm/qemu/driver.ts';
 import { runBuilder } from './builder-run.ts';
 import { writeContextTar } from './context-tar.ts';
 
-const BUILDER_MEMORY_MIB = 2048;
+/** What a builder machine has, all of it guaranteed: its budget is that of a build. */
+export const BUILDER_MEMORY_MIB = 2048;
 const BUILDER_CPUS = 2;
 const ALIASES_TIMEOUT_MS = 60_000;
 /** Of what is done here; a change makes the snapshot anew. */
