@@ -62,6 +62,14 @@ test('a side that breaks takes the other with it', async () => {
   }
 });
 
+test('a side that broke before the splice takes the other with it too', () => {
+  const [client, tunnel] = [duplexPair()[0], duplexPair()[0]];
+  tunnel.destroy();
+  const early = { client: Buffer.alloc(0), tunnel: Buffer.alloc(0) };
+  splice(client, tunnel, { early, clock: new TestClock(), onBytes: () => {} });
+  assert.equal(client.destroyed, true);
+});
+
 test('after one side ended, the other has a while to end too, prolonged by what it still says', async () => {
   const b = bench();
   b.client.resume();

@@ -28,10 +28,17 @@ export function splice(client: Duplex, tunnel: Duplex, { early, clock, onBytes }
     linger?.[Symbol.dispose]();
     linger = clock.after(LINGER_MS, cut);
   };
+  if (client.destroyed || tunnel.destroyed) {
+    cut();
+    return;
+  }
   join(client, tunnel);
   join(tunnel, client);
   if (early.tunnel.length > 0) client.write(early.tunnel);
   if (early.client.length > 0) tunnel.write(early.client);
+  // Whoever handed them over may have paused them.
+  client.resume();
+  tunnel.resume();
 
   function join(from: Duplex, to: Duplex): void {
     from.on('data', (chunk: Buffer) => {
@@ -48,7 +55,10 @@ export function splice(client: Duplex, tunnel: Duplex, { early, clock, onBytes }
     });
     from.on('error', () => {});
     from.once('close', () => {
-      if (!from.readableEnded || to.destroyed) return cut();
+      if (!from.readableEnded || to.destroyed) {
+        cut();
+        return;
+      }
       // It ended in order: what it said last is on its way to the other side, which has until the linger's end to close.
       to.resume();
     });
