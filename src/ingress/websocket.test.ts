@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage } from 'node:http';
+import { Agent } from 'node:https';
 import { duplexPair } from 'node:stream';
 import { test } from 'node:test';
 import { type ClientOptions, WebSocket, WebSocketServer } from 'ws';
@@ -49,24 +50,14 @@ async function socketBench(
     for (const socket of sockets.clients) socket.terminate();
   });
   const real = await bench.traffic.onWake(bench.id);
-  const machine: Machine = {
-    id: real.id,
-    pid: real.pid,
-    exited: real.exited,
-    connect: async (port) => {
-      ports.push(port);
-      const [near, far] = duplexPair();
-      server.emit('connection', far);
-      near.once('close', () => far.destroy());
-      far.once('close', () => near.destroy());
-      return near;
-    },
-    openShell: (...given) => real.openShell(...given),
-    suspend: (options) => real.suspend(options),
-    setCredentials: (...given) => real.setCredentials(...given),
-    logs: (options) => real.logs(options),
-    [Symbol.asyncDispose]: () => real[Symbol.asyncDispose](),
-  };
+  const machine = withConnect(real, async (port) => {
+    ports.push(port);
+    const [near, far] = duplexPair();
+    server.emit('connection', far);
+    near.once('close', () => far.destroy());
+    far.once('close', () => near.destroy());
+    return near;
+  });
   bench.traffic.onWake = async () => machine;
   const dial: SocketBench['dial'] = ({ protocols = [], token, ...options } = {}) => {
     const auth = token === null ? {} : { 'x-aws-proxy-auth': token ?? bench.token };
@@ -100,6 +91,17 @@ async function socketBench(
   };
   const owned = stack.move();
   return { bench, seen, ports, machine, dial, shake, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+/** The same machine, with another way to its ports. */
+function withConnect(machine: Machine, connect: Machine['connect']): Machine {
+  return new Proxy(machine, {
+    get: (target, name) => {
+      if (name === 'connect') return connect;
+      const value: unknown = Reflect.get(target, name);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
 }
 
 const protocolOf = (request: IncomingMessage | undefined) => request?.headers['sec-websocket-protocol'];
@@ -197,9 +199,9 @@ test('an upgrade to WebSocket where none can begin is a 400 without a body, for 
     ['GET', { upgrade: 'websocket', connection: 'keep-alive' }],
     ['POST', { upgrade: 'websocket', connection: 'upgrade' }],
   ];
-  const ca = b.bench.ingress.caPem;
+  const agent = new Agent({ ca: b.bench.ingress.caPem });
   for (const [method, headers] of cases) {
-    const answer = await b.bench.request({ method, headers, agent: false, ca });
+    const answer = await b.bench.request({ method, headers, agent });
     assert.deepEqual([answer.status, answer.body], [400, ''], JSON.stringify([method, headers]));
     assert.deepEqual(
       [answer.headers['cache-control'], answer.headers['content-type']],
@@ -208,13 +210,12 @@ test('an upgrade to WebSocket where none can begin is a 400 without a body, for 
     const stranger = await b.bench.request({
       method,
       headers: { ...headers, 'x-aws-proxy-auth': 'x' },
-      agent: false,
-      ca,
+      agent,
     });
     assert.equal(stranger.status, 403);
   }
   const headers = { upgrade: 'websocket', connection: 'upgrade', 'content-length': '5' };
-  const withBody = await b.bench.request({ headers, agent: false, ca }, 'GET /');
+  const withBody = await b.bench.request({ headers, agent }, 'GET /');
   assert.equal(withBody.status, 400, 'a body before the 101 could pass for a request of its own');
   assert.equal(b.bench.traffic.wakes, 0);
 });
@@ -242,13 +243,10 @@ test('an upgrade is held while its microVM resumes, and what the client sent mea
 test('an upgrade whose machine was suspended meanwhile wakes it again; one that can not be woken is a 502', async () => {
   await using b = await socketBench();
   let failures = 1;
-  const flaky: Machine = {
-    ...b.machine,
-    connect: async (port, options) => {
-      if (failures-- > 0) throw new MachineError('exited', 'gone');
-      return b.machine.connect(port, options);
-    },
-  };
+  const flaky = withConnect(b.machine, async (port, options) => {
+    if (failures-- > 0) throw new MachineError('exited', 'gone');
+    return b.machine.connect(port, options);
+  });
   b.bench.traffic.onWake = async () => flaky;
   assert.equal(await b.shake(), '101 ');
   assert.equal(b.bench.traffic.wakes, 2);
