@@ -83,21 +83,7 @@ test('a stopped server suspends what runs; the next one has the same ports and w
   await using home = await folder();
   const disk = createFakeDisk();
   await using first = await start(home.dir, createFakeEngine({ disk }));
-  let microvmId = '';
-  {
-    using sdk = clients(first, home.dir);
-    const { artifactBucket, baseImageArn, buildRoleArn } = provisionsOf(first.record);
-    await sdk.s3.send(new PutObjectCommand({ Bucket: artifactBucket, Key: 'a.zip', Body: await dockerfileZip() }));
-    const { imageArn } = await sdk.microvms.createMicrovmImage({
-      name: 'app',
-      baseImageArn,
-      buildRoleArn,
-      codeArtifact: { uri: `s3://${artifactBucket}/a.zip` },
-    });
-    await until(async () => (await sdk.microvms.getMicrovmImage({ imageIdentifier: imageArn })).state === 'CREATED');
-    ({ microvmId = '' } = await sdk.microvms.runMicrovm({ imageIdentifier: imageArn }));
-    await until(async () => (await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId })).state === 'RUNNING');
-  }
+  const microvmId = await runningMicrovm(first, home.dir);
   await first.stop();
 
   const engine = createFakeEngine({ disk });
@@ -108,6 +94,32 @@ test('a stopped server suspends what runs; the next one has the same ports and w
   await sdk.microvms.resumeMicrovm({ microvmIdentifier: microvmId });
   await until(async () => (await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId })).state === 'RUNNING');
   assert.ok(engine.calls.includes(`resume ${microvmId}`));
+});
+
+test('a server that is stopped during a resume waits for it, and suspends what came of it', async () => {
+  await using home = await folder();
+  const disk = createFakeDisk();
+  const engine = createFakeEngine({ disk });
+  await using first = await start(home.dir, engine);
+  const microvmId = await runningMicrovm(first, home.dir);
+  const resumed = engine.hold('resumed');
+  {
+    using sdk = clients(first, home.dir);
+    await sdk.microvms.suspendMicrovm({ microvmIdentifier: microvmId });
+    await until(async () => (await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId })).state === 'SUSPENDED');
+    await sdk.microvms.resumeMicrovm({ microvmIdentifier: microvmId });
+    await until(async () => engine.calls.includes(`resume ${microvmId}`));
+  }
+  const stopped = first.stop();
+  await assert.rejects(fetch(first.apiUrl));
+  resumed[Symbol.dispose]();
+  await stopped;
+  assert.equal(engine.calls.filter((call) => call === `suspend ${microvmId}`).length, 2);
+  assert.equal(engine.machines.size, 0);
+
+  await using second = await start(home.dir, createFakeEngine({ disk }));
+  using sdk = clients(second, home.dir);
+  assert.equal((await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId })).state, 'SUSPENDED');
 });
 
 test('with onShutdown terminate nothing is left to resume', async () => {
@@ -131,6 +143,23 @@ test('a start that fails half way holds nothing', async () => {
   await using server = await start(home.dir);
   assert.ok(server.apiUrl);
 });
+
+/** A microVM of an image of its own. */
+async function runningMicrovm(server: Server, stateDir: string): Promise<string> {
+  using sdk = clients(server, stateDir);
+  const { artifactBucket, baseImageArn, buildRoleArn } = provisionsOf(server.record);
+  await sdk.s3.send(new PutObjectCommand({ Bucket: artifactBucket, Key: 'a.zip', Body: await dockerfileZip() }));
+  const { imageArn } = await sdk.microvms.createMicrovmImage({
+    name: 'app',
+    baseImageArn,
+    buildRoleArn,
+    codeArtifact: { uri: `s3://${artifactBucket}/a.zip` },
+  });
+  await until(async () => (await sdk.microvms.getMicrovmImage({ imageIdentifier: imageArn })).state === 'CREATED');
+  const { microvmId = '' } = await sdk.microvms.runMicrovm({ imageIdentifier: imageArn });
+  await until(async () => (await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId })).state === 'RUNNING');
+  return microvmId;
+}
 
 async function dockerfileZip(): Promise<Buffer> {
   const { ZipFile } = await import('yazl');

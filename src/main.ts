@@ -253,9 +253,9 @@ class RunningServer implements Server {
       );
     } catch (error) {
       log.warn({ error: messageOf(error) }, 'not every microVM could be settled; the next start takes over what runs');
-      engine.leave();
     }
-    if (config.onShutdown === 'leave') engine.leave();
+    // What runs all the same, because it came up in the last moment or could not be settled, is taken over by the next start.
+    engine.leave();
     await withDeadline('closing', CLOSE_MS, () => owned.disposeAsync());
     log.info({}, 'server stopped');
   }
@@ -266,11 +266,11 @@ async function settle(microvms: Microvms, how: Config['onShutdown'], signal: Abo
   const asked = new Set<string>();
   for (;;) {
     let moving = 0;
-    for await (const { microvmId, state } of microvms.holding()) {
-      if (state === 'SUSPENDED' || (how === 'leave' && state === 'RUNNING')) continue;
+    for await (const { microvmId, state, isMoving } of microvms.holding()) {
+      if (!isMoving && (state === 'SUSPENDED' || (how === 'leave' && state === 'RUNNING'))) continue;
       moving++;
       if (asked.has(microvmId)) continue;
-      if (how !== 'terminate' && state !== 'RUNNING') continue;
+      if (how !== 'terminate' && (isMoving || state !== 'RUNNING')) continue;
       asked.add(microvmId);
       const command = how === 'suspend' ? microvms.suspend(microvmId) : microvms.terminate(microvmId);
       // Refused because it is on its way elsewhere: the next round looks again.

@@ -35,7 +35,7 @@ import { MachineEgress } from './egress.ts';
 import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
 import { FlowReaders } from './flows.ts';
 import { Ledger, type MicrovmRow } from './ledger.ts';
-import { dueAt, type Event, type Microvm, type Moment, type Pending, type Running } from './lifecycle.ts';
+import { dueAt, type Event, isTransient, type Microvm, type Moment, type Pending, type Running } from './lifecycle.ts';
 import { LiveMachines } from './live.ts';
 import { MemoryQuota } from './memory-quota.ts';
 import { Reconciler } from './reconciler.ts';
@@ -45,6 +45,7 @@ import type {
   AuthTokenInput,
   DrainStatus,
   EndpointHost,
+  HoldingMicrovm,
   MicrovmItem,
   Microvms,
   MicrovmView,
@@ -252,8 +253,10 @@ class MicrovmsRoom implements Microvms {
     return { ...page, items };
   }
 
-  async *holding(): AsyncIterable<MicrovmItem> {
-    for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) yield itemOf(body);
+  async *holding(): AsyncIterable<HoldingMicrovm> {
+    for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) {
+      yield { ...itemOf(body), isMoving: isTransient(body) };
+    }
   }
 
   async drain(): Promise<DrainStatus> {

@@ -100,6 +100,9 @@ export interface Endpoint {
   readonly memoryMiB: number;
 }
 
+/** `isMoving`: something is being done to it, also where its state for callers does not show that. */
+export type HoldingMicrovm = MicrovmItem & { readonly isMoving: boolean };
+
 export interface DrainStatus {
   readonly draining: boolean;
   /** MicroVMs with a machine, or about to have one. */
@@ -119,7 +122,7 @@ export interface Microvms extends AsyncDisposable {
     request: PageRequest & { readonly imageIdentifier?: string; readonly imageVersion?: string },
   ): Promise<Page<MicrovmItem>>;
   /** All that have not ended, in no order. */
-  holding(): AsyncIterable<MicrovmItem>;
+  holding(): AsyncIterable<HoldingMicrovm>;
   /** Until `undrain` nothing is launched or resumed, and what runs is suspended; answers what is still to come. */
   drain(): Promise<DrainStatus>;
   /** Idempotent. */
