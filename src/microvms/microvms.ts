@@ -93,10 +93,10 @@ export interface MicrovmsOptions {
 const CLAIM_RETENTION_MS = 24 * 3_600_000;
 /** More conflicts than this in a row on one version mean a bug, not a race. */
 const MAX_CONFLICTS = 20;
-/** Their address goes on answering. */
-const ADDRESSED_STATES = HOLDING_STATES.filter((state) => state !== 'TERMINATING');
 /** Machines taken over at once, at start. */
 const CONCURRENT_RECOVERIES = 16;
+
+type Address = Pick<Microvm, 'id' | 'endpointId' | 'endpoint' | 'endpointPort' | 'memoryMiB'>;
 
 export async function createMicrovms(options: MicrovmsOptions): Promise<Microvms> {
   const elapsed = await openSteadyClock(options.store, options.clock ?? systemClock, options.log);
@@ -127,6 +127,8 @@ class MicrovmsRoom implements Microvms {
   readonly #memory: MemoryQuota;
   readonly #capacity: Capacity;
   readonly #lingering = new Set<Disposable>();
+  /** Endpoints of an earlier server that go on answering; kept from the one look at all records. */
+  readonly #toReopen: Address[] = [];
 
   constructor(
     options: MicrovmsOptions,
@@ -186,13 +188,16 @@ class MicrovmsRoom implements Microvms {
     for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) {
       this.#memory.hold(body.id, body.memoryMiB);
       this.#capacity.settle(body);
+      if (body.state === 'TERMINATING') continue;
+      const { id, endpointId, endpoint, endpointPort, memoryMiB } = body;
+      this.#toReopen.push({ id, endpointId, endpoint, endpointPort, memoryMiB });
     }
   }
 
   async start(): Promise<void> {
     await this.#elapsed.start();
     await this.#forgetClaims();
-    for await (const { body } of this.#ledger.inStates(ADDRESSED_STATES)) await this.#reopenEndpoint(body);
+    for (const address of this.#toReopen.splice(0)) await this.#reopenEndpoint(address);
     await this.#recover();
     await this.#sweep();
     await this.#due.start();
@@ -575,7 +580,7 @@ class MicrovmsRoom implements Microvms {
     return record;
   }
 
-  async #reopenEndpoint(record: Microvm): Promise<void> {
+  async #reopenEndpoint(record: Address): Promise<void> {
     const { id, endpointId, endpointPort: port, memoryMiB } = record;
     try {
       const opened = await this.#o.endpoints.open({ microvmId: id, endpointId, port, memoryMiB });
