@@ -37,12 +37,12 @@ export function responseHeaders(raw: RawHeaders, requestId: string): string[] {
 }
 
 /** Trailers as they may go on: never ones that frame the message or address the proxy. */
-export function trailers(raw: RawHeaders): [string, string][] {
-  const kept = filter(
+export function trailers(raw: RawHeaders): RawHeaders {
+  if (raw.length === 0) return raw;
+  return filter(
     raw,
-    (name) => !crossesNot(name, NONE) && name !== 'content-length' && !name.startsWith(PROXY_PREFIX),
+    (name) => !crossesNot(name, NONE) && name !== 'content-length' && name !== 'host' && !name.startsWith(PROXY_PREFIX),
   );
-  return pairs(kept);
 }
 
 export function* pairsOf(raw: RawHeaders): Generator<[name: string, value: string]> {
@@ -74,8 +74,4 @@ function filter(raw: RawHeaders, keep: (lowerName: string) => boolean): string[]
   const kept: string[] = [];
   for (const [name, value] of pairsOf(raw)) if (keep(name.toLowerCase())) kept.push(name, value);
   return kept;
-}
-
-function pairs(raw: RawHeaders): [string, string][] {
-  return [...pairsOf(raw)];
 }

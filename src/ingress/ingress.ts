@@ -5,22 +5,27 @@
  * Invariant: which microVM a request is for is asked of its connection's `Arrival` and of nothing else; every connection
  * ends with `close` or dispose, in bounded time.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
-import type { Duplex } from 'node:stream';
-import { TLSSocket } from 'node:tls';
 import { type Clock, type Ids, type Logger, messageOf } from '../lib/index.ts';
 import type { EndpointHost, Microvms } from '../microvms/index.ts';
-import { BAD_GATEWAY, refuse } from './answers.ts';
-import { type EndpointTls, openAuthority } from './authority.ts';
+import { BAD_GATEWAY, refusalHeaders, refuse } from './answers.ts';
+import type { CertificateFiles } from './certificate-files.ts';
+import { Certificates } from './certificates.ts';
+import { affordableConnections } from './descriptors.ts';
 import { type Arrival, type Doors, type Taker, Visitors } from './doors.ts';
+import type { ClientSide, RequestHead } from './exchange.ts';
 import { forward, type Surroundings } from './forward.ts';
 import { Gate, type Passed, type Refused } from './gate.ts';
-import { REQUEST_ID } from './headers.ts';
+import { pairsOf } from './headers.ts';
 import { HostDoors, type HostMode } from './host-doors.ts';
+import { headerLines } from './http1/body.ts';
+import { Http1Front, type UpgradeRequest } from './http1/front.ts';
+import type { MalformedMessage } from './http1/head.ts';
 import { DEFAULT_LIMITS, type Limits } from './limits.ts';
 import { PortDoors } from './port-doors.ts';
-import { serverNameOf, Terminator } from './terminator.ts';
+import { OwnSockets } from './sockets/sockets.ts';
+import { Terminator } from './terminator.ts';
 import { forwardUpgrade, refuseUpgrade } from './upgrade.ts';
 import { Upstreams } from './upstream.ts';
 
@@ -30,6 +35,8 @@ export interface IngressOptions {
   readonly clock: Clock;
   readonly ids: Ids;
   readonly log: Logger;
+  /** The operator's; left out: the local authority makes one. */
+  readonly certificate?: CertificateFiles | undefined;
   /** Names for all microVMs on one listener; left out: a loopback port for each. */
   readonly hostMode?: HostMode | undefined;
   /** Those that differ from the defaults. */
@@ -49,24 +56,27 @@ export interface Ingress extends EndpointHost, AsyncDisposable {
 /** What is in flight at shutdown may take this long. */
 const DRAIN_MS = 2000;
 
-/** @throws DomainError when it cannot listen where host mode says */
+/** @throws DomainError when it cannot listen where host mode says, or not use the operator's certificate */
 export async function createIngress(options: IngressOptions): Promise<Ingress> {
-  const { hostMode, clock, ids, tlsDir, log } = options;
+  const { hostMode, log } = options;
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
-  const names = hostMode === undefined ? [] : [hostMode.suffix, `*.${hostMode.suffix}`];
-  const tls = await openAuthority(tlsDir, { clock, ids, names });
-  const around = { limits, log, visitors: new Visitors(limits.connections) };
+  await using stack = new AsyncDisposableStack();
+  const certificates = stack.use(
+    await Certificates.open({ ...options, suffix: hostMode?.suffix, files: options.certificate }),
+  );
+  const around = { limits, log, visitors: new Visitors(affordableConnections(limits.connections, log)) };
   // The doors may be open before there is somebody to hand on to: then there is nobody to serve.
   let ingress: TlsIngress | undefined;
   const take: Taker = (socket, arrival) =>
     ingress === undefined ? void socket.destroy() : ingress.take(socket, arrival);
   const doors = hostMode === undefined ? new PortDoors(take, around) : await HostDoors.listen(take, hostMode, around);
-  ingress = new TlsIngress(options, { tls, limits, doors });
+  ingress = new TlsIngress(options, { certificates, limits, doors });
+  stack.move();
   return ingress;
 }
 
 interface Parts {
-  readonly tls: EndpointTls;
+  readonly certificates: Certificates;
   readonly limits: Limits;
   readonly doors: Doors;
 }
@@ -76,61 +86,44 @@ class TlsIngress implements Ingress {
   readonly caPem: string;
   readonly #options: IngressOptions;
   readonly #limits: Limits;
+  readonly #certificates: Certificates;
   readonly #doors: Doors;
   readonly #terminator: Terminator;
-  readonly #http1: Server;
-  /** How the connection of an HTTP/1.1 request came in. */
-  readonly #arrivals = new WeakMap<Socket, Arrival>();
+  readonly #http1: Http1Front;
   readonly #gate: Gate;
   readonly #upstreams: Upstreams;
+  readonly #sockets: OwnSockets;
   #around: (Surroundings & { microvms: Traffic }) | undefined;
   #closing = false;
 
-  constructor(options: IngressOptions, { tls, limits, doors }: Parts) {
+  constructor(options: IngressOptions, { certificates, limits, doors }: Parts) {
     const { clock, log } = options;
     this.#options = options;
     this.#limits = limits;
     this.#doors = doors;
     this.#gate = new Gate({ limits, clock });
     this.#upstreams = new Upstreams(clock);
+    this.#sockets = new OwnSockets(options);
+    this.#certificates = certificates;
+    const tls = certificates.current;
     this.caFile = tls.caFile;
     this.caPem = tls.caPem;
-    this.#http1 = this.#createHttp1();
+    this.#http1 = new Http1Front({
+      limits,
+      clock,
+      take: (client, arrival, serverName) => void this.#onRequest(client, arrival, serverName),
+      upgrade: (upgrade, arrival, serverName) => void this.#onUpgrade(upgrade, arrival, serverName),
+      malformed: (error) => this.#malformed(error),
+    });
     this.#terminator = new Terminator(
-      {
-        'http/1.1': (socket, arrival) => {
-          this.#arrivals.set(socket, arrival);
-          this.#http1.emit('connection', socket);
-        },
-      },
+      { 'http/1.1': (socket, arrival) => this.#http1.take(socket, arrival) },
       { tls, limits, log },
     );
+    certificates.onNew((renewed) => this.#terminator.renew(renewed));
   }
 
   take(socket: Socket, arrival: Arrival): void {
     this.#terminator.take(socket, arrival);
-  }
-
-  #createHttp1(): Server {
-    const { headerBytes, headersMs, keepAliveMs, silentMs } = this.#limits;
-    const server = createServer({
-      maxHeaderSize: headerBytes,
-      headersTimeout: headersMs,
-      // Uploads may take as long as they like while bytes come; silence is bounded by `timeout`.
-      requestTimeout: 0,
-      keepAliveTimeout: keepAliveMs,
-      connectionsCheckingInterval: Math.min(5000, headersMs),
-      shouldUpgradeCallback: (request) => request.headers.upgrade?.toLowerCase() === 'websocket',
-    });
-    server.timeout = silentMs;
-    // Node begins to watch header deadlines and idle connections with this event, which a server that is handed its
-    // connections never gets by itself.
-    server.emit('listening');
-    server.on('request', (request, response) => void this.#onRequest(request, response, false));
-    server.on('checkContinue', (request, response) => void this.#onRequest(request, response, true));
-    server.on('upgrade', (request, socket, head) => void this.#onUpgrade(request, socket as Socket, head));
-    server.on('clientError', (error, socket) => this.#onClientError(error, socket));
-    return server;
   }
 
   serve(microvms: Traffic): void {
@@ -152,44 +145,51 @@ class TlsIngress implements Ingress {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closing) return;
     this.#closing = true;
+    this.#certificates[Symbol.dispose]();
     const { clock } = this.#options;
     this.#doors.shut();
-    this.#http1.closeIdleConnections();
+    this.#http1.shut();
+    this.#sockets[Symbol.dispose]();
     const drained = Promise.withResolvers<void>();
     void this.#doors.empty().then(() => drained.resolve());
     using _deadline = clock.after(DRAIN_MS, () => drained.resolve());
     await drained.promise;
     await this.#doors[Symbol.asyncDispose]();
-    // Only stops the watching: it never listened itself.
-    this.#http1.close(() => {});
+    this.#http1[Symbol.dispose]();
     this.#terminator[Symbol.dispose]();
     this.#upstreams[Symbol.dispose]();
   }
 
-  async #onRequest(request: IncomingMessage, response: ServerResponse, expectsContinue: boolean): Promise<void> {
-    const { clock, ids, log } = this.#options;
+  /** Answers a request, whatever protocol it came in. */
+  async #onRequest(client: ClientSide, arrival: Arrival, serverName: string | undefined): Promise<void> {
+    const { ids, log } = this.#options;
     const requestId = ids.uuid();
-    response.on('error', () => {});
     try {
-      if (this.#closing) response.shouldKeepAlive = false;
-      const target = await this.#admit(request, false);
-      if (target.kind === 'refused') return refuse(response, target, requestId, clock);
-      await forward({ request, response, requestId, expectsContinue, ...target }, target.around);
+      const target = await this.#admit(client.request, { arrival, serverName, upgrade: false });
+      if (target.kind === 'refused') return refuse(client, target, requestId);
+      await forward(client, { microvmId: target.microvmId, port: target.port, requestId }, target.around);
     } catch (error) {
       log.error({ requestId, error: messageOf(error) }, 'endpoint request failed unexpectedly');
-      refuse(response, { status: 500, text: '' }, requestId, clock);
+      refuse(client, { status: 500, text: '' }, requestId);
     }
   }
 
-  async #onUpgrade(request: IncomingMessage, socket: Socket, head: Buffer): Promise<void> {
+  async #onUpgrade(
+    { request, socket, head }: UpgradeRequest,
+    arrival: Arrival,
+    serverName: string | undefined,
+  ): Promise<void> {
     const { ids, log } = this.#options;
     const requestId = ids.uuid();
     socket.on('error', () => {});
     socket.setTimeout(this.#limits.silentMs, () => socket.destroy());
     try {
-      const target = await this.#admit(request, true);
+      const target = await this.#admit(request, { arrival, serverName, upgrade: true });
       if (target.kind === 'refused') return refuseUpgrade(socket, target, requestId);
-      await forwardUpgrade({ request, socket, head, requestId, ...target }, target.around);
+      const asked = { method: request.method, url: request.path, rawHeaders: request.headers };
+      const upgrade = { ...target, request: asked, socket, head, requestId };
+      if (await this.#sockets.take(upgrade, target.around)) return;
+      await forwardUpgrade(upgrade, target.around);
     } catch (error) {
       log.error({ requestId, error: messageOf(error) }, 'endpoint upgrade failed unexpectedly');
       socket.destroy();
@@ -197,39 +197,33 @@ class TlsIngress implements Ingress {
   }
 
   async #admit(
-    request: IncomingMessage,
-    upgrade: boolean,
+    { method, headers }: RequestHead,
+    how: { arrival: Arrival; serverName: string | undefined; upgrade: boolean },
   ): Promise<Refused | (Passed & { readonly around: Surroundings })> {
     const around = this.#around;
     if (around === undefined) return { kind: 'refused', ...BAD_GATEWAY };
-    const { socket, headers, method, rawHeaders } = request;
-    const admission = await this.#gate.admit(
-      {
-        method,
-        rawHeaders,
-        arrival: this.#arrivals.get(socket),
-        serverName: socket instanceof TLSSocket ? serverNameOf(socket) : undefined,
-        host: headers.host,
-        upgrade,
-      },
-      around.microvms,
-    );
+    const asking = { method, rawHeaders: headers, host: hostOf(headers), ...how };
+    const admission = await this.#gate.admit(asking, around.microvms);
     return admission.kind === 'refused' ? admission : { ...admission, around };
   }
 
-  /** What could not be parsed as a request. */
-  #onClientError(error: Error & { code?: string }, socket: Duplex): void {
-    if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy();
-    const [status, text] = clientErrors[error.code ?? ''] ?? ['400 Bad Request', 'Malformed request'];
-    const head = `HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: text/plain\r\ncache-control: private, no-store`;
-    socket.end(
-      `${head}\r\n${REQUEST_ID}: ${this.#options.ids.uuid()}\r\ncontent-length: ${text.length}\r\n\r\n${text}`,
-      () => socket.destroy(),
-    );
+  /** The whole answer to what could not be parsed as a request of HTTP/1.1. */
+  #malformed({ status }: MalformedMessage): string {
+    const text = malformedTexts[status];
+    const headers = refusalHeaders(Buffer.from(text), this.#options.ids.uuid());
+    headers.push('connection', 'close');
+    return `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${headerLines(headers)}\r\n${text}`;
   }
 }
 
-const clientErrors: Readonly<Record<string, [status: string, text: string]>> = {
-  HPE_HEADER_OVERFLOW: ['431 Request Header Fields Too Large', 'Request headers too large'],
-  ERR_HTTP_REQUEST_TIMEOUT: ['408 Request Timeout', 'Request headers took too long'],
+const malformedTexts: Readonly<Record<MalformedMessage['status'], string>> = {
+  400: 'Malformed request',
+  408: 'Request headers took too long',
+  417: 'Unknown expectation',
+  431: 'Request headers too large',
 };
+
+function hostOf(headers: RequestHead['headers']): string | undefined {
+  for (const [name, value] of pairsOf(headers)) if (name.length === 4 && name.toLowerCase() === 'host') return value;
+  return undefined;
+}
