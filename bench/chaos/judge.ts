@@ -1,20 +1,24 @@
 /** After each round: is everything that was acknowledged there, is nothing there that should not be? */
-import { readdirSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { listeningPorts, openFiles, processesNaming, programOf } from './processes.ts';
+import { leaksOf } from './leaks.ts';
+import type { ModelImage, ModelMicrovm } from './model.ts';
+import type { Random } from './random.ts';
 import type { World } from './world.ts';
 
 const SETTLE_MS = 90_000;
-const POLL_MS = 200;
-/** Sockets, databases, logs of a server without microVMs; each live one adds a dozen. */
-const BASE_FILES = 120;
-const FILES_EACH = 24;
+/** A build that nobody broke takes its time. */
+const BUILD_MS = 300_000;
+const POLL_MS = 150;
+const STABLE = ['RUNNING', 'SUSPENDED', 'TERMINATED'];
 
-/** What is wrong; empty when nothing is. */
-export async function judge(world: World): Promise<string[]> {
+/**
+ * What is wrong; empty when nothing is. A sleeping microVM is woken for its counts only now and then, unless `wakesAll`:
+ * what it counted is remembered.
+ */
+export async function judge(world: World, random: Random, wakesAll: boolean): Promise<string[]> {
+  const objections = world.findings.splice(0);
+  await world.discover();
   const states = await settled(world);
-  const objections: string[] = [];
   for (const { model } of world.guests.values()) {
     const seen = states.get(model.id);
     if (seen === undefined) {
@@ -24,11 +28,26 @@ export async function judge(world: World): Promise<string[]> {
     const objection = model.objection(seen.state, seen.reason);
     if (objection !== undefined) objections.push(objection);
   }
-  objections.push(...(await counts(world, states)));
+  objections.push(...(await unlisted(world, states)));
+  const asked = [...world.guests.values()].filter(({ model }) => {
+    const state = states.get(model.id)?.state;
+    return state === 'RUNNING' || (state === 'SUSPENDED' && (wakesAll || random.chance(0.4)));
+  });
+  const counted = await Promise.all(asked.map(({ model }) => countObjection(world, model)));
+  objections.push(...counted.flatMap((objection) => objection ?? []));
+  for (const image of world.images.values()) objections.push(...(await imageObjections(world, image)));
   // Reading the counts woke what slept.
   const after = await settled(world);
-  objections.push(...leaks(world, after));
-  for (const [id, guest] of world.guests) if (guest.model.isOver) world.guests.delete(id);
+  const ids = (...wanted: string[]) => [...after].filter(([, { state }]) => wanted.includes(state)).map(([id]) => id);
+  objections.push(
+    ...(await leaksOf(world, { running: ids('RUNNING'), kept: ids('RUNNING', 'SUSPENDED'), all: [...after.keys()] })),
+  );
+  for (const [id, guest] of world.guests) {
+    if (!guest.model.isOver) continue;
+    guest.client[Symbol.dispose]();
+    world.guests.delete(id);
+  }
+  for (const [arn, image] of world.images) if (image.isGone) world.images.delete(arn);
   return objections;
 }
 
@@ -40,68 +59,67 @@ async function settled(world: World): Promise<States> {
   for (;;) {
     const states: States = new Map();
     for (const id of world.guests.keys()) {
-      const seen = await world
-        .api()
-        .getMicrovm({ microvmIdentifier: id })
-        .catch((error: Error) => (error.name === 'ResourceNotFoundException' ? undefined : Promise.reject(error)));
+      const seen = await known(world.api().getMicrovm({ microvmIdentifier: id }));
       if (seen !== undefined) states.set(id, { state: seen.state ?? '', reason: seen.stateReason });
     }
-    const moving = [...states.values()].filter(({ state }) => !['RUNNING', 'SUSPENDED', 'TERMINATED'].includes(state));
+    const moving = [...states.values()].filter(({ state }) => !STABLE.includes(state));
     if (moving.length === 0 || performance.now() > deadline) return states;
     await delay(POLL_MS);
   }
 }
 
-async function counts(world: World, states: States): Promise<string[]> {
-  const objections: string[] = [];
-  for (const { model } of world.guests.values()) {
-    if (states.get(model.id)?.state === 'TERMINATED' || !states.has(model.id)) continue;
-    try {
-      await world.reconnect(model);
-      const client = world.guests.get(model.id)?.client;
-      const answer = await client?.get('/state', { timeoutMs: SETTLE_MS });
-      if (answer?.status !== 200) {
-        objections.push(`${model.id} answers ${answer?.status} when all is well: ${answer?.body.slice(0, 200)}`);
-        continue;
-      }
-      const objection = model.countObjection(JSON.parse(answer.body) as { memory: number; file: number });
-      if (objection !== undefined) objections.push(objection);
-    } catch (error) {
-      objections.push(`${model.id} does not answer when all is well: ${String(error)}`);
-    }
-  }
-  return objections;
+/** A list names what is there, in the state it is in. */
+async function unlisted(world: World, states: States): Promise<string[]> {
+  const listed = await world.listed();
+  return [...states].flatMap(([id, { state }]) => {
+    const seen = listed.get(id);
+    return seen === state || state === 'TERMINATED' ? [] : [`${id} is ${state}, and ${seen ?? 'missing'} in the list`];
+  });
 }
 
-function leaks(world: World, states: States): string[] {
-  const objections: string[] = [];
-  const running = [...states].filter(([, { state }]) => state === 'RUNNING').map(([id]) => id);
-  const kept = [...states].filter(([, { state }]) => state !== 'TERMINATED').map(([id]) => id);
-  for (const { pid, command } of processesNaming(world.stateDir)) {
-    if (!programOf(pid).includes('qemu-system')) continue;
-    const isBuild = !/microvm-[0-9a-f-]{36}/.test(command);
-    if (!isBuild && !running.some((id) => command.includes(id)))
-      objections.push(`process ${pid} is nobody's: ${command.slice(0, 200)}`);
-  }
-  for (const id of foldersIn(world.stateDir, 'run')) {
-    if (id.startsWith('microvm-') && !running.includes(id)) objections.push(`run/${id} is nobody's`);
-  }
-  for (const id of foldersIn(world.stateDir, 'microvms')) {
-    if (!kept.includes(id)) objections.push(`microvms/${id} is nobody's`);
-  }
-  const ports = listeningPorts(world.server.pid).length;
-  // API, object store, one endpoint each; that of an ended microVM lingers for a minute.
-  if (ports < 2 + kept.length) objections.push(`only ${ports} ports for ${kept.length} microVMs`);
-  const files = openFiles(world.server.pid);
-  const most = BASE_FILES + FILES_EACH * (kept.length + 4);
-  if (files > most) objections.push(`the server has ${files} files open for ${kept.length} microVMs`);
-  return objections;
-}
-
-function foldersIn(stateDir: string, kind: string): string[] {
+async function countObjection(world: World, model: ModelMicrovm): Promise<string | undefined> {
   try {
-    return readdirSync(join(stateDir, kind));
-  } catch {
-    return [];
+    await world.reconnect(model);
+    const client = world.guests.get(model.id)?.client;
+    const answer = await client?.get('/state', { timeoutMs: SETTLE_MS });
+    if (answer?.status !== 200) {
+      return `${model.id} answers ${answer?.status} when all is well: ${answer?.body.slice(0, 200)}`;
+    }
+    return model.countObjection(JSON.parse(answer.body) as { memory: number; file: number });
+  } catch (error) {
+    return `${model.id} does not answer when all is well: ${String(error)}`;
   }
+}
+
+/** Its build ends; then it can be removed, and is gone. */
+async function imageObjections(world: World, image: ModelImage): Promise<string[]> {
+  const imageIdentifier = image.arn;
+  const stateWhen = async (isOver: (state: string | undefined) => boolean) => {
+    const deadline = performance.now() + BUILD_MS;
+    for (;;) {
+      const state = (await known(world.api().getMicrovmImage({ imageIdentifier })))?.state;
+      if (isOver(state) || performance.now() > deadline) return state;
+      await delay(POLL_MS);
+    }
+  };
+  const built = await stateWhen((state) => state !== 'CREATING');
+  world.note(`${image.arn} is ${built}`);
+  const objection = image.objection(built);
+  if (objection !== undefined) return [objection];
+  try {
+    image.deleteSent = true;
+    await world.api().deleteMicrovmImage({ imageIdentifier });
+    image.deleteAcknowledged = true;
+  } catch (error) {
+    return [`${image.arn} can't be removed when all is well: ${String(error)}`];
+  }
+  const after = image.objection(await stateWhen((state) => state === undefined));
+  return after === undefined ? [] : [after];
+}
+
+/** Undefined for what the service does not know. */
+async function known<T>(answer: Promise<T>): Promise<T | undefined> {
+  return answer.catch((error: Error) =>
+    error.name === 'ResourceNotFoundException' ? undefined : Promise.reject(error),
+  );
 }

@@ -2,7 +2,6 @@
  * What was acknowledged, and what may therefore be seen. Knows nothing of how the server works: every rule here is one a
  * user would insist on.
  */
-export type Stable = 'RUNNING' | 'SUSPENDED' | 'TERMINATED';
 
 export class ModelMicrovm {
   readonly id: string;
@@ -44,5 +43,29 @@ export class ModelMicrovm {
     if (memory !== file) return `${this.id} counts ${memory} in memory and ${file} on disk`;
     this.acknowledged = memory;
     return undefined;
+  }
+}
+
+/** An image whose build was acknowledged. It comes to an end of its own or breaks; once deleted it is gone for good. */
+export class ModelImage {
+  readonly arn: string;
+  deleteSent = false;
+  deleteAcknowledged = false;
+  isGone = false;
+
+  constructor(arn: string) {
+    this.arn = arn;
+  }
+
+  /** What is wrong with seeing `state`, or with seeing nothing. */
+  objection(state: string | undefined): string | undefined {
+    if (state === undefined) {
+      this.isGone = true;
+      return this.deleteSent ? undefined : `${this.arn} was acknowledged and is not known any more`;
+    }
+    if (this.isGone) return `${this.arn} is ${state} after it was gone`;
+    if (this.deleteAcknowledged) return `${this.arn} is ${state} though its removal was acknowledged`;
+    if (state === 'CREATED' || state === 'CREATE_FAILED') return undefined;
+    return `${this.arn} stays ${state}`;
   }
 }

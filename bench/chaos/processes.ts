@@ -68,3 +68,12 @@ export function listeningPorts(pid: number): number[] {
     .filter((row) => row[3] === '0A' && inodes.has(row[9] ?? ''))
     .map((row) => Number.parseInt(row[1]?.split(':')[1] ?? '0', 16));
 }
+
+export function residentMiB(pid: number): number {
+  try {
+    const [, kib = '0'] = /^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1')) ?? [];
+    return Math.round(Number(kib) / 1024);
+  } catch {
+    return 0;
+  }
+}

@@ -4,6 +4,8 @@ export interface Random {
   below(below: number): number;
   pick<T>(choices: readonly [T, ...T[]]): T;
   chance(probability: number): boolean;
+  /** Another stream of choices, the same for the same label: who acts beside others does not disturb theirs. */
+  fork(label: number): Random;
 }
 
 /** Mulberry32: 32 bits of state are plenty for choices. */
@@ -16,5 +18,10 @@ export function seeded(seed: number): Random {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
   const below = (limit: number): number => Math.floor(next() * limit);
-  return { below, pick: (choices) => choices[below(choices.length)] ?? choices[0], chance: (p) => next() < p };
+  return {
+    below,
+    pick: (choices) => choices[below(choices.length)] ?? choices[0],
+    chance: (p) => next() < p,
+    fork: (label) => seeded(Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b) + Math.imul(label + 1, 0xc2b2ae35)),
+  };
 }

@@ -1,35 +1,27 @@
 /**
- * A server under attack: what clients do to it, what goes wrong, and how it is brought back to where it can be judged.
- * Every choice comes from the seed; what depends on timing does not repeat exactly, but the pressure does.
+ * A server under attack: its clients' side of the story, and the server itself, which dies and comes back. Every choice comes
+ * from the seed; what depends on timing does not repeat exactly, but the pressure does.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { LambdaMicrovms } from '@aws-sdk/client-lambda-microvms';
+import { type LambdaMicrovms, paginateListMicrovms } from '@aws-sdk/client-lambda-microvms';
 import { type EndpointClient, endpointClient } from '../../test/support/endpoint.ts';
 import { buildImage, zipped } from '../../test/support/images.ts';
 import { startServer, type TestServer } from '../../test/support/server.ts';
+import type { SmallDisk } from '../../test/support/small-disk.ts';
 import { chaosApp } from './app.ts';
-import type { SmallDisk } from './disk.ts';
-import { ModelMicrovm } from './model.ts';
-import { isAlive, processesNaming, vmmOf } from './processes.ts';
+import { ModelImage, ModelMicrovm } from './model.ts';
+import { processesNaming, programOf, type Seen } from './processes.ts';
 import type { Random } from './random.ts';
+import { type WallClock, wallClock } from './wall-clock.ts';
 
 const CALL_TIMEOUT_MS = 20_000;
 const MAX_MICROVMS = 4;
+const NOTES = 400;
+/** Servers before the present one whose logs are kept. */
+const LOGS = 4;
+const BUILDER_POLL_MS = 50;
 
-export const FAULTS = [
-  'kill-server',
-  'stop-server',
-  'kill-vm',
-  'kill-gateway',
-  'kill-builder',
-  'pause-vm',
-  'pause-server',
-  'fill-disk',
-  'none',
-] as const;
-export type Fault = (typeof FAULTS)[number];
-
-interface Guest {
+export interface Guest {
   readonly model: ModelMicrovm;
   readonly client: EndpointClient;
 }
@@ -37,27 +29,37 @@ interface Guest {
 export class World implements AsyncDisposable {
   readonly disk: SmallDisk;
   readonly stateDir: string;
+  readonly clock: WallClock | undefined;
   readonly guests = new Map<string, Guest>();
-  readonly #random: Random;
-  readonly #log: (line: string) => void;
+  readonly images = new Map<string, ModelImage>();
+  /** Every microVM there ever was: nothing may name one that is over. */
+  readonly ids = new Set<string>();
+  /** What was seen to be wrong while it happened. */
+  readonly findings: string[] = [];
+  /** Last things done and what became of them. */
+  readonly notes: string[] = [];
+  isDiskFull = false;
+  readonly #logs: string[] = [];
   #server: TestServer;
   #imageArn = '';
   #builds = 0;
 
-  constructor(disk: SmallDisk, stateDir: string, random: Random, server: TestServer, log: (line: string) => void) {
+  constructor(disk: SmallDisk, clock: WallClock | undefined, server: TestServer) {
     this.disk = disk;
-    this.stateDir = stateDir;
-    this.#random = random;
+    this.clock = clock;
+    this.stateDir = server.stateDir;
     this.#server = server;
-    this.#log = log;
   }
 
-  static async create(disk: SmallDisk, random: Random, log: (line: string) => void): Promise<World> {
-    const stateDir = `${disk.dir}/state`;
-    const world = new World(disk, stateDir, random, await startServer({ stateDir, args: ARGS }), log);
+  static async create(disk: SmallDisk): Promise<World> {
+    const clock = await wallClock(disk.besides);
+    await using stack = new AsyncDisposableStack();
+    const world = new World(disk, clock, await startServer(optionsOf(`${disk.dir}/state`, clock)));
+    stack.use(world);
     const image = await buildImage(world.#server, 'chaos', chaosApp);
     if (image.state !== 'CREATED') throw new Error(`the image is ${image.state}: ${image.stateReason}`);
     world.#imageArn = image.imageArn;
+    stack.move();
     return world;
   }
 
@@ -69,171 +71,198 @@ export class World implements AsyncDisposable {
     return this.#server.microvms;
   }
 
+  /** What the last servers said. */
+  log(): string {
+    return [...this.#logs, this.#server.log()].join('\n');
+  }
+
+  note(text: string): void {
+    this.notes.push(`${new Date().toISOString()} ${text}`);
+    if (this.notes.length > NOTES) this.notes.splice(0, this.notes.length - NOTES);
+  }
+
   /** One thing a client does. Its failure is no finding: only what was acknowledged counts. */
-  async act(): Promise<void> {
+  async act(random: Random): Promise<void> {
     const guests = [...this.guests.values()].filter(({ model }) => !model.terminateSent && !model.isOver);
     const [first, ...rest] = guests;
-    if (first === undefined || (guests.length < MAX_MICROVMS && this.#random.chance(0.15))) return this.#run();
-    const guest = this.#random.pick([first, ...rest]);
-    const roll = this.#random.below(100);
-    if (roll < 60) return this.#increment(guest);
-    if (roll < 78) return this.#call(() => this.#suspend(guest));
-    if (roll < 92) return this.#call(() => this.#resume(guest));
-    if (roll < 95) return this.#terminate(guest);
-    return this.#call(async () => void (await this.api().listMicrovms({})));
+    if (first === undefined || (guests.length < MAX_MICROVMS && random.chance(0.15))) return this.#run();
+    const guest = random.pick([first, ...rest]);
+    const roll = random.below(1000);
+    if (roll < 550) return this.#increment(guest);
+    if (roll < 720) return this.#suspend(guest);
+    if (roll < 860) return this.#resume(guest);
+    if (roll < 890) return this.#terminate(guest);
+    if (roll < 930) return this.#call('token', () => this.reconnect(guest.model));
+    if (roll < 995) return this.#call('list', async () => void (await this.api().listMicrovms({})));
+    return this.beginBuild();
   }
 
   async #run(): Promise<void> {
-    await this.#call(async (abortSignal) => {
+    await this.#call('run', async (abortSignal) => {
       const answer = await this.api().runMicrovm(
         { imageIdentifier: this.#imageArn, idlePolicy: POLICY },
         { abortSignal },
       );
       const model = new ModelMicrovm(answer.microvmId ?? '', answer.endpoint ?? '');
-      // Known before its token is: what was acknowledged must be found again, token or not.
-      this.guests.set(model.id, { model, client: NOBODY });
+      this.#add(model);
+      this.note(`run was ${model.id}`);
       await this.reconnect(model);
     });
   }
 
-  /** A client with a token, for a microVM that has none yet. */
+  /** Every microVM the server lists, with its state. */
+  async listed(): Promise<Map<string, string>> {
+    const listed = new Map<string, string>();
+    for await (const { items = [] } of paginateListMicrovms({ client: this.api() }, {})) {
+      for (const { microvmId = '', state = '' } of items) listed.set(microvmId, state);
+    }
+    return listed;
+  }
+
+  /** What a call made whose answer was lost is there all the same. */
+  async discover(): Promise<void> {
+    for (const [id, state] of await this.listed()) {
+      if (state === 'TERMINATED' || this.ids.has(id)) continue;
+      const { endpoint = '' } = await this.api().getMicrovm({ microvmIdentifier: id });
+      this.#add(new ModelMicrovm(id, endpoint));
+    }
+    const { items = [] } = await this.api().listMicrovmImages({ nameFilter: 'chaos-build-' });
+    for (const { imageArn = '' } of items) {
+      if (!this.images.has(imageArn)) this.images.set(imageArn, new ModelImage(imageArn));
+    }
+  }
+
+  #add(model: ModelMicrovm): void {
+    // Known before its token is: what was acknowledged must be found again, token or not.
+    this.guests.set(model.id, { model, client: NOBODY });
+    this.ids.add(model.id);
+  }
+
+  /** A client with a new token. */
   async reconnect(model: ModelMicrovm): Promise<void> {
     const client = await endpointClient(this.#server, { microvmId: model.id, endpoint: model.endpoint });
+    this.guests.get(model.id)?.client[Symbol.dispose]();
     this.guests.set(model.id, { model, client });
   }
 
   async #increment({ model, client }: Guest): Promise<void> {
-    await this.#call(async () => {
+    await this.#call(`inc ${model.id}`, async () => {
       model.sent += 1;
       const answer = await client.get('/inc', { timeoutMs: CALL_TIMEOUT_MS });
-      if (answer.status !== 200) {
-        // The proxy answered: the request did not reach the app, or its answer was lost. Both leave `sent` as the bound.
-        return;
-      }
+      // Another status comes of the proxy: the request did not reach the app, or its answer was lost. `sent` bounds both.
+      if (answer.status !== 200) return `${answer.status}`;
       const { memory } = JSON.parse(answer.body) as { memory: number };
       model.acknowledged = Math.max(model.acknowledged, memory);
+      return `${memory}`;
     });
   }
 
   async #suspend({ model }: Guest): Promise<void> {
-    await this.api().suspendMicrovm({ microvmIdentifier: model.id });
+    await this.#call(`suspend ${model.id}`, async (abortSignal) => {
+      await this.api().suspendMicrovm({ microvmIdentifier: model.id }, { abortSignal });
+    });
   }
 
   async #resume({ model }: Guest): Promise<void> {
-    await this.api().resumeMicrovm({ microvmIdentifier: model.id });
+    await this.#call(`resume ${model.id}`, async (abortSignal) => {
+      await this.api().resumeMicrovm({ microvmIdentifier: model.id }, { abortSignal });
+    });
   }
 
   async #terminate({ model }: Guest): Promise<void> {
-    await this.#call(async (abortSignal) => {
+    await this.#call(`terminate ${model.id}`, async (abortSignal) => {
       model.terminateSent = true;
       await this.api().terminateMicrovm({ microvmIdentifier: model.id }, { abortSignal });
       model.terminateAcknowledged = true;
     });
   }
 
-  async #call(act: (signal: AbortSignal) => Promise<void>): Promise<void> {
-    try {
-      await act(AbortSignal.timeout(CALL_TIMEOUT_MS));
-    } catch {
-      // Unacknowledged.
-    }
-  }
-
-  /** Does the harm; what it returns undoes what does not heal by itself. */
-  async harm(fault: Fault): Promise<() => Promise<void>> {
-    const { pid } = this.#server;
-    switch (fault) {
-      case 'none':
-        return async () => {};
-      case 'kill-server':
-        kill(pid, 'SIGKILL');
-        return async () => {};
-      case 'stop-server':
-        kill(pid, 'SIGTERM');
-        return async () => {};
-      case 'pause-server':
-        kill(pid, 'SIGSTOP');
-        return async () => void kill(pid, 'SIGCONT');
-      case 'kill-vm': {
-        const model = this.#anyone();
-        const vmm = model && vmmOf(model.id);
-        if (model === undefined || vmm === undefined) return async () => {};
-        model.mayDie = true;
-        kill(vmm, 'SIGKILL');
-        return async () => {};
-      }
-      case 'pause-vm': {
-        const model = this.#anyone();
-        const vmm = model && vmmOf(model.id);
-        if (model === undefined || vmm === undefined) return async () => {};
-        // A machine that does not answer for as long as a step may take is given up.
-        kill(vmm, 'SIGSTOP');
-        return async () => void kill(vmm, 'SIGCONT');
-      }
-      case 'kill-gateway':
-        for (const seen of processesNaming(this.stateDir)) {
-          if (/rekindle-gateway/.test(seen.command)) kill(seen.pid, 'SIGKILL');
-        }
-        return async () => {};
-      case 'kill-builder': {
-        await this.#call(() => this.#beginBuild());
-        await delay(this.#random.below(3000));
-        for (const seen of processesNaming('qemu-system')) {
-          if (/build/.test(seen.command) && seen.command.includes(this.stateDir)) kill(seen.pid, 'SIGKILL');
-        }
-        return async () => {};
-      }
-      case 'fill-disk':
-        await this.disk.fill(this.#random.below(24));
-        return () => this.disk.free();
-      default:
-        return fault satisfies never;
-    }
-  }
-
-  /** Everything runs and answers again. */
-  async heal(): Promise<void> {
-    const { pid } = this.#server;
-    if (isAlive(pid)) {
-      // A SIGTERM may still be under way.
-      await delay(200);
-      const isStopping = this.#server.log().includes('server stops');
-      if (!isStopping) return;
-      await this.#server.stop();
-    }
-    await this.#server[Symbol.asyncDispose]();
-    this.#log('  server starts again');
-    this.#server = await startServer({ stateDir: this.stateDir, args: ARGS });
-    for (const { model, client } of this.guests.values()) {
-      client[Symbol.dispose]();
-      if (!model.isOver) await this.reconnect(model).catch(() => {});
-    }
-  }
-
-  async #beginBuild(): Promise<void> {
+  /** A build, unless one is under way. */
+  async beginBuild(): Promise<void> {
+    if ([...this.images.values()].some(({ isGone }) => !isGone)) return;
     this.#builds += 1;
     const { env } = this.#server;
     const bucket = env.REKINDLE_ARTIFACT_BUCKET ?? '';
     const name = `chaos-build-${this.#builds}`;
-    await this.#server.s3.putObject({ Bucket: bucket, Key: `${name}.zip`, Body: await zipped(chaosApp) });
-    await this.api().createMicrovmImage({
-      name,
-      baseImageArn: env.REKINDLE_BASE_IMAGE_ARN ?? '',
-      buildRoleArn: env.REKINDLE_BUILD_ROLE_ARN ?? '',
-      codeArtifact: { uri: `s3://${bucket}/${name}.zip` },
-      resources: [{ minimumMemoryInMiB: 512 }],
+    await this.#call(`build ${name}`, async (abortSignal) => {
+      const Body = await zipped(chaosApp);
+      await this.#server.s3.putObject({ Bucket: bucket, Key: 'chaos-build.zip', Body }, { abortSignal });
+      const { imageArn = '' } = await this.api().createMicrovmImage(
+        {
+          name,
+          baseImageArn: env.REKINDLE_BASE_IMAGE_ARN ?? '',
+          buildRoleArn: env.REKINDLE_BUILD_ROLE_ARN ?? '',
+          codeArtifact: { uri: `s3://${bucket}/chaos-build.zip` },
+          resources: [{ minimumMemoryInMiB: 512 }],
+        },
+        { abortSignal },
+      );
+      this.images.set(imageArn, new ModelImage(imageArn));
     });
   }
 
-  #anyone(): ModelMicrovm | undefined {
-    const [first, ...rest] = [...this.guests.values()].map(({ model }) => model).filter((model) => !model.isOver);
-    return first && this.#random.pick([first, ...rest]);
+  async #call(what: string, act: (signal: AbortSignal) => Promise<unknown>): Promise<void> {
+    try {
+      this.note(`${what}: ${(await act(AbortSignal.timeout(CALL_TIMEOUT_MS))) ?? 'done'}`);
+    } catch (error) {
+      // Unacknowledged.
+      this.note(`${what}: ${String(error).slice(0, 160)}`);
+    }
+  }
+
+  /** The machine of a build, as soon as there is one. */
+  async builder(withinMs: number): Promise<Seen | undefined> {
+    const deadline = performance.now() + withinMs;
+    for (;;) {
+      const seen = processesNaming(this.stateDir).find(
+        ({ pid, command }) => programOf(pid).includes('qemu-system') && !/microvm-[0-9a-f-]{36}/.test(command),
+      );
+      if (seen !== undefined || performance.now() > deadline) return seen;
+      await delay(BUILDER_POLL_MS);
+    }
+  }
+
+  /** A new server takes over from one that is at its end. */
+  async revive(): Promise<void> {
+    await this.#server[Symbol.asyncDispose]();
+    this.#logs.push(this.#server.log());
+    if (this.#logs.length > LOGS) this.#logs.shift();
+    try {
+      this.#server = await startServer(optionsOf(this.stateDir, this.clock));
+    } catch (error) {
+      if (!this.isDiskFull) throw error;
+      this.note(`no start on a full disk: ${String(error).slice(0, 300)}`);
+      await this.disk.free();
+      this.isDiskFull = false;
+      this.#server = await startServer(optionsOf(this.stateDir, this.clock));
+    }
+    this.note(`server ${this.#server.pid} started`);
+  }
+
+  /** A server that is killed before it is ready. */
+  async stillbirth(killAfterMs: number): Promise<void> {
+    await this.#server.stop();
+    await this.#server[Symbol.asyncDispose]();
+    const born = startServer(optionsOf(this.stateDir, this.clock));
+    born.catch(() => {});
+    await delay(killAfterMs);
+    for (const { pid, command } of processesNaming(this.stateDir)) {
+      if (/ serve /.test(command)) process.kill(pid, 'SIGKILL');
+    }
+    await born.then(
+      (server) => server[Symbol.asyncDispose](),
+      () => {},
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { client } of this.guests.values()) client[Symbol.dispose]();
     await this.#server[Symbol.asyncDispose]();
   }
+}
+
+function optionsOf(stateDir: string, clock: WallClock | undefined) {
+  return { stateDir, args: ARGS, ...(clock && { environment: clock.environment }) };
 }
 
 const ARGS = ['--log-level', 'info'] as const;
@@ -244,11 +273,3 @@ const NOBODY: EndpointClient = {
   get: () => Promise.reject(new Error('no token yet')),
   [Symbol.dispose]: () => {},
 };
-
-function kill(pid: number, signal: NodeJS.Signals): void {
-  try {
-    process.kill(pid, signal);
-  } catch {
-    // gone already
-  }
-}

@@ -40,6 +40,8 @@ export interface TestServerOptions {
   readonly args?: readonly string[];
   /** Where it runs; clients here reach it all the same. */
   readonly namespace?: Namespace;
+  /** Beside what this process has. */
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 export async function startServer(options: TestServerOptions = {}): Promise<TestServer> {
@@ -50,7 +52,10 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
   const args = ['serve', '--state', stateDir, '--api-port', '0', ...(options.args ?? [])];
   const command = [rekindle, ...args];
   const [program = '', ...rest] = options.namespace?.command(command) ?? command;
-  const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(program, rest, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...options.environment },
+  });
   stack.defer(async () => void (await end(child)));
   const log: string[] = [];
   child.stderr.setEncoding('utf8').on('data', (text: string) => log.push(text));

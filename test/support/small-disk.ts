@@ -9,6 +9,8 @@ const exec = promisify(execFile);
 
 export interface SmallDisk extends AsyncDisposable {
   readonly dir: string;
+  /** On the host's own disk, for what must be written while this one is full. */
+  readonly besides: string;
   /** Leaves about that much free space. */
   fill(leaveMiB: number): Promise<void>;
   free(): Promise<void>;
@@ -30,6 +32,7 @@ export async function smallDisk(sizeMiB: number): Promise<SmallDisk> {
   const owned = stack.move();
   return {
     dir,
+    besides: base,
     fill: async (leaveMiB) => {
       const { bavail, bsize } = await statfs(dir);
       const bytes = bavail * bsize - leaveMiB * 1024 ** 2;
