@@ -3,14 +3,14 @@
  * without any of them.
  *
  * Invariant: when it returns, clock, random numbers and the link's secret are the machine's own; when any of that failed,
- * the VMM has been ended (fail closed).
+ * the VMM has been ended (fail closed). Once the guest may have run, a server that leaves its machines behind ends none.
  */
 import { type GuestLink, openLink } from '../../guest/index.ts';
 import { limitsOf } from '../jail/limits.ts';
 import type { Manifest } from '../snapshot/manifest.ts';
 import type { Vmm, VmmConfig } from '../vmm/vmm.ts';
 import { type EngineContext, newSecret } from './context.ts';
-import { whileAlive } from './with-vmm.ts';
+import { unless, whileAlive } from './with-vmm.ts';
 
 /** Many launches at once share the cores: the last of twenty waits seconds for its first instruction. */
 const LINK_TIMEOUT_MS = 60_000;
@@ -47,7 +47,7 @@ export function restoreConfig(
 
 /** The caller owns both parts of the result. @throws MachineError */
 export async function restoreMachine(
-  { driver, ids, clock, restoring }: EngineContext,
+  { driver, ids, clock, restoring, leaving }: EngineContext,
   source: RestoreSource,
   options: { signal?: AbortSignal | undefined },
 ): Promise<Restored> {
@@ -55,7 +55,15 @@ export async function restoreMachine(
   restoring.add(source);
   stack.defer(() => void restoring.delete(source));
   const vmm = stack.use(await driver.start(source.config, options));
-  return await whileAlive(vmm, options.signal, async (signal) => {
+  let mayRun = false;
+  const { beforeRun } = source;
+  const noteRun = async (secret: string) => {
+    mayRun = beforeRun !== undefined;
+    await beforeRun?.(secret);
+  };
+  // What it was resumed from is void then: ended by a server that only stops, it would be lost to the next one.
+  const given = unless(() => mayRun && leaving.aborted, options.signal);
+  return await whileAlive(vmm, given, async (signal) => {
     if (source.memory !== undefined) await vmm.changedMemory?.load(source.memory);
     await source.verified;
     const secret = newSecret(ids);
@@ -68,7 +76,7 @@ export async function restoreMachine(
       signal,
     });
     stack.defer(() => opening.then((link) => link[Symbol.asyncDispose]()).catch(() => {}));
-    const [link] = await Promise.all([opening, vmm.restore(source.statePath, async () => source.beforeRun?.(secret))]);
+    const [link] = await Promise.all([opening, vmm.restore(source.statePath, () => noteRun(secret))]);
     restoring.delete(source);
     stack.move();
     return { vmm, link, secret };

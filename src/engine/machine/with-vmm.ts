@@ -29,6 +29,14 @@ export async function whileAlive<T>(
   }
 }
 
+/** Aborts when `signal` does, unless `isDeaf` at that moment: it stays as it is then. */
+export function unless(isDeaf: () => boolean, signal: AbortSignal | undefined): AbortSignal | undefined {
+  if (signal === undefined || signal.aborted) return signal;
+  const controller = new AbortController();
+  signal.addEventListener('abort', () => !isDeaf() && controller.abort(signal.reason), { once: true });
+  return controller.signal;
+}
+
 /** Adds the VMM's last lines to a failure that has none. */
 function withEvidence(error: unknown, vmm: Vmm): unknown {
   if (!(error instanceof MachineError) || error.evidence !== '') return error;
