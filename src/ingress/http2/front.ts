@@ -1,0 +1,163 @@
+/**
+ * HTTP/2 towards clients: one session per secure connection, each request handed on as a `ClientSide`.
+ *
+ * Hostile clients are bounded here and in nghttp2: streams per connection, header lists and CONTINUATION frames, unread
+ * acknowledgements, invalid frames, and streams that are opened only to be reset (CVE-2023-44487). What a client sends and
+ * nobody reads yet is bounded by its windows.
+ * Invariant: every session is owned here and ends with its connection, when it was idle too long, or when shut down.
+ */
+import { constants, performServerHandshake, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
+import type { TLSSocket } from 'node:tls';
+import { type Clock, type Logger, messageOf, Pace } from '../../lib/index.ts';
+import type { Arrival } from '../doors.ts';
+import type { Limits } from '../limits.ts';
+import { Http2Client } from './client.ts';
+import { requestHeadOf } from './head.ts';
+
+/** One request, admitted by nobody yet. Whoever takes it answers it, whatever happens. */
+export type ExchangeTaker = (client: Http2Client, arrival: Arrival, serverName: string | undefined) => void;
+
+export interface Http2FrontOptions {
+  readonly limits: Limits;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly take: ExchangeTaker;
+}
+
+/** Streams of one connection at a time; what browsers and gRPC clients find elsewhere. */
+const STREAMS = 128;
+/** Streams that a client may break off: twice all it can have at once, and half of that every second. */
+const RESETS = { burst: 2 * STREAMS, perSecond: STREAMS / 2 };
+/** Of one stream; a connection's own window is a few of these, so that one slow stream does not stop the others. */
+const STREAM_WINDOW = 256 * 1024;
+const CONNECTION_WINDOW = 1024 * 1024;
+/** A client that was told to go gets this long to close its connection. */
+const LINGER_MS = 5000;
+
+export class Http2Front {
+  readonly #options: Http2FrontOptions;
+  readonly #sessions = new Set<Session>();
+
+  constructor(options: Http2FrontOptions) {
+    this.#options = options;
+  }
+
+  take(socket: TLSSocket, arrival: Arrival): void {
+    const session = new Session(socket, arrival, this.#options);
+    this.#sessions.add(session);
+    socket.once('close', () => {
+      this.#sessions.delete(session);
+      session.closed();
+    });
+  }
+
+  /** Tells every client to open no more streams; those under way go on. */
+  shut(): void {
+    for (const session of this.#sessions) session.close();
+  }
+
+  /** The same for those of one microVM, whose connections are about to be cut. Resolves when they could be told. */
+  async forget(microvmId: string): Promise<void> {
+    let any = false;
+    for (const session of this.#sessions) {
+      if (session.microvmId !== microvmId) continue;
+      any = true;
+      session.close();
+    }
+    // Node writes what is queued in this turn of the event loop.
+    if (any) await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+class Session {
+  readonly microvmId: string | undefined;
+  readonly #socket: TLSSocket;
+  readonly #arrival: Arrival;
+  readonly #options: Http2FrontOptions;
+  readonly #session: ServerHttp2Session;
+  readonly #resets: Pace;
+  #streams = 0;
+  #timer: Disposable | undefined;
+
+  constructor(socket: TLSSocket, arrival: Arrival, options: Http2FrontOptions) {
+    const { limits, clock } = options;
+    this.#socket = socket;
+    this.#arrival = arrival;
+    this.#options = options;
+    this.#resets = new Pace({ ...RESETS, now: () => clock.monotonicMs() });
+    const name = serverNameOf(socket);
+    const destination = arrival.destinationOf(name, name);
+    this.microvmId = destination.kind === 'microvm' ? destination.microvmId : undefined;
+    this.#session = performServerHandshake(socket, {
+      settings: {
+        maxConcurrentStreams: STREAMS,
+        maxHeaderListSize: limits.headerBytes,
+        initialWindowSize: STREAM_WINDOW,
+        enableConnectProtocol: false,
+      },
+      maxHeaderListPairs: limits.headerCount,
+      // Ours, below, says why; nghttp2's own is the net under it.
+      streamResetBurst: 2 * RESETS.burst,
+      streamResetRate: 2 * RESETS.perSecond,
+      strictSingleValueFields: false,
+    });
+    this.#session.setLocalWindowSize(CONNECTION_WINDOW);
+    this.#session.setTimeout(limits.silentMs, () => this.#session.destroy());
+    this.#session.on('error', (error) => options.log.debug({ error: messageOf(error) }, 'HTTP/2 session failed'));
+    this.#session.on('stream', (stream, _headers, _flags, raw) => this.#onStream(stream, raw));
+    this.#waitFor(limits.headersMs);
+  }
+
+  close(): void {
+    if (!this.#session.closed) this.#session.close();
+    if (this.#streams === 0) this.#cutLater();
+  }
+
+  closed(): void {
+    this.#timer?.[Symbol.dispose]();
+  }
+
+  #onStream(stream: ServerHttp2Stream, raw: readonly string[]): void {
+    this.#streams += 1;
+    this.#timer?.[Symbol.dispose]();
+    const head = requestHeadOf(raw, stream.endAfterHeaders);
+    if (head === undefined) {
+      stream.on('error', () => {});
+      stream.once('close', () => this.#ended(true));
+      // RFC 9113 §8.1.1: malformed.
+      stream.close(constants.NGHTTP2_PROTOCOL_ERROR);
+      return;
+    }
+    const client = new Http2Client(stream, head);
+    stream.once('close', () => this.#ended(client.wasCutByClient));
+    this.#options.take(client, this.#arrival, serverNameOf(this.#socket));
+  }
+
+  #ended(wasted: boolean): void {
+    this.#streams -= 1;
+    if (wasted && !this.#session.destroyed && this.#resets.take(1) > 0) {
+      this.#options.log.debug({ microvmId: this.microvmId }, 'HTTP/2 client resets too many streams');
+      this.#session.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+      this.#cutLater();
+      return;
+    }
+    if (this.#streams > 0) return;
+    if (this.#session.closed) this.#cutLater();
+    else this.#waitFor(this.#options.limits.keepAliveMs);
+  }
+
+  /** A connection without a request is closed then, whatever bytes come meanwhile. */
+  #waitFor(idleMs: number): void {
+    this.#timer = this.#options.clock.after(idleMs, () => this.close());
+  }
+
+  #cutLater(): void {
+    this.#timer?.[Symbol.dispose]();
+    this.#timer = this.#options.clock.after(LINGER_MS, () => this.#socket.destroy());
+  }
+}
+
+function serverNameOf(socket: TLSSocket): string | undefined {
+  const { servername } = socket as TLSSocket & { servername?: string | false | null };
+  return typeof servername === 'string' && servername !== '' ? servername : undefined;
+}

@@ -1,0 +1,36 @@
+/** How HTTP/2 says that a stream broke off; carried through the seam so that the other side can be told the same. */
+import { constants } from 'node:http2';
+
+export class StreamReset extends Error {
+  /** RFC 9113 §7. */
+  readonly code: number;
+
+  constructor(code: number) {
+    super(`the stream was reset with ${NAMES[code] ?? `code ${code}`}`);
+    this.code = code;
+  }
+}
+
+/** What a client is told when an exchange failed. */
+export function resetCodeOf(error: Error): number {
+  return error instanceof StreamReset && error.code !== constants.NGHTTP2_NO_ERROR
+    ? error.code
+    : constants.NGHTTP2_INTERNAL_ERROR;
+}
+
+const NAMES = [
+  'NO_ERROR',
+  'PROTOCOL_ERROR',
+  'INTERNAL_ERROR',
+  'FLOW_CONTROL_ERROR',
+  'SETTINGS_TIMEOUT',
+  'STREAM_CLOSED',
+  'FRAME_SIZE_ERROR',
+  'REFUSED_STREAM',
+  'CANCEL',
+  'COMPRESSION_ERROR',
+  'CONNECT_ERROR',
+  'ENHANCE_YOUR_CALM',
+  'INADEQUATE_SECURITY',
+  'HTTP_1_1_REQUIRED',
+];
