@@ -4,15 +4,22 @@
  * Source: recorded tokens (protected header members in the order kid, alg, enc; kid a UUID; second part empty). The
  * claims are encrypted on the service, so theirs are unknown and ours are our own.
  */
+import { hash } from 'node:crypto';
 import { CompactEncrypt, compactDecrypt } from 'jose';
-import { type Clock, DomainError } from '../lib/index.ts';
+import { type Clock, DomainError, type Ids, type Logger } from '../lib/index.ts';
 import type { Store } from '../store/index.ts';
+import { openTokenKeys, protectedHeader, type TokenKeys } from './token-keys.ts';
 import type { PortSpecification, TokenCheck, TokenClaims } from './types.ts';
 
 /** Source: recorded refusal at 61. */
 const MAX_MINUTES = 60;
+/** A retired key is kept until the last token made with it has expired, and a minute more. */
+const KEEP_KEY_MS = (MAX_MINUTES + 1) * 60_000;
 /** Verified tokens kept, so that a keep-alive client's next request needs no decryption. */
 const CACHED = 2048;
+
+/** One more than a token has: what is longer is none. */
+const MAX_PARTS = 6;
 
 interface Payload {
   readonly microvmId: string;
@@ -22,16 +29,29 @@ interface Payload {
   readonly exp: number;
 }
 
-export class EndpointTokens {
+export class EndpointTokens implements Disposable {
   readonly #clock: Pick<Clock, 'now'>;
-  readonly #kid: string;
-  readonly #key: CryptoKey;
+  readonly #keys: TokenKeys;
+  /** By digest, so that how long a look-up takes says nothing about the tokens that are kept. */
   readonly #verified = new Map<string, TokenClaims>();
 
-  constructor(options: { clock: Pick<Clock, 'now'>; kid: string; key: CryptoKey }) {
+  constructor(options: { clock: Pick<Clock, 'now'>; keys: TokenKeys }) {
     this.#clock = options.clock;
-    this.#kid = options.kid;
-    this.#key = options.key;
+    this.#keys = options.keys;
+  }
+
+  /** Begins to rotate keys by itself. Never rejects. */
+  start(): Promise<void> {
+    return this.#keys.start();
+  }
+
+  /** From now on tokens are made with a new key, whose id is answered; issued ones stay good. */
+  rotateKey(): Promise<string> {
+    return this.#keys.rotate();
+  }
+
+  [Symbol.dispose](): void {
+    this.#keys[Symbol.dispose]();
   }
 
   /** @throws DomainError `INVALID` for a lifetime the service refuses */
@@ -41,31 +61,40 @@ export class EndpointTokens {
     }
     const exp = Math.floor(this.#clock.now() / 1000) + minutes * 60;
     const payload: Payload = { ...claims, exp };
+    const { kid, key } = this.#keys.current;
     return new CompactEncrypt(new TextEncoder().encode(JSON.stringify(payload)))
-      .setProtectedHeader({ kid: this.#kid, alg: 'dir', enc: 'A256GCM' })
-      .encrypt(this.#key);
+      .setProtectedHeader(protectedHeader(kid))
+      .encrypt(key);
   }
 
+  /** Whether it is good now; a request or stream that began with it is never asked again. */
   async verify(token: string): Promise<TokenCheck> {
-    const claims = this.#verified.get(token) ?? (await this.#decrypt(token));
+    const digest = hash('sha256', token, 'base64');
+    const claims = this.#verified.get(digest) ?? (await this.#decrypt(token, digest));
     if (claims === undefined) return { kind: 'unreadable' };
     if (claims.expiresAt > this.#clock.now()) return { kind: 'valid', claims };
-    this.#verified.delete(token);
+    this.#verified.delete(digest);
     return { kind: 'expired', claims };
   }
 
-  async #decrypt(token: string): Promise<TokenClaims | undefined> {
+  /**
+   * The header must be one of ours to the byte: what a forger writes there (`alg`, `enc`, `zip`, `crit`, another order) is
+   * never interpreted. The authentication tag is compared in constant time by the cipher.
+   */
+  async #decrypt(token: string, digest: string): Promise<TokenClaims | undefined> {
+    const [header = '', ...parts] = token.split('.', MAX_PARTS);
+    const known = this.#keys.byHeader(header);
+    if (known === undefined || !parts.every(isCanonical)) return undefined;
     try {
-      const { plaintext, protectedHeader } = await compactDecrypt(token, this.#key, {
+      const { plaintext } = await compactDecrypt(token, known.key, {
         keyManagementAlgorithms: ['dir'],
         contentEncryptionAlgorithms: ['A256GCM'],
       });
-      if (protectedHeader.kid !== this.#kid) return undefined;
       const { microvmId, kind, ports, exp } = JSON.parse(new TextDecoder().decode(plaintext)) as Payload;
       const claims: TokenClaims = { microvmId, kind, ports, expiresAt: exp * 1000 };
       const [oldest] = this.#verified.keys();
       if (this.#verified.size >= CACHED && oldest !== undefined) this.#verified.delete(oldest);
-      this.#verified.set(token, claims);
+      this.#verified.set(digest, claims);
       return claims;
     } catch {
       return undefined;
@@ -73,12 +102,20 @@ export class EndpointTokens {
   }
 }
 
-/** The key lives in the store, so tokens outlive a restart. */
-export async function openEndpointTokens(store: Store, clock: Pick<Clock, 'now'>): Promise<EndpointTokens> {
-  const secret = await store.secret('endpoint-token-key', 32);
-  const id = await store.secret('endpoint-token-kid', 16);
-  const key = await crypto.subtle.importKey('raw', new Uint8Array(secret), 'AES-GCM', false, ['encrypt', 'decrypt']);
-  return new EndpointTokens({ clock, kid: uuidOf(id), key });
+/** Base64url as our encoder writes it: decoders forgive blanks, padding and stray bits, so one token would have many spellings. */
+function isCanonical(part: string): boolean {
+  return Buffer.from(part, 'base64url').toString('base64url') === part;
+}
+
+export async function openEndpointTokens(options: {
+  readonly store: Store;
+  readonly elapsed: Pick<Clock, 'now'>;
+  readonly clock: Clock;
+  readonly ids: Ids;
+  readonly log: Logger;
+}): Promise<EndpointTokens> {
+  const keys = await openTokenKeys({ ...options, keepMs: KEEP_KEY_MS });
+  return new EndpointTokens({ clock: options.elapsed, keys });
 }
 
 /** @throws DomainError `INVALID` for a range that ends before it starts */
@@ -93,12 +130,4 @@ export function portsOf(allowed: readonly PortSpecification[]): TokenClaims['por
       throw new DomainError('INVALID', `Port range ${startPort}-${endPort} ends before it starts.`);
     return [startPort, endPort];
   });
-}
-
-/** 16 random bytes in the shape of a version 4 UUID. */
-function uuidOf(random: Buffer): string {
-  const bytes = Buffer.from(random);
-  bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x40;
-  bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80;
-  return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }

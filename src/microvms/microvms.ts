@@ -99,8 +99,9 @@ const CONCURRENT_RECOVERIES = 16;
 type Address = Pick<Microvm, 'id' | 'endpointId' | 'endpoint' | 'endpointPort' | 'memoryMiB'>;
 
 export async function createMicrovms(options: MicrovmsOptions): Promise<Microvms> {
-  const elapsed = await openSteadyClock(options.store, options.clock ?? systemClock, options.log);
-  const tokens = await openEndpointTokens(options.store, elapsed);
+  const { store, log, clock = systemClock, ids = randomIds } = options;
+  const elapsed = await openSteadyClock(store, clock, log);
+  const tokens = await openEndpointTokens({ store, elapsed, clock, ids, log });
   // Asked now: once builds run, their machines are there too.
   const room = new MicrovmsRoom(options, { elapsed, tokens, residue: await options.engine.residue() });
   await room.occupy();
@@ -196,6 +197,7 @@ class MicrovmsRoom implements Microvms {
 
   async start(): Promise<void> {
     await this.#elapsed.start();
+    await this.#tokens.start();
     await this.#forgetClaims();
     for (const address of this.#toReopen.splice(0)) await this.#reopenEndpoint(address);
     await this.#recover();
@@ -330,6 +332,10 @@ class MicrovmsRoom implements Microvms {
     return this.#tokens.verify(token);
   }
 
+  rotateTokenKey(): Promise<string> {
+    return this.#tokens.rotateKey();
+  }
+
   async endpointIdOf(microvmId: string): Promise<string | undefined> {
     return (await this.#ledger.find(microvmId))?.endpointId;
   }
@@ -384,6 +390,7 @@ class MicrovmsRoom implements Microvms {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#due[Symbol.dispose]();
+    this.#tokens[Symbol.dispose]();
     this.#flows[Symbol.dispose]();
     this.#capacity[Symbol.dispose]();
     for (const timer of this.#lingering) timer[Symbol.dispose]();

@@ -140,6 +140,8 @@ export interface Microvms extends AsyncDisposable {
   createShellAuthToken(input: Omit<AuthTokenInput, 'allowedPorts'>): Promise<string>;
   /** Decrypts and checks the expiry; the caller compares microVM and port. Never throws. */
   verifyToken(token: string): Promise<TokenCheck>;
+  /** Tokens are made with a new key from now on; issued ones stay good. Answers the key's id, the `kid` of new tokens. */
+  rotateTokenKey(): Promise<string>;
   /** Also of one that ended; undefined when there is no record of it. */
   endpointIdOf(microvmId: string): Promise<string | undefined>;
   /**

@@ -18,6 +18,7 @@ export const RECORD_KINDS = [
   'access_keys',
   'clocks',
   'revocations',
+  'token_keys',
 ] as const;
 export type RecordKind = (typeof RECORD_KINDS)[number];
 

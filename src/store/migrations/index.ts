@@ -7,5 +7,13 @@ import { connectors } from './0002-connectors.ts';
 import { identities } from './0003-identities.ts';
 import { clocks } from './0004-clocks.ts';
 import { revocations } from './0005-revocations.ts';
+import { tokenKeys } from './0006-token-keys.ts';
 
-export const MIGRATIONS: readonly (readonly string[])[] = [records, connectors, identities, clocks, revocations];
+export const MIGRATIONS: readonly (readonly string[])[] = [
+  records,
+  connectors,
+  identities,
+  clocks,
+  revocations,
+  tokenKeys,
+];
