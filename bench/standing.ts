@@ -9,7 +9,7 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -75,7 +75,7 @@ async function main(): Promise<void> {
     adopted: Number(values.adopted),
   };
   const parts = positionals.length === 0 ? PARTS : PARTS.filter((part) => positionals.includes(part));
-  const rows: Row[] = [];
+  const rows: Row[] = [{ what: 'load average when it began', value: load() }];
   for (const part of parts) {
     console.error(`bench: ${part} ...`);
     if (part === 'timers') {
@@ -85,7 +85,12 @@ async function main(): Promise<void> {
     await using bench = await prepare(settings, rows);
     await { idle, start, adopt }[part](bench);
   }
+  rows.push({ what: 'load average when it ended', value: load() });
   printTable('Standing (medians, spread in brackets)', rows);
+}
+
+function load(): string {
+  return loadavg()[0]?.toFixed(1) ?? '';
 }
 
 async function prepare(settings: Settings, rows: Row[]): Promise<Bench> {
@@ -214,7 +219,6 @@ async function adopt({ stateDir, settings, rows, clients, imageArn }: Bench): Pr
     await server.ready;
     const microvms: Running[] = [];
     for (let i = 0; i < settings.adopted; i++) microvms.push(await run(clients, imageArn));
-    await Promise.all(microvms.map(({ client }) => expect200(client)));
     await delay(CALM_MS);
     const vmms = () =>
       [...recordedVmms(stateDir).values()]
@@ -222,21 +226,30 @@ async function adopt({ stateDir, settings, rows, clients, imageArn }: Bench): Pr
         .sort()
         .join();
     const before = vmms();
-    const figures = { readyMs: [] as number[], servedMs: [] as number[], cpuMs: [] as number[] };
+    const figures = {
+      readyMs: [] as number[],
+      servedMs: [] as number[],
+      cpuMs: [] as number[],
+      guestMs: [] as number[],
+    };
+    const guestMs = () => [...recordedVmms(stateDir).values()].reduce((sum, { pid }) => sum + cpuMs(pid), 0);
     for (let round = 0; round < ADOPT_ROUNDS; round++) {
       await server.end('SIGKILL');
+      const guestsBefore = guestMs();
       server = serve(stateDir, ARGS);
       await server.ready;
       figures.readyMs.push(performance.now() - server.startedAt);
       figures.cpuMs.push(cpuMs(server.pid));
       await Promise.all(microvms.map(({ client }) => knock(() => expect200(client))));
       figures.servedMs.push(performance.now() - server.startedAt);
+      figures.guestMs.push((guestMs() - guestsBefore) / microvms.length);
       if (vmms() !== before) throw new Error('a machine was not taken over but started anew');
     }
     for (const { client } of microvms) client[Symbol.dispose]();
     rows.push(
       { what: `killed over ${settings.adopted} machines: start to ready`, value: spread(figures.readyMs) },
       { what: '  CPU time of it', value: spread(figures.cpuMs) },
+      { what: '  CPU time of each guest until it answered', value: spread(figures.guestMs) },
       {
         what: '  start until every endpoint answered',
         value: spread(figures.servedMs),
