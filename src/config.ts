@@ -5,8 +5,10 @@
  * Invariant: nothing outside this file and `cli/` reads `process.env`; unknown keys and bad values are refused by name.
  */
 import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { homedir } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
+import { LIMITS_FORM, type Limits, parseLimits } from './endpoint-limits.ts';
 import { DomainError, messageOf } from './lib/index.ts';
 import { parseQuotas, QUOTAS_FORM, type Quotas } from './quotas.ts';
 
@@ -40,6 +42,19 @@ export interface Config {
   readonly memoryBudgetMiB: number | undefined;
   /** 32 random bytes in base64, under which suspended microVMs and their disks are encrypted. */
   readonly encryptionKeyFile: string | undefined;
+  /** How microVMs' endpoints are told apart: a name for each behind one listener; undefined: a loopback port for each. */
+  readonly endpointHosts:
+    | {
+        readonly listen: { readonly host: string; readonly port: number };
+        /** Names of endpoints end in it. */
+        readonly suffix: string;
+        /** The port that clients use; undefined: the one listened on. */
+        readonly publicPort: number | undefined;
+      }
+    | undefined;
+  /** The operator's certificate for endpoints; undefined: one of the local authority. */
+  readonly endpointCertificate: { readonly certFile: string; readonly keyFile: string } | undefined;
+  readonly endpointLimits: Limits;
   /** What the account may have and how often it may call. */
   readonly quotas: Quotas;
   /** File that says what subnets and security groups stand for; undefined: there are none. */
@@ -96,6 +111,55 @@ export const SETTINGS = {
     value: '<n>',
     help: 'port of the embedded object store on 127.0.0.1',
     fallback: 'the port used last in this state folder, else any free one',
+  },
+  endpointMode: {
+    flag: '--endpoint-mode',
+    env: 'REKINDLE_ENDPOINT_MODE',
+    value: '<port|host>',
+    help: 'how endpoints are told apart: a port of 127.0.0.1 for each microVM, or a name for each behind one listener',
+    fallback: 'port',
+  },
+  endpointListen: {
+    flag: '--endpoint-listen',
+    env: 'REKINDLE_ENDPOINT_LISTEN',
+    value: '<address:port>',
+    help: 'where the one listener of host mode is',
+    fallback: '127.0.0.1:8443',
+  },
+  endpointDomain: {
+    flag: '--endpoint-domain',
+    env: 'REKINDLE_ENDPOINT_DOMAIN',
+    value: '<domain>',
+    help: 'what the names of host mode end in: <uuid>.lambda-microvm.<region>.<domain>',
+    fallback: 'localhost',
+  },
+  endpointPort: {
+    flag: '--endpoint-port',
+    env: 'REKINDLE_ENDPOINT_PORT',
+    value: '<n>',
+    help: 'port that clients use in host mode, when a proxy in front has another one; 443 is left out of addresses',
+    fallback: 'that of --endpoint-listen',
+  },
+  endpointCert: {
+    flag: '--endpoint-cert',
+    env: 'REKINDLE_ENDPOINT_CERT',
+    value: '<file>',
+    help: 'PEM file with the certificate of endpoints and its chain; read again when it changes',
+    fallback: 'one of the local authority',
+  },
+  endpointKey: {
+    flag: '--endpoint-key',
+    env: 'REKINDLE_ENDPOINT_KEY',
+    value: '<file>',
+    help: 'PEM file with its private key',
+    fallback: 'none; needed with --endpoint-cert',
+  },
+  endpointLimits: {
+    flag: '--endpoint-limits',
+    env: 'REKINDLE_ENDPOINT_LIMITS',
+    value: '<default|service|list>',
+    help: 'what clients may take of endpoints, e.g. default,connections=20000,requests=50/100',
+    fallback: 'default',
   },
   externalS3: {
     flag: '--external-s3',
@@ -215,6 +279,9 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     cacheDir: folder(raw('cache'), env.XDG_CACHE_HOME, '.cache'),
     apiPort: optional(raw('apiPort'), (found) => integer(found, 0, 65_535)),
     s3Port: optional(raw('s3Port'), (found) => integer(found, 0, 65_535)),
+    endpointHosts: endpointHosts(raw, region),
+    endpointCertificate: endpointCertificate(raw),
+    endpointLimits: endpointLimits(raw('endpointLimits')),
     externalS3: externalS3(raw),
     auth: oneOf(raw('auth'), ['sigv4', 'off']),
     region,
@@ -230,6 +297,50 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     networks: optional(raw('networks'), path),
     defaultEgress: optional(raw('defaultEgress'), (found) => oneOf(found, ['aws', 'deny'])),
   });
+}
+
+function endpointHosts(raw: (key: SettingKey) => Found, region: string): Config['endpointHosts'] {
+  const mode = raw('endpointMode');
+  const [listen, domain, port] = [raw('endpointListen'), raw('endpointDomain'), raw('endpointPort')];
+  if (oneOf(mode, ['port', 'host']) === 'port') {
+    const stray = [listen, domain, port].find(({ value }) => value !== undefined);
+    if (stray === undefined) return undefined;
+    throw new DomainError('INVALID', `${stray.name} means something only with ${SETTINGS.endpointMode.flag} host.`);
+  }
+  const address = matching(listen, LISTEN_FORM, 'an IP address and a port such as 0.0.0.0:443 or [::]:443', LISTEN);
+  const [, v6, v4, digits] = LISTEN_FORM.exec(address) ?? [];
+  const host = v6 ?? v4 ?? '';
+  if (isIP(host) === 0 || Number(digits) > 65_535)
+    throw refused(listen, 'an IP address and a port such as 0.0.0.0:443');
+  const name = matching(domain, /^.{1,180}$/, 'a domain such as example.com', 'localhost').toLowerCase();
+  if (!DOMAIN_FORM.test(name)) throw refused(domain, 'a domain such as example.com');
+  return Object.freeze({
+    listen: { host, port: Number(digits) },
+    suffix: `lambda-microvm.${region}.${name}`,
+    publicPort: optional(port, (found) => integer(found, 1, 65_535)),
+  });
+}
+
+const LISTEN = '127.0.0.1:8443';
+const LISTEN_FORM = /^(?:\[([\da-f:.]+)\]|([\d.]+)):(\d{1,5})$/i;
+const LABEL = '[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?';
+const DOMAIN_FORM = new RegExp(`^${LABEL}(?:\\.${LABEL})*$`);
+
+function endpointCertificate(raw: (key: SettingKey) => Found): Config['endpointCertificate'] {
+  const certFile = optional(raw('endpointCert'), path);
+  const keyFile = optional(raw('endpointKey'), path);
+  if (certFile !== undefined && keyFile !== undefined) return Object.freeze({ certFile, keyFile });
+  if (certFile === undefined && keyFile === undefined) return undefined;
+  throw new DomainError(
+    'INVALID',
+    `${SETTINGS.endpointCert.flag} and ${SETTINGS.endpointKey.flag} belong together: give both, or none.`,
+  );
+}
+
+function endpointLimits(found: Found): Limits {
+  const parsed = parseLimits(found.value ?? 'default');
+  if (parsed === undefined) throw refused(found, LIMITS_FORM);
+  return parsed;
 }
 
 function externalS3(raw: (key: SettingKey) => Found): Config['externalS3'] {

@@ -106,7 +106,15 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   for (const remark of engine.host.remarks) log.warn({}, remark);
 
   const ingress = stack.use(
-    await createIngress({ tlsDir: tlsDirOf(stateDir), clock, ids, log: log.child({ room: 'ingress' }) }),
+    await createIngress({
+      tlsDir: tlsDirOf(stateDir),
+      clock,
+      ids,
+      log: log.child({ room: 'ingress' }),
+      hostMode: config.endpointHosts,
+      certificate: config.endpointCertificate,
+      limits: config.endpointLimits,
+    }),
   );
   const connectors = stack.use(
     createConnectors({
