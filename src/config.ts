@@ -38,6 +38,8 @@ export interface Config {
   readonly onShutdown: 'suspend' | 'terminate' | 'leave';
   /** How long that may take before the server ends anyway. */
   readonly shutdownSeconds: number;
+  /** How often what runs is kept in case the host ends; 0: never. */
+  readonly checkpointSeconds: number;
   /** Memory that microVMs may be promised together; undefined: the host's, less what others need. */
   readonly memoryBudgetMiB: number | undefined;
   /** 32 random bytes in base64, under which suspended microVMs and their disks are encrypted. */
@@ -224,6 +226,13 @@ export const SETTINGS = {
     help: 'how long stopping may take at most',
     fallback: '30',
   },
+  checkpointSeconds: {
+    flag: '--checkpoint-seconds',
+    env: 'REKINDLE_CHECKPOINT_SECONDS',
+    value: '<n>',
+    help: 'how often a checkpoint is taken of each running microVM, from which it continues should the host end; 0: never',
+    fallback: '0',
+  },
   memoryBudget: {
     flag: '--memory-budget',
     env: 'REKINDLE_MEMORY_BUDGET',
@@ -289,6 +298,7 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     logLevel: oneOf(raw('logLevel'), ['info', 'debug', 'warn', 'error', 'silent']),
     onShutdown: oneOf(raw('onShutdown'), ['suspend', 'terminate', 'leave']),
     shutdownSeconds: optional(raw('shutdownSeconds'), (found) => integer(found, 1, 3600)) ?? 30,
+    checkpointSeconds: optional(raw('checkpointSeconds'), (found) => integer(found, 0, 86_400)) ?? 0,
     memoryBudgetMiB: optional(raw('memoryBudget'), (found) => integer(found, 512, 100_000_000)),
     encryptionKeyFile: optional(raw('encryptionKeyFile'), ({ value }) => resolve(value)),
     quotas: quotas(raw('quotas'), region),

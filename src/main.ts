@@ -158,6 +158,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       region,
       log: log.child({ room: 'microvms' }),
       memoryQuotaMiB: quotas.memoryMiB,
+      checkpointSeconds: config.checkpointSeconds,
       budget,
       pressureWatchMs: PRESSURE_WATCH_MS,
     }),

@@ -12,6 +12,7 @@ import type {
   LaunchRequest,
   Machine,
   Recalled,
+  ResumeRequest,
   SealedSnapshot,
   SealRequest,
   SnapshotDamage,
@@ -21,6 +22,7 @@ import { probeHost } from './host/host.ts';
 import type { Jail } from './jail/jail.ts';
 import { openJail, withoutJail } from './jail/open-jail.ts';
 import { adoptMachine } from './machine/adopt.ts';
+import { forgetCheckpoints } from './machine/checkpoints.ts';
 import type { EngineContext } from './machine/context.ts';
 import { recall } from './machine/last-boot.ts';
 import { launchMachine, resumeMachine } from './machine/launch.ts';
@@ -152,7 +154,7 @@ class HostEngine implements Engine {
     return this.#start(request.id, options, (bounded) => launchMachine(this.#context, request, bounded));
   }
 
-  resume(request: LaunchRequest, options: Options): Promise<Machine> {
+  resume(request: ResumeRequest, options: Options): Promise<Machine> {
     return this.#start(request.id, options, (bounded) => resumeMachine(this.#context, request, bounded));
   }
 
@@ -179,6 +181,10 @@ class HostEngine implements Engine {
   recall(id: string): Promise<Recalled> {
     const { folders, clock } = this.#context;
     return recall(machineFiles(folders.machine(id)), clock.sinceBoot().bootId);
+  }
+
+  forgetCheckpoints(id: string): Promise<void> {
+    return forgetCheckpoints(machineFiles(this.#context.folders.machine(id)));
   }
 
   async destroy(id: string): Promise<void> {

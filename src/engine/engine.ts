@@ -128,13 +128,18 @@ export interface LaunchRequest {
   readonly egress?: Egress;
 }
 
-export type ResumeRequest = LaunchRequest;
+export interface ResumeRequest extends LaunchRequest {
+  /** What it is resumed from is its checkpoint until there is a newer one. Costs a copy of its overlay. */
+  readonly keepsCheckpoint?: boolean;
+}
 
 /** What the disk says of a machine that has no process. */
 export type Recalled =
   /** A complete suspended state from which no machine ran on, of that moment by the wall clock. */
   | { readonly kind: 'suspended'; readonly takenAt: number }
-  /** It ran in an earlier boot of the host. */
+  /** It ran in an earlier boot of the host. This is its newest checkpoint, and is its suspended state from now on. */
+  | { readonly kind: 'checkpoint'; readonly takenAt: number }
+  /** It ran in an earlier boot of the host, and nothing is left. */
   | { readonly kind: 'lost' }
   /** It never ran, or in this boot: whether it lives is for `adopt` to say. */
   | { readonly kind: 'nothing' };
@@ -196,6 +201,14 @@ export interface Machine extends AsyncDisposable, CredentialHolder {
    */
   suspend(options: { signal?: AbortSignal }): Promise<SuspendReport>;
 
+  /**
+   * Writes what `suspend` would, with a copy of the disk, while the machine goes on but for a pause; durable when it resolves.
+   * Credentials are withdrawn before and not given again, open streams are kept, one checkpoint is taken at a time. When it
+   * rejects the machine goes on and the checkpoint before this one holds. @throws MachineError `unsupported` where the host
+   * cannot, `timeout` when the pause would be too long, `failed` when the disk is too full
+   */
+  checkpoint(options: { signal?: AbortSignal }): Promise<CheckpointReport>;
+
   /** The app's captured output from `cursor` on; ends at what is there now unless `follow`. */
   logs(options: { cursor?: number; follow?: boolean; signal?: AbortSignal }): AsyncIterable<LogLine>;
 }
@@ -204,6 +217,12 @@ export interface SuspendReport {
   /** Bytes of changed memory pages written. */
   readonly deltaBytes: number;
   readonly tookMs: number;
+}
+
+export interface CheckpointReport {
+  /** Bytes of changed memory pages written. */
+  readonly deltaBytes: number;
+  readonly pausedMs: number;
 }
 
 export interface SnapshotDamage {
@@ -246,6 +265,8 @@ export interface Engine extends AsyncDisposable {
   isSuspended(id: string): Promise<boolean>;
   /** What a loss of power, or any end of the host, left of `id`; cheap where nothing was lost. */
   recall(id: string): Promise<Recalled>;
+  /** Its checkpoints, if any, do not hold any more. */
+  forgetCheckpoints(id: string): Promise<void>;
   /**
    * Replaces what a live machine may reach; connections the new policy refuses are cut. Nothing happens to an id without a
    * machine. @throws MachineError when the gateway could not be told: the old policy may still hold, try again

@@ -5,7 +5,7 @@
  * Invariant: a machine whose microVM has no role is never asked anything. While a machine is being suspended nobody gives it
  * credentials; the engine withdraws those it has.
  */
-import type { Machine, SuspendReport } from '../engine/index.ts';
+import type { CheckpointReport, Machine, SuspendReport } from '../engine/index.ts';
 import type { Lease, Roles } from '../identity/index.ts';
 import { type Logger, messageOf } from '../lib/index.ts';
 import type { Microvm } from './lifecycle.ts';
@@ -64,8 +64,20 @@ export class MachineCredentials {
     try {
       return await machine.suspend(options);
     } catch (error) {
-      if (lease !== undefined && options.signal?.aborted !== true) this.#giveAgain(machine, lease);
+      if (lease !== undefined && options.signal?.aborted !== true) void this.#giveAgain(machine, lease);
       throw error;
+    }
+  }
+
+  /** Takes a checkpoint of the machine; it has fresh credentials afterwards, unless it is to be suspended or ended. */
+  async checkpoint(machine: Machine, options: { signal: AbortSignal }): Promise<CheckpointReport> {
+    const lease = this.#kept.get(machine)?.lease;
+    await this.forget(machine);
+    try {
+      return await machine.checkpoint(options);
+    } finally {
+      if (lease !== undefined && options.signal.aborted) this.#kept.set(machine, { lease, keeping: NOTHING });
+      else if (lease !== undefined) await this.#giveAgain(machine, lease);
     }
   }
 
@@ -76,10 +88,12 @@ export class MachineCredentials {
     await kept?.keeping[Symbol.asyncDispose]();
   }
 
-  #giveAgain(machine: Machine, lease: Lease): void {
-    this.#keep(machine, lease, { patient: true, mayHold: true }).catch((error: unknown) => {
+  async #giveAgain(machine: Machine, lease: Lease): Promise<void> {
+    try {
+      await this.#keep(machine, lease, { patient: true, mayHold: true });
+    } catch (error) {
       this.#o.log.warn({ microvmId: machine.id, reason: messageOf(error) }, 'credentials could not be given again');
-    });
+    }
   }
 
   async #keep(
@@ -93,6 +107,9 @@ export class MachineCredentials {
     this.#kept.set(machine, { lease, keeping });
   }
 }
+
+/** Whoever has the machine next gives some. */
+const NOTHING: AsyncDisposable = { async [Symbol.asyncDispose]() {} };
 
 /** Source for the session's name: none; that it names the microVM is what an audit needs. */
 function leaseOf({ id, executionRoleArn, principal }: Microvm): Lease | undefined {

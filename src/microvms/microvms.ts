@@ -30,6 +30,7 @@ import {
 import { type Claim, DueClock, type Page, readPage, type Store } from '../store/index.ts';
 import { AppLogs } from './app-log.ts';
 import { Capacity } from './capacity.ts';
+import { Checkpoints } from './checkpoints.ts';
 import { MachineCredentials, type RoleSource } from './credentials.ts';
 import { MachineEgress } from './egress.ts';
 import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
@@ -85,6 +86,8 @@ export interface MicrovmsOptions {
   readonly budget?: Budget;
   /** How often to look whether its memory runs short all the same; default never. */
   readonly pressureWatchMs?: number;
+  /** How often a checkpoint is taken of each microVM that runs; 0, the default: never. */
+  readonly checkpointSeconds?: number;
   /** Memory of all microVMs that have not ended; default unbounded. */
   readonly memoryQuotaMiB?: number | undefined;
 }
@@ -123,6 +126,7 @@ class MicrovmsRoom implements Microvms {
   readonly #logs: AppLogs;
   readonly #egress: MachineEgress;
   readonly #flows: FlowReaders;
+  readonly #checkpoints: Checkpoints;
   readonly #reconciler: Reconciler;
   readonly #due: DueClock<Microvm>;
   readonly #memory: MemoryQuota;
@@ -158,13 +162,22 @@ class MicrovmsRoom implements Microvms {
       log,
       onMoved: (record, before, revision) => this.#moved(record, before, revision),
     });
+    const credentials = new MachineCredentials({ roles: options.roles, log });
+    this.#checkpoints = new Checkpoints({
+      everyMs: options.checkpointSeconds ? options.checkpointSeconds * 1000 : undefined,
+      credentials,
+      clock,
+      log,
+      timeoutMs: this.#stepTimeoutMs,
+    });
     this.#reconciler = new Reconciler({
       engine: options.engine,
       ledger: this.#ledger,
       live: this.#live,
       logs: this.#logs,
       egress: this.#egress,
-      credentials: new MachineCredentials({ roles: options.roles, log }),
+      credentials,
+      checkpoints: this.#checkpoints,
       clock,
       log,
       snapshotDirOf: (record) => options.images.snapshotDir(record.imageArn, record.imageVersion),
@@ -393,6 +406,7 @@ class MicrovmsRoom implements Microvms {
     this.#tokens[Symbol.dispose]();
     this.#flows[Symbol.dispose]();
     this.#capacity[Symbol.dispose]();
+    this.#checkpoints[Symbol.dispose]();
     for (const timer of this.#lingering) timer[Symbol.dispose]();
     this.#live.refuseAll('The server is stopping.');
     await this.#egress[Symbol.asyncDispose]();
@@ -402,7 +416,10 @@ class MicrovmsRoom implements Microvms {
 
   /** Every change of a record passes here, in the tick it was written. */
   #moved(record: Microvm, before: Microvm | undefined, revision: number): void {
-    if (before?.state === 'RUNNING') this.#live.stopServing(record.id);
+    if (before?.state === 'RUNNING') {
+      this.#live.stopServing(record.id);
+      this.#checkpoints.cancel(record.id);
+    }
     switch (record.state) {
       case 'RUNNING':
         this.#serve(record, revision);
@@ -439,6 +456,8 @@ class MicrovmsRoom implements Microvms {
     this.#live.serve(record.id, maxIdleSeconds === null ? null : maxIdleSeconds * 1000, () =>
       this.#idle(record.id, revision),
     );
+    const live = this.#live.get(record.id);
+    if (live !== undefined) this.#checkpoints.begin(live.machine, record);
   }
 
   /** Who waits for it is told, or it is resumed for them: they came while it was being suspended. */

@@ -8,9 +8,10 @@
  * begins before the one before it came back; one that never does ends the microVM.
  */
 import { isDeepStrictEqual } from 'node:util';
-import type { Egress, Engine, LaunchRequest, Machine, MachineExit } from '../engine/index.ts';
+import type { Egress, Engine, LaunchRequest, Machine, MachineExit, ResumeRequest } from '../engine/index.ts';
 import { type Clock, DomainError, type Logger, MachineError, messageOf, Slots, withDeadline } from '../lib/index.ts';
 import type { AppLogs, LogCollection } from './app-log.ts';
+import type { Checkpoints } from './checkpoints.ts';
 import type { MachineCredentials } from './credentials.ts';
 import type { MachineEgress } from './egress.ts';
 import { type Came, callWithGrace } from './engine-call.ts';
@@ -36,6 +37,7 @@ export interface ReconcilerOptions {
   readonly logs: AppLogs;
   readonly egress: MachineEgress;
   readonly credentials: MachineCredentials;
+  readonly checkpoints: Checkpoints;
   readonly clock: Clock;
   readonly log: Logger;
   readonly snapshotDirOf: (record: Microvm) => string;
@@ -118,6 +120,8 @@ export class Reconciler implements AsyncDisposable {
     if (record.state !== 'RUNNING') return;
     const machine = await this.#adopt(record);
     if (machine === undefined) return this.#report(record.id, this.#lost(record));
+    // They would grow old.
+    if (!this.#o.checkpoints.wants(record)) await this.#forgetCheckpoints(record.id);
     this.#o.live.add(machine, record.epoch);
     this.#o.onAdopted(record, revision);
     this.#watch(machine, record.epoch);
@@ -142,6 +146,8 @@ export class Reconciler implements AsyncDisposable {
     switch (left.kind) {
       case 'lost':
         return { type: 'lost', epoch, withHost: true };
+      case 'checkpoint':
+        return { type: 'fell-back', epoch, takenAt: left.takenAt };
       case 'suspended':
         // Those in the middle of a step find it by themselves.
         return state === 'PENDING' || state === 'RUNNING'
@@ -151,6 +157,14 @@ export class Reconciler implements AsyncDisposable {
         return undefined;
       default:
         return left satisfies never;
+    }
+  }
+
+  async #forgetCheckpoints(id: string): Promise<void> {
+    try {
+      await this.#o.engine.forgetCheckpoints(id);
+    } catch (error) {
+      logFailure(this.#o.log.child({ microvmId: id }), error, 'its checkpoints could not be removed');
     }
   }
 
@@ -282,6 +296,7 @@ export class Reconciler implements AsyncDisposable {
       return { kind: 'failed', error } as const;
     }
     using _slot = slot;
+    await this.#o.checkpoints.ended(record.id);
     const hook = await this.#hook(machine, record, 'suspend', { signal });
     if (hook.kind === 'failed') return { ...hook, kind: 'refused' } as const;
     await this.#stopCollecting(machine);
@@ -441,8 +456,9 @@ export class Reconciler implements AsyncDisposable {
       .finally(() => this.#stuck.delete(id));
   }
 
-  #requestOf(record: Microvm, egress: Egress): LaunchRequest {
-    return { id: record.id, snapshotDir: this.#o.snapshotDirOf(record), egress };
+  #requestOf(record: Microvm, egress: Egress): LaunchRequest & ResumeRequest {
+    const keepsCheckpoint = this.#o.checkpoints.wants(record);
+    return { id: record.id, snapshotDir: this.#o.snapshotDirOf(record), egress, keepsCheckpoint };
   }
 
   #call<T>(what: string, work: (signal: AbortSignal) => Promise<T>, signal?: AbortSignal): Promise<Came<T>> {
@@ -518,6 +534,8 @@ export class Reconciler implements AsyncDisposable {
   async #release(machine: Machine): Promise<void> {
     const { clock, stepTimeoutMs } = this.#o;
     this.#o.live.remove(machine);
+    this.#o.checkpoints.cancel(machine.id);
+    await this.#o.checkpoints.ended(machine.id);
     await this.#stopCollecting(machine);
     await this.#o.credentials.forget(machine);
     await withDeadline('dispose', stepTimeoutMs, async () => machine[Symbol.asyncDispose](), { clock });

@@ -43,6 +43,7 @@ interface Setup {
   readonly hooks?: Hooks;
   readonly roles?: RoleSource;
   readonly concurrentLaunches?: number;
+  readonly checkpointSeconds?: number;
   readonly memoryQuotaMiB?: number;
   readonly budget?: Budget;
   readonly pressureWatchMs?: number;
@@ -102,6 +103,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
     memoryQuotaMiB: setup.memoryQuotaMiB,
     ...(setup.budget && { budget: setup.budget }),
     ...(setup.pressureWatchMs && { pressureWatchMs: setup.pressureWatchMs }),
+    ...(setup.checkpointSeconds && { checkpointSeconds: setup.checkpointSeconds }),
     ...(setup.concurrentLaunches && { concurrentLaunches: setup.concurrentLaunches }),
   });
   await microvms.start();

@@ -97,6 +97,10 @@ describe('what machines leave on disk', { skip }, () => {
       machine = await engine.resume({ id: 'vm-1', snapshotDir }, {});
       assert.equal(await get(machine, '/kept/'), word);
     }
+    await machine.checkpoint({});
+    assert.deepEqual(await readdir(path.join(stateDir, 'microvms/vm-1/checkpoints')), ['1']);
+    assert.deepEqual(await holdersOf(stateDir, word), []);
+    assert.deepEqual(await holdersOf(stateDir, secret), []);
     const commandLine = await readFile(`/proc/${machine.pid}/cmdline`, 'latin1');
     assert.ok(commandLine.includes('key-secret'), 'its disk is opened with a secret');
     assert.deepEqual(await keyFilesUnder(memoryFolder(stateDir)), [], 'which is gone once it is open');

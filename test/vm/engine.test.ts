@@ -24,7 +24,7 @@ import {
   type Runtime,
 } from '../../src/engine/index.ts';
 import { encodeManifest } from '../../src/engine/snapshot/manifest.ts';
-import { randomIds, silentLogger, systemClock } from '../../src/lib/index.ts';
+import { type Clock, randomIds, silentLogger, systemClock } from '../../src/lib/index.ts';
 
 const { cacheDir } = loadConfig({}, process.env);
 const found = findRuntime();
@@ -53,6 +53,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif self.path == '/time': self.answer(200, str(int(time.time() * 1000)))
         elif self.path == '/memory': self.answer(200, open('/proc/meminfo').readline().split()[1])
         elif self.path == '/exit': os._exit(7)
+        elif self.path == '/words': self.answer(200, open('/words').read())
+        elif self.path.startswith('/write/'):
+            with open('/words', 'a') as file: file.write(self.path[7:] + ' ')
+            self.answer(200, 'written')
+        elif self.path == '/slow':
+            self.send_response(200)
+            self.send_header('content-length', '20')
+            self.end_headers()
+            for _ in range(20):
+                self.wfile.write(b'.')
+                time.sleep(0.1)
         elif self.path.startswith('/say/'):
             print(self.path[5:], flush=True)
             self.answer(200, 'said')
@@ -74,6 +85,8 @@ describe('the engine on real machines', { skip }, () => {
   let stateDir: string;
   let snapshotDir: string;
   let engine: Engine;
+  let bootId = systemClock.sinceBoot().bootId;
+  const clock = { ...systemClock, sinceBoot: () => ({ ...systemClock.sinceBoot(), bootId }) };
   const said: string[] = [];
 
   before(async () => {
@@ -82,7 +95,7 @@ describe('the engine on real machines', { skip }, () => {
     stateDir = path.join(root, 'state'.repeat(20), 'deep'.repeat(20));
     snapshotDir = path.join(stateDir, 'images/test/1.0/snapshot');
     await mkdir(stateDir, { recursive: true });
-    engine = await openEngine(stateDir);
+    engine = await openEngine(stateDir, { clock });
     await seal('seal-1', { kind: 'hook', port: PORT, path: '/ready', timeoutMs: 120_000 }, snapshotDir);
   });
   after(async () => {
@@ -108,6 +121,14 @@ describe('the engine on real machines', { skip }, () => {
     const onLog = (chunk: Buffer) => void said.push(chunk.toString());
     const request = { buildId, disk, config, capabilities: 'default', memoryMiB, readiness, onLog } as const;
     return engine.seal({ ...request, snapshotDir: into }, {});
+  }
+
+  /** As far as the engine can tell: no process of before is left, and the boot is another one. */
+  async function hostEnds(machine: Machine): Promise<void> {
+    process.kill(machine.pid, 'SIGKILL');
+    await machine.exited;
+    await machine[Symbol.asyncDispose]();
+    bootId = `${bootId}+`;
   }
 
   test('the app spoke while it started, and its hook was asked until it agreed', () => {
@@ -200,7 +221,57 @@ describe('the engine on real machines', { skip }, () => {
     await unlink(path.join(stateDir, 'microvms/vm-8/overlay.qcow2'));
     await assert.rejects(machine.suspend({}));
     assert.equal(await get(machine, '/count'), '2');
-    assert.deepEqual(await readdir(path.join(stateDir, 'microvms/vm-8')), []);
+    assert.deepEqual(await readdir(path.join(stateDir, 'microvms/vm-8')), ['boot-id']);
+  });
+
+  test('a checkpoint brings memory and disk of its moment back when the host ended, and nothing from later', async () => {
+    const machine = await engine.launch({ id: 'vm-15', snapshotDir }, {});
+    for (const word of ['one', 'two', 'three']) {
+      const slow = get(machine, '/slow');
+      await get(machine, `/write/${word}`);
+      await get(machine, '/count');
+      if (word !== 'three') await machine.checkpoint({});
+      assert.equal(await slow, '.'.repeat(20), 'what is under way goes on');
+    }
+    const off = Number(await get(machine, '/time')) - Date.now();
+    assert.ok(Math.abs(off) < 1000, `its clock is ${off} ms off`);
+    const dir = path.join(stateDir, 'microvms/vm-15');
+    assert.deepEqual(await readdir(path.join(dir, 'checkpoints')), ['2'], 'the newest is kept');
+    await hostEnds(machine);
+    const { kind } = await engine.recall('vm-15');
+    assert.equal(kind, 'checkpoint');
+    assert.deepEqual((await readdir(dir)).sort(), ['boot-id', 'delta', 'overlay.qcow2']);
+
+    let again = await engine.resume({ id: 'vm-15', snapshotDir, keepsCheckpoint: true }, {});
+    assert.equal(await get(again, '/words'), 'one two ');
+    assert.equal(await get(again, '/count'), '3');
+    await get(again, '/write/four');
+    // What it was resumed from holds until there is a newer one.
+    await hostEnds(again);
+    assert.equal((await engine.recall('vm-15')).kind, 'checkpoint');
+    again = await engine.resume({ id: 'vm-15', snapshotDir }, {});
+    assert.equal(await get(again, '/words'), 'one two ');
+    await hostEnds(again);
+    assert.equal((await engine.recall('vm-15')).kind, 'lost', 'a machine that ran on is not brought back');
+  });
+
+  test('a suspend, or an end, during a checkpoint leaves what it left without one', async () => {
+    const machine = await engine.launch({ id: 'vm-16', snapshotDir }, {});
+    await get(machine, '/write/one');
+    await machine.checkpoint({});
+    const late = assert.rejects(machine.checkpoint({}));
+    await machine.suspend({});
+    await late;
+    assert.deepEqual((await readdir(path.join(stateDir, 'microvms/vm-16'))).sort(), [
+      'boot-id',
+      'delta',
+      'overlay.qcow2',
+    ]);
+    const again = await engine.resume({ id: 'vm-16', snapshotDir, keepsCheckpoint: true }, {});
+    const ending = assert.rejects(again.checkpoint({}));
+    await engine.destroy('vm-16');
+    await ending;
+    assert.deepEqual(await readdir(path.join(stateDir, 'microvms')), []);
   });
 
   test('a snapshot that does not fit this host is refused with the reason', async () => {
@@ -316,7 +387,7 @@ describe('the engine on real machines', { skip }, () => {
   });
 });
 
-function openEngine(stateDir: string, extra: { deltaSave?: boolean } = {}): Promise<Engine> {
+function openEngine(stateDir: string, extra: { deltaSave?: boolean; clock?: Clock } = {}): Promise<Engine> {
   const log = silentLogger;
   return createEngine({ runtime: runtime(), stateDir, cacheDir, log, clock: systemClock, ids: randomIds, ...extra });
 }

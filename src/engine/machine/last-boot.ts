@@ -9,6 +9,7 @@ import { readFile, rename, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { Recalled } from '../engine.ts';
 import { syncPath } from '../folders.ts';
+import { fallBack } from './checkpoints.ts';
 import type { MachineFiles } from './saved.ts';
 
 /** The machine may run from now on. Takes three flushes at a first start, so it is begun early; early does no harm. */
@@ -35,7 +36,9 @@ export async function recall(files: MachineFiles, bootId: string): Promise<Recal
   // A complete suspended state was not run on from: that is made void first.
   if (saved !== undefined) return { kind: 'suspended', takenAt: saved.mtimeMs };
   const last = await readBoot(files);
-  return last === undefined || last === bootId ? { kind: 'nothing' } : { kind: 'lost' };
+  if (last === undefined || last === bootId) return { kind: 'nothing' };
+  const takenAt = await fallBack(files);
+  return takenAt === undefined ? { kind: 'lost' } : { kind: 'checkpoint', takenAt };
 }
 
 async function readBoot(files: MachineFiles): Promise<string | undefined> {

@@ -1,13 +1,13 @@
 /** Starts machines: new ones from a sealed snapshot, suspended ones from what they saved. */
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, unlink } from 'node:fs/promises';
+import { chmod, mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
 import { copySparse } from '../disk/copy.ts';
 import { luksHeader } from '../disk/luks.ts';
 import { createOverlay } from '../disk/overlay.ts';
-import type { LaunchRequest } from '../engine.ts';
-import { remove } from '../folders.ts';
+import type { LaunchRequest, ResumeRequest } from '../engine.ts';
+import { remove, syncPath } from '../folders.ts';
 import { attached } from '../network/network.ts';
 import { readChunkFile } from '../snapshot/chunk-file.ts';
 import type { DataKey } from '../snapshot/encryption.ts';
@@ -15,6 +15,7 @@ import type { Manifest } from '../snapshot/manifest.ts';
 import type { OpenSnapshot } from '../snapshot/vault.ts';
 import { decryptFile } from '../snapshot/whole-file.ts';
 import type { VmmConfig } from '../vmm/vmm.ts';
+import { forgetCheckpoints, keepAsCheckpoint } from './checkpoints.ts';
 import type { EngineContext } from './context.ts';
 import { fourDisks, overlayOf } from './disks.ts';
 import { writeKept } from './kept.ts';
@@ -27,6 +28,7 @@ import {
   type MachineFiles,
   machineFiles,
   memoryGuard,
+  OVERLAY_NAME,
   readSaved,
   type Saved,
   STATE_NAME,
@@ -57,7 +59,7 @@ export async function launchMachine(context: EngineContext, request: LaunchReque
 }
 
 /** @throws MachineError; what was saved is still there then, unless the machine had begun to run */
-export async function resumeMachine(context: EngineContext, request: LaunchRequest, options: Options) {
+export async function resumeMachine(context: EngineContext, request: ResumeRequest, options: Options) {
   const manifest = await context.integrity.manifestOf(request.snapshotDir, context.driver);
   const files = machineFiles(context.folders.machine(request.id));
   const saved = await readSaved(files, manifest);
@@ -82,9 +84,27 @@ export async function resumeMachine(context: EngineContext, request: LaunchReque
           ),
         }),
   };
-  const machine = await start(context, request, manifest, source, options, () => voidSaved(files));
-  await unlink(files.voided);
-  return machine;
+  if (request.keepsCheckpoint !== true) {
+    // Older ones must not come back.
+    await forgetCheckpoints(files);
+    const machine = await start(context, request, manifest, source, options, () => voidSaved(files));
+    await remove(files.delta);
+    return machine;
+  }
+  const copied = keepOverlay(files, options);
+  copied.catch(() => {});
+  return start(context, request, manifest, source, options, async () => {
+    await copied;
+    await keepAsCheckpoint(files);
+  });
+}
+
+/** The overlay as it was saved; nothing writes to it before the guest runs. */
+async function keepOverlay(files: MachineFiles, { signal }: Options): Promise<void> {
+  const copy = path.join(files.delta, OVERLAY_NAME);
+  await remove(copy);
+  await copySparse(files.overlay, copy, signal);
+  await syncPath(copy);
 }
 
 /** @throws MachineError `corrupt` */

@@ -3,34 +3,33 @@
  *
  * Invariant: `exited` speaks only of ends nobody asked for. A suspend that fails leaves the machine running with a new link.
  */
-import { mkdir, rename, writeFile } from 'node:fs/promises';
-import path from 'node:path';
+import { mkdir, rename, stat, statfs } from 'node:fs/promises';
 import type { Duplex } from 'node:stream';
 import { type GuestLink, openLink } from '../../guest/index.ts';
 import { MachineError, messageOf, withDeadline } from '../../lib/index.ts';
 import type { Egress } from '../egress.ts';
-import type { LogLine, Machine, MachineExit, RoleCredentials, Shell, SuspendReport, TerminalSize } from '../engine.ts';
+import type {
+  CheckpointReport,
+  LogLine,
+  Machine,
+  MachineExit,
+  RoleCredentials,
+  Shell,
+  SuspendReport,
+  TerminalSize,
+} from '../engine.ts';
 import { remove, syncPath } from '../folders.ts';
+import { MIN_FREE_DISK_MIB } from '../host/budget.ts';
 import { linkFor } from '../network/network.ts';
-import { createChunkFile, type Guard } from '../snapshot/chunk-file.ts';
-import { digestFile } from '../snapshot/digest.ts';
 import type { DataKey } from '../snapshot/encryption.ts';
-import type { Manifest, Part } from '../snapshot/manifest.ts';
-import { encryptFile } from '../snapshot/whole-file.ts';
+import type { Manifest } from '../snapshot/manifest.ts';
 import type { ChangedMemory, Vmm, VmmNetwork } from '../vmm/vmm.ts';
+import { beginCheckpoint, publishCheckpoint } from './checkpoints.ts';
 import type { EngineContext } from './context.ts';
 import { GuestCredentials } from './guest-credentials.ts';
 import type { Restored } from './restore.ts';
-import {
-  digestOverlay,
-  encodeSaved,
-  type MachineFiles,
-  MEMORY_NAME,
-  memoryGuard,
-  SAVED_NAME,
-  type Saved,
-  STATE_NAME,
-} from './saved.ts';
+import type { MachineFiles } from './saved.ts';
+import { capture, type SavedMachine, saveAll } from './saving.ts';
 
 const CONNECT_TIMEOUT_MS = 30_000;
 const SUSPEND_TIMEOUT_MS = 300_000;
@@ -38,6 +37,8 @@ const CLOCK_TIMEOUT_MS = 10_000;
 const REOPEN_TIMEOUT_MS = 30_000;
 /** The guest's first moments belong to the request that waits for it; its end is watched a little later. */
 const WATCH_DELAY_MS = 250;
+/** Of the guest, while what is to be kept of it is taken. */
+const LONGEST_PAUSE_MS = 5000;
 /** From the link's end to the VMM's. */
 const VMM_END_MS = 500;
 
@@ -70,6 +71,8 @@ export class RunningMachine implements Machine {
   #link: GuestLink;
   #isEnding = false;
   #isSuspending = false;
+  /** The one under way. */
+  #checkpoint: { readonly stop: AbortController; readonly done: Promise<unknown> } | undefined;
 
   constructor(context: EngineContext, parts: MachineParts) {
     const { vmm, link } = parts.restored;
@@ -131,6 +134,7 @@ export class RunningMachine implements Machine {
     const startedAt = performance.now();
     this.#isSuspending = true;
     try {
+      await this.#stopCheckpoint();
       const deltaBytes = await withDeadline('suspending', SUSPEND_TIMEOUT_MS, () => this.#save(options.signal));
       await this[Symbol.asyncDispose]();
       return { deltaBytes, tookMs: performance.now() - startedAt };
@@ -138,6 +142,26 @@ export class RunningMachine implements Machine {
       this.#isSuspending = false;
       this.#credentials.allow();
     }
+  }
+
+  /** See `Machine.checkpoint`. */
+  async checkpoint(options: { signal?: AbortSignal }): Promise<CheckpointReport> {
+    if (this.#isEnding || this.#isSuspending || this.#checkpoint !== undefined) {
+      throw new MachineError('exited', `${this.id} is not running any more, or its checkpoint is being taken`);
+    }
+    options.signal?.throwIfAborted();
+    const { changedMemory } = this.#vmm;
+    if (changedMemory === undefined) {
+      throw new MachineError('unsupported', 'this host forbids reading the memory of the VMM; see `rekindle doctor`');
+    }
+    const stop = new AbortController();
+    const signal = options.signal === undefined ? stop.signal : AbortSignal.any([options.signal, stop.signal]);
+    const done = this.#takeCheckpoint(changedMemory, signal).finally(() => {
+      this.#checkpoint = undefined;
+      if (!this.#isSuspending) this.#credentials.allow();
+    });
+    this.#checkpoint = { stop, done };
+    return done;
   }
 
   async *logs(options: { cursor?: number; follow?: boolean; signal?: AbortSignal }): AsyncIterable<LogLine> {
@@ -149,8 +173,11 @@ export class RunningMachine implements Machine {
     clearTimeout(this.#watchTimer);
     this.#watch.abort();
     // What was just saved must not run on.
-    if (this.#context.leaving.aborted && !this.#isSuspending) this.#vmm.letGo();
-    else await this.#parts.owned.disposeAsync();
+    if (this.#context.leaving.aborted && !this.#isSuspending) {
+      await this.#stopCheckpoint();
+      this.#vmm.letGo();
+    } else await this.#parts.owned.disposeAsync();
+    await this.#stopCheckpoint();
     await this.#link[Symbol.asyncDispose]();
     this.#ended.resolve();
   }
@@ -166,11 +193,7 @@ export class RunningMachine implements Machine {
       await remove(draft);
       await mkdir(draft, { mode: 0o700 });
       await this.#vmm.pause();
-      const memory = this.#saveMemory(draft);
-      const state = this.#saveState(draft);
-      const facts = this.#saveFacts(draft, memory.facts, state);
-      await allSettled([memory.deltaBytes, state, facts, syncPath(files.overlay)]);
-      const deltaBytes = await memory.deltaBytes;
+      const deltaBytes = await saveAll(this.#context, this.#saved, draft);
       signal?.throwIfAborted();
       await this.#publish(draft);
       return deltaBytes;
@@ -182,59 +205,47 @@ export class RunningMachine implements Machine {
     }
   }
 
-  /** What is recorded of a delta is known before it is written. */
-  #saveMemory(draft: string): { facts: Promise<Saved['memory']>; deltaBytes: Promise<number> } {
-    const { changedMemory } = this.#vmm;
-    const fileId = this.#context.ids.bytes(16);
-    if (changedMemory === undefined) {
-      const facts = this.#saveRam();
-      return { facts, deltaBytes: facts.then(() => 0) };
+  async #takeCheckpoint(memory: ChangedMemory, signal: AbortSignal): Promise<CheckpointReport> {
+    const { files } = this.#parts;
+    const maxBytes = await roomFor(files);
+    const draft = await beginCheckpoint(files);
+    try {
+      await this.#credentials.withdraw({ signal });
+      const startedAt = performance.now();
+      await using captured = await this.#whilePaused(() => {
+        const bounds = { maxBytes, signal: AbortSignal.any([signal, tooLong()]) };
+        return capture(this.#context, this.#saved, memory, draft, bounds);
+      });
+      const pausedMs = performance.now() - startedAt;
+      this.#credentials.allow();
+      await captured.complete();
+      signal.throwIfAborted();
+      await publishCheckpoint(files, draft);
+      return { deltaBytes: captured.deltaBytes, pausedMs };
+    } catch (error) {
+      await remove(draft).catch(() => {});
+      throw error;
     }
-    return {
-      facts: Promise.resolve({ kind: 'delta', fileId: fileId.toString('hex') }),
-      deltaBytes: saveDelta(changedMemory, path.join(draft, MEMORY_NAME), memoryGuard(this.#parts.key, fileId)),
-    };
   }
 
-  async #saveRam(): Promise<Saved['memory']> {
-    const { ram } = this.#parts.files;
-    await syncPath(ram);
-    return { kind: 'ram', part: await digestFile(ram, { mapper: this.#context.runtime.qemu.img }) };
-  }
-
-  async #saveState(draft: string): Promise<SavedState> {
-    const { key, id } = this.#parts;
-    const { folders, ids, runtime } = this.#context;
-    const file = path.join(draft, STATE_NAME);
-    let stateId: string | null = null;
-    if (key === undefined) {
-      await this.#vmm.saveState(file);
-      await syncPath(file);
-    } else {
-      const number = ids.bytes(16);
-      stateId = number.toString('hex');
-      const plain = path.join(folders.run(id), STATE_NAME);
-      await this.#vmm.saveState(plain);
-      await encryptFile(plain, file, key.forFile('state', number));
-      await remove(plain);
+  /** Whatever comes of `work`, the guest goes on, or it is over. */
+  async #whilePaused<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      await this.#vmm.pause();
+      return await work();
+    } finally {
+      await this.#vmm.continue().catch((error: unknown) => {
+        this.#vmmExited({ kind: 'vmm', message: messageOf(error), evidence: this.#vmm.evidence() });
+        throw error;
+      });
+      // It stood still meanwhile.
+      this.#correctClock(this.#link);
     }
-    return { state: await digestFile(file, { mapper: runtime.qemu.img }), stateId };
   }
 
-  async #saveFacts(draft: string, memory: Promise<Saved['memory']>, state: Promise<SavedState>): Promise<void> {
-    const { manifest, restored, files, key } = this.#parts;
-    const overlay = digestOverlay(files.overlay, this.#context.runtime.qemu.img);
-    overlay.catch(() => {});
-    const saved: Saved = {
-      generation: 3,
-      base: manifest.parts.ram.sha256,
-      secret: key === undefined ? restored.secret : key.sealText(restored.secret, 'link'),
-      memory: await memory,
-      ...(await state),
-      overlay: await overlay,
-    };
-    const file = path.join(draft, SAVED_NAME);
-    await writeFile(file, encodeSaved(saved), { mode: 0o600, flag: 'wx', flush: true });
+  get #saved(): SavedMachine {
+    const { id, manifest, files, key, restored } = this.#parts;
+    return { id, manifest, files, key, vmm: this.#vmm, secret: restored.secret };
   }
 
   /** From here on the machine counts as suspended: everything is on disk under its final name. */
@@ -244,6 +255,14 @@ export class RunningMachine implements Machine {
     await remove(files.delta);
     await rename(draft, files.delta);
     await syncPath(files.dir);
+    // They are older, and a suspended state comes before them anyway.
+    await remove(files.checkpoints).catch(() => {});
+  }
+
+  /** It ends soon, and nothing of it works any more then. */
+  async #stopCheckpoint(): Promise<void> {
+    this.#checkpoint?.stop.abort(new MachineError('exited', 'the checkpoint is not wanted any more'));
+    await this.#checkpoint?.done.catch(() => {});
   }
 
   /** After a suspend that failed: the vCPUs run again and a new link is opened, or the machine is over. */
@@ -313,19 +332,18 @@ export class RunningMachine implements Machine {
   }
 }
 
-interface SavedState {
-  readonly state: Part;
-  readonly stateId: string | null;
+/** A guest that changes so much is not held up for longer. */
+function tooLong(): AbortSignal {
+  const stop = new AbortController();
+  const error = new MachineError('timeout', `it changed more than can be taken in ${LONGEST_PAUSE_MS / 1000} s`);
+  setTimeout(() => stop.abort(error), LONGEST_PAUSE_MS).unref();
+  return stop.signal;
 }
 
-async function saveDelta(memory: ChangedMemory, file: string, guard: Guard): Promise<number> {
-  await using writer = await createChunkFile(file, guard);
-  const deltaBytes = await memory.save(writer);
-  await writer.finish();
-  return deltaBytes;
-}
-
-/** Waits until none of them works any more, then throws the first failure. */
-async function allSettled(works: readonly Promise<unknown>[]): Promise<void> {
-  for (const outcome of await Promise.allSettled(works)) if (outcome.status === 'rejected') throw outcome.reason;
+/** How many bytes of memory may be written beside a copy of the overlay. @throws MachineError `failed` */
+async function roomFor(files: MachineFiles): Promise<number> {
+  const [{ bavail, bsize }, { blocks }] = await Promise.all([statfs(files.dir), stat(files.overlay)]);
+  const bytes = bavail * bsize - blocks * 512 - MIN_FREE_DISK_MIB * 2 ** 20;
+  if (bytes <= 0) throw new MachineError('failed', 'too little disk is free');
+  return bytes;
 }

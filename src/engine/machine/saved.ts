@@ -30,6 +30,8 @@ export interface MachineFiles {
   readonly voided: string;
   /** In which boot of the host the machine ran last (`last-boot.ts`). */
   readonly bootId: string;
+  /** See `checkpoints.ts`. */
+  readonly checkpoints: string;
 }
 
 export interface Saved {
@@ -54,6 +56,7 @@ export interface PartialDigest extends Part {
 export const MEMORY_NAME = 'memory';
 export const STATE_NAME = 'state';
 export const SAVED_NAME = 'saved.json';
+export const OVERLAY_NAME = 'overlay.qcow2';
 
 /**
  * An overlay that takes up to this much is digested whole: a fifth of a second. Of a larger one only the header, the
@@ -67,7 +70,7 @@ export function machineFiles(dir: string): MachineFiles {
   return {
     dir,
     key: path.join(dir, 'key.json'),
-    overlay: path.join(dir, 'overlay.qcow2'),
+    overlay: path.join(dir, OVERLAY_NAME),
     ram: path.join(dir, 'ram'),
     delta,
     memory: path.join(delta, MEMORY_NAME),
@@ -75,6 +78,7 @@ export function machineFiles(dir: string): MachineFiles {
     saved: path.join(delta, SAVED_NAME),
     voided: path.join(delta, `${SAVED_NAME}.void`),
     bootId: path.join(dir, 'boot-id'),
+    checkpoints: path.join(dir, 'checkpoints'),
   };
 }
 

@@ -15,6 +15,7 @@ import type { Egress, FlowRecord } from '../../egress.ts';
 import type {
   BuildRequest,
   BuiltDisk,
+  CheckpointReport,
   ContainerConfig,
   Engine,
   LaunchRequest,
@@ -22,6 +23,7 @@ import type {
   Machine,
   MachineExit,
   Recalled,
+  ResumeRequest,
   RoleCredentials,
   SealedSnapshot,
   SealRequest,
@@ -31,7 +33,7 @@ import type {
   TerminalSize,
 } from '../../engine.ts';
 
-/** `launched`, `resumed` and `suspended` come when the work is done and the caller has not been told yet. */
+/** `launched`, `resumed`, `suspended` and `checkpointed` come when the work is done and the caller has not been told yet. */
 export type FakeOperation =
   | 'build'
   | 'keptDisk'
@@ -47,7 +49,9 @@ export type FakeOperation =
   | 'adopt'
   | 'launched'
   | 'resumed'
-  | 'suspended';
+  | 'suspended'
+  | 'checkpoint'
+  | 'checkpointed';
 
 /** What an app's handler sees of its machine. `memory` starts as a copy of the snapshot's and survives suspend. */
 export interface FakeGuest {
@@ -80,6 +84,8 @@ export interface FakeDisk {
   boot: number;
   /** Machine id to the boot in which it ran last. */
   readonly ranIn: Map<string, number>;
+  /** Machine id to its checkpoint, and when that was taken. */
+  readonly checkpoints: Map<string, { readonly memory: Record<string, unknown>; readonly takenAt: number }>;
   /** Machine id to when it was suspended. */
   readonly suspendedAt: Map<string, number>;
 }
@@ -139,6 +145,7 @@ export function createFakeDisk(): FakeDisk {
     processes: new Map(),
     boot: 1,
     ranIn: new Map(),
+    checkpoints: new Map(),
     suspendedAt: new Map(),
   };
 }
@@ -282,13 +289,18 @@ class InMemoryEngine implements FakeEngine {
     return machine;
   }
 
-  async resume(request: LaunchRequest, { signal }: { signal?: AbortSignal }): Promise<Machine> {
+  async resume(request: ResumeRequest, { signal }: { signal?: AbortSignal }): Promise<Machine> {
     await this.enter('resume', request.id, signal);
     const memory = this.disk.machines.get(request.id);
     if (memory == null) throw new MachineError('failed', `${request.id} has no suspended state`);
     const machine = this.#start(request, memory);
     // What was saved is void: the guest runs on.
     this.disk.machines.set(request.id, null);
+    this.disk.checkpoints.delete(request.id);
+    if (request.keepsCheckpoint === true) {
+      const takenAt = this.disk.suspendedAt.get(request.id) ?? 0;
+      this.disk.checkpoints.set(request.id, { memory: structuredClone(memory), takenAt });
+    }
     try {
       await this.enter('resumed', request.id, signal);
     } catch (error) {
@@ -310,7 +322,17 @@ class InMemoryEngine implements FakeEngine {
     const { machines, ranIn, suspendedAt, boot } = this.disk;
     if (machines.get(id) != null) return { kind: 'suspended', takenAt: suspendedAt.get(id) ?? 0 };
     const last = ranIn.get(id);
-    return last === undefined || last === boot ? { kind: 'nothing' } : { kind: 'lost' };
+    if (last === undefined || last === boot) return { kind: 'nothing' };
+    const checkpoint = this.disk.checkpoints.get(id);
+    if (checkpoint === undefined) return { kind: 'lost' };
+    this.disk.checkpoints.delete(id);
+    machines.set(id, checkpoint.memory);
+    suspendedAt.set(id, checkpoint.takenAt);
+    return { kind: 'checkpoint', takenAt: checkpoint.takenAt };
+  }
+
+  async forgetCheckpoints(id: string): Promise<void> {
+    this.disk.checkpoints.delete(id);
   }
 
   async setEgress(id: string, egress: Egress): Promise<void> {
@@ -347,6 +369,7 @@ class InMemoryEngine implements FakeEngine {
     this.disk.processes.delete(id);
     this.disk.machines.delete(id);
     this.disk.ranIn.delete(id);
+    this.disk.checkpoints.delete(id);
   }
 
   onDamage(listener: (damage: SnapshotDamage) => void): Disposable {
@@ -417,7 +440,7 @@ interface Gate {
 }
 
 function isAfterwards(operation: FakeOperation): boolean {
-  return operation === 'launched' || operation === 'resumed' || operation === 'suspended';
+  return ['launched', 'resumed', 'suspended', 'checkpointed'].includes(operation);
 }
 
 class FakeMachine implements Machine {
@@ -495,9 +518,22 @@ class FakeMachine implements Machine {
     if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
     this.#engine.disk.machines.set(this.id, structuredClone(this.#guest.memory));
     this.#engine.disk.suspendedAt.set(this.id, (this.#options.now ?? Date.now)());
+    this.#engine.disk.checkpoints.delete(this.id);
     await this.#engine.enter('suspended', this.id);
     this.#close();
     return { deltaBytes: 3_600_000, tookMs: 14 };
+  }
+
+  async checkpoint({ signal }: { signal?: AbortSignal } = {}): Promise<CheckpointReport> {
+    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
+    await this.#engine.give(this.id, null, signal);
+    const memory = structuredClone(this.#guest.memory);
+    const takenAt = (this.#options.now ?? Date.now)();
+    await this.#engine.enter('checkpoint', this.id, signal);
+    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
+    this.#engine.disk.checkpoints.set(this.id, { memory, takenAt });
+    await this.#engine.enter('checkpointed', this.id, signal);
+    return { deltaBytes: 3_600_000, pausedMs: 20 };
   }
 
   async *logs(options: { cursor?: number; follow?: boolean; signal?: AbortSignal }): AsyncIterable<LogLine> {
