@@ -42,7 +42,7 @@ export async function forward(client: ClientSide, target: Target, around: Surrou
     for (let attempt = 1; ; attempt++) {
       const machine = await wake(around, target.microvmId, gone.signal);
       using _underWay = around.microvms.exchange(target.microvmId);
-      const failure = await delivery.try(around.upstreams.to(machine, target.port), gone.signal);
+      const failure = await delivery.try(around.upstreams.to(machine, target.port, client.request), gone.signal);
       if (failure === undefined) return;
       if (!failure.isRepeatable || attempt === ATTEMPTS) throw failure.error;
     }

@@ -8,6 +8,7 @@ export type RawHeaders = readonly string[];
 
 export const REQUEST_ID = 'x-amzn-requestid';
 const PROXY_PREFIX = 'x-aws-proxy-';
+const FORCE_H2 = 'x-aws-proxy-force-h2';
 /** RFC 9110 §7.6.1; `trailer` is end-to-end. `te` goes too: HTTP/1.1 apps do not need it and it must not pass unlisted. */
 const HOP_BY_HOP = new Set([
   'connection',
@@ -19,6 +20,14 @@ const HOP_BY_HOP = new Set([
   'transfer-encoding',
   'upgrade',
 ]);
+
+/** Whether a request asks to reach the app as HTTP/2 without TLS (behaviour.md §9.4). */
+export function forcesHttp2(raw: RawHeaders): boolean {
+  for (const [name, value] of pairsOf(raw)) {
+    if (name.length === FORCE_H2.length && name.toLowerCase() === FORCE_H2) return value.toLowerCase() === 'true';
+  }
+  return false;
+}
 
 /** The request's headers as the app may see them, with our request id. */
 export function requestHeaders(raw: RawHeaders, requestId: string): string[] {

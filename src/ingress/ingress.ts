@@ -22,6 +22,7 @@ import { HostDoors, type HostMode } from './host-doors.ts';
 import { headerLines } from './http1/body.ts';
 import { Http1Front, type UpgradeRequest } from './http1/front.ts';
 import type { MalformedMessage } from './http1/head.ts';
+import { Http2Front } from './http2/front.ts';
 import { DEFAULT_LIMITS, type Limits } from './limits.ts';
 import { PortDoors } from './port-doors.ts';
 import { OwnSockets } from './sockets/sockets.ts';
@@ -90,6 +91,7 @@ class TlsIngress implements Ingress {
   readonly #doors: Doors;
   readonly #terminator: Terminator;
   readonly #http1: Http1Front;
+  readonly #http2: Http2Front;
   readonly #gate: Gate;
   readonly #upstreams: Upstreams;
   readonly #sockets: OwnSockets;
@@ -115,8 +117,18 @@ class TlsIngress implements Ingress {
       upgrade: (upgrade, arrival, serverName) => void this.#onUpgrade(upgrade, arrival, serverName),
       malformed: (error) => this.#malformed(error),
     });
+    this.#http2 = new Http2Front({
+      limits,
+      clock,
+      log,
+      take: (client, arrival, serverName) => void this.#onRequest(client, arrival, serverName),
+      refuse: (client, status) => refuse(client, { status, text: malformedTexts[status] }, options.ids.uuid()),
+    });
     this.#terminator = new Terminator(
-      { 'http/1.1': (socket, arrival) => this.#http1.take(socket, arrival) },
+      {
+        h2: (socket, arrival) => this.#http2.take(socket, arrival),
+        'http/1.1': (socket, arrival) => this.#http1.take(socket, arrival),
+      },
       { tls, limits, log },
     );
     certificates.onNew((renewed) => this.#terminator.renew(renewed));
@@ -139,6 +151,7 @@ class TlsIngress implements Ingress {
   async close(microvmId: string): Promise<void> {
     this.#upstreams.forget(microvmId);
     this.#gate.forget(microvmId);
+    await this.#http2.forget(microvmId);
     await this.#doors.close(microvmId);
   }
 
@@ -149,6 +162,7 @@ class TlsIngress implements Ingress {
     const { clock } = this.#options;
     this.#doors.shut();
     this.#http1.shut();
+    this.#http2.shut();
     this.#sockets[Symbol.dispose]();
     const drained = Promise.withResolvers<void>();
     void this.#doors.empty().then(() => drained.resolve());

@@ -6,42 +6,81 @@
  */
 import { type Clock, MachineError } from '../lib/index.ts';
 import type { Machine } from '../microvms/index.ts';
-import type { Upstream } from './exchange.ts';
+import type { RequestHead, Upstream } from './exchange.ts';
+import { forcesHttp2 } from './headers.ts';
 import { Http1Upstreams } from './http1/upstream.ts';
+import { SessionPool } from './http2/sessions.ts';
+import { Http2Upstream } from './http2/upstream.ts';
+
+/** Of one answer. */
+const ANSWER_LIMITS = { headerBytes: 65_536, headerCount: 1000 };
 
 export class Upstreams implements Disposable {
   readonly #clock: Clock;
-  readonly #http1 = new Map<Machine, Http1Upstreams>();
+  readonly #ways = new Map<Machine, Ways>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
   }
 
-  /** HTTP/1.1 in the clear, to a port of the machine. */
-  to(machine: Machine, port: number): Upstream {
-    return (this.#http1.get(machine) ?? this.#meet(machine)).to(port);
+  /** To a port of the machine, in the protocol that suits the request. */
+  to(machine: Machine, port: number, request: RequestHead): Upstream {
+    return (this.#ways.get(machine) ?? this.#meet(machine)).to(port, forcesHttp2(request.headers));
   }
 
   /** Lets go of the connections into a microVM that ended. */
   forget(microvmId: string): void {
-    for (const machine of [...this.#http1.keys()]) if (machine.id === microvmId) this.#drop(machine);
+    for (const machine of [...this.#ways.keys()]) if (machine.id === microvmId) this.#drop(machine);
   }
 
   [Symbol.dispose](): void {
-    for (const machine of [...this.#http1.keys()]) this.#drop(machine);
+    for (const machine of [...this.#ways.keys()]) this.#drop(machine);
   }
 
-  #meet(machine: Machine): Http1Upstreams {
+  #meet(machine: Machine): Ways {
     this.forget(machine.id);
-    const http1 = new Http1Upstreams(machine, this.#clock);
-    this.#http1.set(machine, http1);
+    const ways = new Ways(machine, this.#clock);
+    this.#ways.set(machine, ways);
     void machine.exited.then(() => this.#drop(machine));
-    return http1;
+    return ways;
   }
 
   #drop(machine: Machine): void {
-    this.#http1.get(machine)?.[Symbol.dispose]();
-    this.#http1.delete(machine);
+    this.#ways.get(machine)?.[Symbol.dispose]();
+    this.#ways.delete(machine);
+  }
+}
+
+/** Into one machine. */
+class Ways implements Disposable {
+  readonly #machine: Machine;
+  readonly #clock: Clock;
+  readonly #http1: Http1Upstreams;
+  readonly #http2 = new Map<number, SessionPool>();
+
+  constructor(machine: Machine, clock: Clock) {
+    this.#machine = machine;
+    this.#clock = clock;
+    this.#http1 = new Http1Upstreams(machine, clock);
+  }
+
+  to(port: number, forcesHttp2: boolean): Upstream {
+    return forcesHttp2 ? new Http2Upstream(this.#sessionsTo(port), 'http') : this.#http1.to(port);
+  }
+
+  [Symbol.dispose](): void {
+    this.#http1[Symbol.dispose]();
+    for (const pool of this.#http2.values()) pool[Symbol.dispose]();
+  }
+
+  #sessionsTo(port: number): SessionPool {
+    let pool = this.#http2.get(port);
+    if (pool === undefined) {
+      const connect = (signal: AbortSignal) => this.#machine.connect(port, { signal });
+      pool = new SessionPool({ ...ANSWER_LIMITS, connect, clock: this.#clock });
+      this.#http2.set(port, pool);
+    }
+    return pool;
   }
 }
 

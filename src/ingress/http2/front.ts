@@ -10,9 +10,11 @@ import { constants, performServerHandshake, type ServerHttp2Session, type Server
 import type { TLSSocket } from 'node:tls';
 import { type Clock, type Logger, messageOf, Pace } from '../../lib/index.ts';
 import type { Arrival } from '../doors.ts';
+import type { RequestHead } from '../exchange.ts';
 import type { Limits } from '../limits.ts';
+import { serverNameOf } from '../terminator.ts';
 import { Http2Client } from './client.ts';
-import { requestHeadOf } from './head.ts';
+import { isTooLarge, nativeLimits, requestHeadOf } from './head.ts';
 
 /** One request, admitted by nobody yet. Whoever takes it answers it, whatever happens. */
 export type ExchangeTaker = (client: Http2Client, arrival: Arrival, serverName: string | undefined) => void;
@@ -22,6 +24,8 @@ export interface Http2FrontOptions {
   readonly clock: Clock;
   readonly log: Logger;
   readonly take: ExchangeTaker;
+  /** Answers what can't be taken for a request. */
+  readonly refuse: (client: Http2Client, status: 400 | 431) => void;
 }
 
 /** Streams of one connection at a time; what browsers and gRPC clients find elsewhere. */
@@ -88,14 +92,15 @@ class Session {
     const name = serverNameOf(socket);
     const destination = arrival.destinationOf(name, name);
     this.microvmId = destination.kind === 'microvm' ? destination.microvmId : undefined;
+    const { listSize, listPairs } = nativeLimits(limits);
     this.#session = performServerHandshake(socket, {
       settings: {
         maxConcurrentStreams: STREAMS,
-        maxHeaderListSize: limits.headerBytes,
+        maxHeaderListSize: listSize,
         initialWindowSize: STREAM_WINDOW,
         enableConnectProtocol: false,
       },
-      maxHeaderListPairs: limits.headerCount,
+      maxHeaderListPairs: listPairs,
       // Ours, below, says why; nghttp2's own is the net under it.
       streamResetBurst: 2 * RESETS.burst,
       streamResetRate: 2 * RESETS.perSecond,
@@ -120,17 +125,11 @@ class Session {
   #onStream(stream: ServerHttp2Stream, raw: readonly string[]): void {
     this.#streams += 1;
     this.#timer?.[Symbol.dispose]();
-    const head = requestHeadOf(raw, stream.endAfterHeaders);
-    if (head === undefined) {
-      stream.on('error', () => {});
-      stream.once('close', () => this.#ended(true));
-      // RFC 9113 §8.1.1: malformed.
-      stream.close(constants.NGHTTP2_PROTOCOL_ERROR);
-      return;
-    }
-    const client = new Http2Client(stream, head);
+    const head = isTooLarge(raw, this.#options.limits) ? 431 : (requestHeadOf(raw, stream.endAfterHeaders) ?? 400);
+    const client = new Http2Client(stream, typeof head === 'number' ? noRequest(stream) : head);
     stream.once('close', () => this.#ended(client.wasCutByClient));
-    this.#options.take(client, this.#arrival, serverNameOf(this.#socket));
+    if (typeof head === 'number') this.#options.refuse(client, head);
+    else this.#options.take(client, this.#arrival, serverNameOf(this.#socket));
   }
 
   #ended(wasted: boolean): void {
@@ -157,7 +156,9 @@ class Session {
   }
 }
 
-function serverNameOf(socket: TLSSocket): string | undefined {
-  const { servername } = socket as TLSSocket & { servername?: string | false | null };
-  return typeof servername === 'string' && servername !== '' ? servername : undefined;
+/** Stands for what is refused unseen. */
+function noRequest(stream: ServerHttp2Stream): RequestHead {
+  const hasBody = !stream.endAfterHeaders;
+  const nothing = { method: 'GET', path: '/', headers: [], bodyLength: undefined, expectsContinue: false };
+  return { protocol: 'h2', hasBody, ...nothing };
 }
