@@ -8,7 +8,13 @@ import type { Microvms, TokenClaims } from '../microvms/index.ts';
 import { pairsOf, type RawHeaders } from './headers.ts';
 
 export type Admission =
-  | { readonly kind: 'admitted'; readonly port: number; readonly protocols: Protocols | undefined }
+  | {
+      readonly kind: 'admitted';
+      readonly port: number;
+      readonly protocols: Protocols | undefined;
+      /** An upgrade with a shell token: it is for no port of the app's. */
+      readonly isShell: boolean;
+    }
   | { readonly kind: 'refused'; readonly status: 400 | 403 | 502; readonly text: string };
 
 /** What a WebSocket client offered, the proxy's own entries taken out. */
@@ -54,10 +60,11 @@ export async function admit(
   const port = portOf(said.ports.length > 0 ? said.ports : (offered?.ports ?? []));
   if (port === undefined) return refused(400, 'Invalid port');
   // behaviour.md §9.5: a shell token used for the app is a 502 without a body.
-  if (check.claims.kind !== 'app') return refused(502, '');
-  if (!inScope(port, check.claims.ports)) return refused(403, 'Access to port denied');
+  const isShell = check.claims.kind === 'shell';
+  if (isShell && !options.upgrade) return refused(502, '');
+  if (!isShell && !inScope(port, check.claims.ports)) return refused(403, 'Access to port denied');
   if (options.upgrade ? said.hasBody || request.method !== 'GET' : said.wantsWebSocket) return refused(400, '');
-  return { kind: 'admitted', port, protocols: offered };
+  return { kind: 'admitted', port, protocols: offered, isShell };
 }
 
 function refused(status: 400 | 403 | 502, text: string): Admission {

@@ -9,10 +9,10 @@ import type { Duplex } from 'node:stream';
 import { messageOf, withDeadline } from '../lib/index.ts';
 import { MARKER, type Protocols } from './admission.ts';
 import { BAD_GATEWAY, type Refusal } from './answers.ts';
-import { MAX_HEADER_BYTES, type Surroundings, wake } from './forward.ts';
+import { MAX_HEADER_BYTES, type Surroundings } from './forward.ts';
 import { pairsOf, type RawHeaders, REQUEST_ID, requestHeaders, responseHeaders } from './headers.ts';
+import { reach } from './reach.ts';
 import { splice } from './splice.ts';
-import { isMachineGone } from './upstream.ts';
 
 /** What is needed of the request that asks for the upgrade. */
 export interface UpgradeRequest {
@@ -29,11 +29,11 @@ export interface Upgrade {
   readonly microvmId: string;
   readonly port: number;
   readonly protocols: Protocols | undefined;
+  /** Asked for with a shell token. */
+  readonly isShell: boolean;
   readonly requestId: string;
 }
 
-/** A machine may be suspended between waking it and connecting to it; more often than this it is not bad luck. */
-const ATTEMPTS = 3;
 const CONNECT_TIMEOUT_MS = 10_000;
 /** Of answers before the answer: more than any app sends. */
 const MAX_INTERIM = 16;
@@ -44,9 +44,12 @@ export async function forwardUpgrade(upgrade: Upgrade, around: Surroundings): Pr
   const gone = new AbortController();
   const onClose = () => gone.abort();
   socket.once('close', onClose);
-  around.microvms.activity(microvmId);
   try {
-    const { tunnel, underWay } = await tunnelFor(upgrade, around, gone.signal);
+    const { got: tunnel, underWay } = await reach(microvmId, around, gone.signal, (machine) =>
+      withDeadline('connecting to the app', CONNECT_TIMEOUT_MS, (signal) => machine.connect(upgrade.port, { signal }), {
+        signal: gone.signal,
+      }),
+    );
     using _underWay = underWay;
     const answer = await ask(tunnel, upgrade, gone.signal);
     around.microvms.activity(microvmId);
@@ -80,26 +83,6 @@ export function refuseUpgrade(socket: Duplex, { status, text }: Refusal, request
     'close',
   ];
   endWith(socket, `${headOf(status, STATUS_CODES[status] ?? '', headers)}${text}`);
-}
-
-/** A fresh tunnel to the app in a machine that was woken if need be. @throws DomainError, MachineError */
-async function tunnelFor(
-  { microvmId, port }: Upgrade,
-  around: Surroundings,
-  gone: AbortSignal,
-): Promise<{ tunnel: Duplex; underWay: Disposable }> {
-  for (let attempt = 1; ; attempt++) {
-    const machine = await wake(around, microvmId, gone);
-    const underWay = around.microvms.exchange(microvmId);
-    try {
-      const connect = (signal: AbortSignal) => machine.connect(port, { signal });
-      const tunnel = await withDeadline('connecting to the app', CONNECT_TIMEOUT_MS, connect, { signal: gone });
-      return { tunnel, underWay };
-    } catch (error) {
-      underWay[Symbol.dispose]();
-      if (attempt === ATTEMPTS || !isMachineGone(error)) throw error;
-    }
-  }
 }
 
 type Answer =

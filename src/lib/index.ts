@@ -6,5 +6,13 @@ export { KeyedLock } from './keyed-lock.ts';
 export { createLogger, type Logger, type LogLevel, silentLogger } from './log.ts';
 export { Pace, type PaceOptions } from './pace.ts';
 export { Slots } from './slots.ts';
+export {
+  CLOSE,
+  carryBytes,
+  closeSocket,
+  MAX_MESSAGE_BYTES,
+  sendPaced,
+  TUNNEL_PROTOCOL,
+} from './socket-bytes.ts';
 export { requestOverStream, type StreamRequest } from './stream-http.ts';
 export { addTags, removeTags, type Tags } from './tags.ts';

@@ -1,0 +1,52 @@
+/**
+ * A byte tunnel into a port of a microVM over a WebSocket: Rekindle's own subprotocol `rekindle.tunnel`, for what speaks no
+ * HTTP. The same token, port and scope as for a request; what an app could offer under that name never sees it.
+ */
+import type { Duplex } from 'node:stream';
+import { CLOSE, carryBytes, MachineError, messageOf, withDeadline } from '../../lib/index.ts';
+import type { Machine } from '../../microvms/index.ts';
+import { BAD_GATEWAY } from '../answers.ts';
+import type { Surroundings } from '../forward.ts';
+import { reach } from '../reach.ts';
+import type { OwnSockets } from '../sockets/sockets.ts';
+import { refuseUpgrade, type Upgrade } from '../upgrade.ts';
+
+const CONNECT_TIMEOUT_MS = 10_000;
+
+/** Never rejects. The upgrade's socket belongs to this function. */
+export async function serveTunnel(upgrade: Upgrade, around: Surroundings, sockets: OwnSockets): Promise<void> {
+  const { microvmId, port, requestId } = upgrade;
+  const key = sockets.keyOf(upgrade);
+  if (key === undefined) return;
+  const gone = new AbortController();
+  const onClose = () => gone.abort();
+  upgrade.socket.once('close', onClose);
+  try {
+    const { got, underWay } = await reach(microvmId, around, gone.signal, (machine, signal) =>
+      connect(machine, port, signal),
+    );
+    using _underWay = underWay;
+    const socket = sockets.accept(upgrade, key);
+    if (got instanceof Error) {
+      if (socket !== undefined) sockets.close(socket, CLOSE.failed, `nothing listens on port ${port}`);
+    } else if (socket === undefined) got.destroy();
+    else carryBytes(socket, got, () => around.microvms.activity(microvmId));
+  } catch (error) {
+    if (gone.signal.aborted) return;
+    around.log.debug({ microvmId, requestId, error: messageOf(error) }, 'endpoint answers a tunnel with 502');
+    refuseUpgrade(upgrade.socket, BAD_GATEWAY, requestId);
+  } finally {
+    upgrade.socket.off('close', onClose);
+  }
+}
+
+/** A guest that lives but refuses says so, and the client is told. */
+async function connect(machine: Machine, port: number, signal: AbortSignal): Promise<Duplex | Error> {
+  try {
+    const open = (bounded: AbortSignal) => machine.connect(port, { signal: bounded });
+    return await withDeadline('connecting to the port', CONNECT_TIMEOUT_MS, open, { signal });
+  } catch (error) {
+    if (error instanceof MachineError && error.kind === 'failed') return error;
+    throw error;
+  }
+}
