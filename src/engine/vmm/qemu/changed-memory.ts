@@ -231,5 +231,10 @@ function readFully(fd: number, buffer: Buffer, position: number): void {
 }
 
 function writeFully(fd: number, buffer: Buffer, position: number): void {
-  for (let at = 0; at < buffer.length; ) at += writeSync(fd, buffer, at, buffer.length - at, position + at);
+  for (let at = 0; at < buffer.length; ) {
+    const length = writeSync(fd, buffer, at, buffer.length - at, position + at);
+    // So the kernel answers once the process has ended.
+    if (length === 0) throw new MachineError('exited', "the VMM's memory could not be written: it has ended");
+    at += length;
+  }
 }
