@@ -2,29 +2,33 @@
  * The host's budget as microVMs use it: who has or gets a machine holds a share, a suspended one only its address. Watches
  * for memory running short all the same, since a guest may use four times what it is guaranteed.
  */
-import { type Budget, needOf } from '../engine/index.ts';
+import { type Budget, type Need, needOf } from '../engine/index.ts';
 import { type Clock, DomainError } from '../lib/index.ts';
 import type { Microvm } from './lifecycle.ts';
 
 /** What one suspend gives back shows only when it is over. */
 const RELIEF_MS = 5000;
+/** What one suspend and two checkpoints of an ordinary session write: the one before goes when the next is whole. */
+const CHECKPOINTED_DISK_MIB = 3 * 64;
 
 export class Capacity implements Disposable {
   readonly #budget: Budget;
   readonly #clock: Clock;
+  readonly #needOf: (memoryMiB: number) => Need;
   #timer: Disposable | undefined;
   /** Nothing new is begun. */
   isClosed = false;
 
-  constructor(budget: Budget, clock: Clock) {
+  constructor(budget: Budget, clock: Clock, { checkpoints = false }: { checkpoints?: boolean } = {}) {
     this.#budget = budget;
     this.#clock = clock;
+    this.#needOf = checkpoints ? (memory) => ({ ...needOf(memory), diskMiB: CHECKPOINTED_DISK_MIB }) : needOf;
   }
 
   /** For a launch, which leaves room for a build that has waited long. @throws DomainError `CAPACITY` */
   take(id: string, memoryMiB: number): void {
     this.#refuseWhenClosed();
-    this.#budget.take(id, needOf(memoryMiB), { yields: true });
+    this.#budget.take(id, this.#needOf(memoryMiB), { yields: true });
   }
 
   /**
@@ -34,7 +38,7 @@ export class Capacity implements Disposable {
   takeAgain(record: Microvm): void {
     try {
       this.#refuseWhenClosed();
-      this.#budget.take(record.id, needOf(record.memoryMiB));
+      this.#budget.take(record.id, this.#needOf(record.memoryMiB));
     } catch (error) {
       this.settle(record);
       if (!(error instanceof DomainError)) throw error;
@@ -46,7 +50,7 @@ export class Capacity implements Disposable {
   settle(record: Microvm): void {
     if (record.state === 'TERMINATED') this.#budget.release(record.id);
     else if (record.state === 'SUSPENDED') this.#budget.rest(record.id);
-    else this.#budget.hold(record.id, needOf(record.memoryMiB));
+    else this.#budget.hold(record.id, this.#needOf(record.memoryMiB));
   }
 
   release(id: string): void {

@@ -150,7 +150,9 @@ class MicrovmsRoom implements Microvms {
     const clock = this.#clock;
     this.#stepTimeoutMs = options.stepTimeoutMs ?? 60_000;
     this.#memory = new MemoryQuota(options.memoryQuotaMiB);
-    this.#capacity = new Capacity(options.budget ?? unboundedBudget(), clock);
+    this.#capacity = new Capacity(options.budget ?? unboundedBudget(), clock, {
+      checkpoints: (options.checkpointSeconds ?? 0) > 0,
+    });
     this.#live = new LiveMachines(clock);
     this.#logs = new AppLogs(path.join(options.stateDir, 'logs', 'microvms'), log);
     this.#egress = new MachineEgress({ connectors: options.connectors, engine: options.engine, clock, log });
