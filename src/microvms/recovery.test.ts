@@ -213,3 +213,22 @@ test('a suspend that cannot be made durable leaves it RUNNING, says so, and forg
   assert.equal(await failure(), null);
   assert.equal(await count(await b.microvms.wake(id, {})), 2);
 });
+
+test('a resume that finds its state damaged leaves it SUSPENDED, says what is damaged, and may be tried again', async () => {
+  await using b = await bench();
+  const id = await counted(b);
+  await b.microvms.suspend(id);
+  await b.until(id, 'SUSPENDED');
+  const damaged = new MachineError('corrupt', 'the suspended state is damaged: its memory is not as it was written');
+  const told = 'The MicroVM could not be resumed: the suspended state is damaged: its memory is not as it was written.';
+  b.engine.failNext('resume', damaged);
+  await assert.rejects(b.microvms.wake(id, {}), { code: 'CONFLICT', message: told });
+  const { state, stateReason } = await b.microvms.get(id);
+  assert.deepEqual([state, stateReason], ['SUSPENDED', told]);
+  b.engine.failNext('resume', damaged);
+  await b.microvms.resume(id);
+  await b.clock.advance(100);
+  assert.equal((await b.microvms.get(id)).stateReason, told);
+  assert.equal(await count(await b.microvms.wake(id, {})), 2, 'once its files were put right');
+  assert.equal((await b.microvms.get(id)).stateReason, null);
+});

@@ -3,6 +3,7 @@
  *
  * Invariant: `exited` speaks only of ends nobody asked for. A suspend that fails leaves the machine running with a new link.
  */
+import { existsSync } from 'node:fs';
 import { mkdir, rename, stat, statfs } from 'node:fs/promises';
 import type { Duplex } from 'node:stream';
 import { type GuestLink, openLink } from '../../guest/index.ts';
@@ -27,6 +28,7 @@ import type { ChangedMemory, Vmm, VmmNetwork } from '../vmm/vmm.ts';
 import { beginCheckpoint, publishCheckpoint } from './checkpoints.ts';
 import type { EngineContext } from './context.ts';
 import { GuestCredentials } from './guest-credentials.ts';
+import { voidSaved } from './last-boot.ts';
 import type { Restored } from './restore.ts';
 import type { MachineFiles } from './saved.ts';
 import { capture, type SavedMachine, saveAll } from './saving.ts';
@@ -265,9 +267,18 @@ export class RunningMachine implements Machine {
     await this.#checkpoint?.done.catch(() => {});
   }
 
+  /** What failed may have been the last flush: the guest goes on only when nothing is there that it would run on from. */
+  async #unpublish(): Promise<void> {
+    const { files } = this.#parts;
+    if (!existsSync(files.saved)) return;
+    await voidSaved(files);
+    await remove(files.delta);
+  }
+
   /** After a suspend that failed: the vCPUs run again and a new link is opened, or the machine is over. */
   async #goOn(reason: unknown): Promise<void> {
     try {
+      await this.#unpublish();
       await this.#vmm.continue();
       const link = await openLink({
         socketPath: this.#vmm.linkSocketPath,
