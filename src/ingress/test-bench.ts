@@ -9,13 +9,16 @@ import { text } from 'node:stream/consumers';
 import { createFakeEngine, type FakeApp, type FakeEngine, type Machine } from '../engine/index.ts';
 import { DomainError, randomIds, silentLogger, systemClock } from '../lib/index.ts';
 import type { TokenClaims } from '../microvms/index.ts';
-import { createIngress, type Ingress, type Traffic } from './ingress.ts';
+import { createIngress, type Ingress, type IngressOptions, type Traffic } from './ingress.ts';
 
 export interface Bench extends AsyncDisposable {
   readonly ingress: Ingress;
   readonly engine: FakeEngine;
   readonly traffic: FakeTraffic;
+  /** Where the endpoint of `id` is; in host mode that of all. */
   readonly port: number;
+  /** Host and port, as the record has it. */
+  readonly address: string;
   readonly id: string;
   readonly token: string;
   request(options: RequestOptions, body?: string | Buffer): Promise<Answer>;
@@ -79,7 +82,11 @@ export class FakeTraffic implements Traffic {
   }
 }
 
-export async function createBench(app?: FakeApp, listening?: readonly number[]): Promise<Bench> {
+export async function createBench(
+  app?: FakeApp,
+  listening?: readonly number[],
+  options: Partial<IngressOptions> = {},
+): Promise<Bench> {
   await using stack = new AsyncDisposableStack();
   const dir = await mkdtemp(join(tmpdir(), 'rekindle-ingress-'));
   stack.defer(() => rm(dir, { recursive: true }));
@@ -96,7 +103,8 @@ export async function createBench(app?: FakeApp, listening?: readonly number[]):
       clock: systemClock,
       ids: randomIds,
       log: silentLogger,
-      limits: { headersMs: 300 },
+      ...options,
+      limits: { headersMs: 300, ...options.limits },
     }),
   );
   const traffic = new FakeTraffic();
@@ -104,8 +112,8 @@ export async function createBench(app?: FakeApp, listening?: readonly number[]):
   const machine = await engine.launch({ id, snapshotDir: dir }, {});
   traffic.onWake = async () => machine;
   ingress.serve(traffic);
-  const { port } = await ingress.open({ microvmId: id, endpointId: 'endpoint-1', port: null, memoryMiB: 2048 });
-  if (port === null) throw new Error('port mode gives a port');
+  const { address } = await ingress.open({ microvmId: id, endpointId: 'endpoint-1', port: null, memoryMiB: 2048 });
+  const port = Number(new URL(`https://${address}`).port);
   const token = traffic.issue({ microvmId: id });
   const agent = new Agent({ keepAlive: true, ca: ingress.caPem, maxSockets: 64 });
   stack.defer(() => agent.destroy());
@@ -128,6 +136,7 @@ export async function createBench(app?: FakeApp, listening?: readonly number[]):
     engine,
     traffic,
     port,
+    address,
     id,
     token,
     request,
