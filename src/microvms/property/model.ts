@@ -4,7 +4,7 @@
  * must hold always: nothing ended comes back, nothing ends without a cause, memory is neither lost nor doubled.
  */
 import type { MicrovmView } from '../types.ts';
-import type { World } from './world.ts';
+import { CHECKPOINT_MS, type World } from './world.ts';
 
 export type IdleKind = 'none' | 'auto' | 'manual' | 'zero';
 type Expected = 'RUNNING' | 'SUSPENDED' | 'TERMINATED' | 'ANY';
@@ -136,7 +136,7 @@ export class Model {
   }
 
   /** The server ended. What was asleep and left alone stays so; what ran goes on where machines are taken over. */
-  serverGone(machinesGone: boolean): void {
+  serverGone(machinesGone: boolean, withHost: boolean): void {
     this.troubles++;
     for (const vm of this.vms) {
       const busy = vm.outstanding > 0;
@@ -146,9 +146,23 @@ export class Model {
       // A call that was cut short may have woken it.
       if (busy) vm.asleepAt = undefined;
       if (vm.expected === 'SUSPENDED' && vm.asleepAt !== undefined && !busy) continue;
-      if (machinesGone) vm.causes.add(LOST).add(HOST_LOST);
+      const hasState = withHost && this.#fallBack(vm);
+      if (machinesGone && !hasState) vm.causes.add(LOST).add(HOST_LOST);
       if (vm.expected !== 'TERMINATED' && (busy || machinesGone)) vm.expected = 'ANY';
     }
+  }
+
+  /** What ended with its host goes on from a state of it, when there is one: its guest counted that far. */
+  #fallBack(vm: Expectation): boolean {
+    const { machines, checkpoints } = this.#world.disk;
+    if (machines.get(vm.id) != null) return true;
+    const checkpoint = checkpoints.get(vm.id);
+    if (checkpoint === undefined) return false;
+    if (vm.idle === 'zero') this.#object(vm.id, 'it may not sleep and has a checkpoint');
+    vm.count = Number(checkpoint.memory.count ?? 0);
+    // Where it was and for how long is open now.
+    vm.asleepAt = undefined;
+    return true;
   }
 
   /** Compares what there is, at rest, with what must be. */
@@ -222,6 +236,9 @@ export class Model {
     }
     this.#judgeMemory(vm, guest.memory);
     if (disk.machines.get(vm.id) != null) this.#object(vm.id, 'it runs, and an old state of it could be resumed');
+    const ranMs = this.#world.awakeMs - this.#world.watchedSince(vm.id);
+    const isDue = this.#world.hasCheckpoints && this.isCalm && vm.idle !== 'zero' && ranMs > CHECKPOINT_MS + 10_000;
+    if (isDue && !disk.checkpoints.has(vm.id)) this.#object(vm.id, 'it should have a checkpoint');
     if (
       vm.idle !== 'none' &&
       this.#world.awakeMs - Math.max(vm.activeAt, this.#world.watchedSince(vm.id)) > IDLE_MS + 10_000
@@ -236,6 +253,7 @@ export class Model {
     const saved = disk.machines.get(vm.id);
     if (saved == null) this.#object(vm.id, 'it sleeps without a state to resume');
     else this.#judgeMemory(vm, saved);
+    if (disk.checkpoints.has(vm.id)) this.#object(vm.id, 'it sleeps beside an older state of it');
     if (disk.processes.has(vm.id)) this.#object(vm.id, 'it sleeps beside a machine that runs');
     vm.asleepAt ??= elapsedMs;
     if (vm.idle !== 'none' && this.#isOver(vm.asleepAt + ALLOWANCE_MS))

@@ -104,12 +104,12 @@ class Player {
         return world.sleepHost(step.ms);
       case 'reboot':
         await this.#noteJump();
-        this.#serverGone(true);
+        this.#serverGone(true, true);
         world.rebootHost(step.ms);
         return world.open();
       case 'power':
         await this.#noteJump();
-        this.#serverGone(true);
+        this.#serverGone(true, true);
         await world.losePower(step.ms, step.all);
         return world.open();
       case 'kill':
@@ -166,8 +166,8 @@ class Player {
     await stopping;
   }
 
-  #serverGone(machinesGone: boolean): void {
-    this.#model.serverGone(machinesGone);
+  #serverGone(machinesGone: boolean, withHost = false): void {
+    this.#model.serverGone(machinesGone, withHost);
     this.#calls = new Set();
     this.#exchanges = new Map();
   }
@@ -382,6 +382,10 @@ function causesOf(operation: Faulty | Held): string[] {
       return [STUCK, HOOK];
     case 'adopt':
       return [LOST];
+    // What comes of a checkpoint is nobody's business while the host lives.
+    case 'checkpoint':
+    case 'checkpointed':
+      return [];
     case 'connect':
       return [HOOK];
     case 'destroy':

@@ -2,9 +2,31 @@
 import { type Random, randomOf } from './random.ts';
 
 /** Engine operations that may fail; the second of a pair fails when the work was already done. */
-export const FAULTY = ['launch', 'launched', 'resume', 'resumed', 'suspend', 'destroy', 'connect', 'adopt'] as const;
+export const FAULTY = [
+  'launch',
+  'launched',
+  'resume',
+  'resumed',
+  'suspend',
+  'destroy',
+  'connect',
+  'adopt',
+  'checkpoint',
+  'checkpointed',
+] as const;
 export type Faulty = (typeof FAULTY)[number];
-export const HELD = ['launch', 'launched', 'resume', 'resumed', 'suspend', 'suspended', 'destroy', 'connect'] as const;
+export const HELD = [
+  'launch',
+  'launched',
+  'resume',
+  'resumed',
+  'suspend',
+  'suspended',
+  'destroy',
+  'connect',
+  'checkpoint',
+  'checkpointed',
+] as const;
 export type Held = (typeof HELD)[number];
 export const ERROR_KINDS = ['failed', 'unsupported', 'timeout', 'protocol', 'exited'] as const;
 
@@ -35,6 +57,8 @@ export interface Sequence {
   /** Machines outlive the server and are taken over. */
   readonly adopts: boolean;
   readonly hooks: boolean;
+  /** The operator wants some. */
+  readonly checkpoints?: boolean;
   readonly steps: readonly Step[];
 }
 
@@ -44,12 +68,13 @@ export function sequenceOf(seed: number): Sequence {
   const random = randomOf(seed);
   const adopts = random.chance(0.5);
   const hooks = random.chance(0.25);
+  const checkpoints = random.chance(0.4);
   const length = 5 + random.int(30);
   // Most sequences have few sorts of trouble: in them the model can say exactly what must follow.
   const trouble = random.pick([0, 0.1, 0.3]);
   const steps: Step[] = [{ do: 'run', idle: 'auto', seconds: 28_800 }];
   while (steps.length < length) steps.push(random.chance(trouble) ? mishap(random) : ordinary(random));
-  return { seed, adopts, hooks, steps };
+  return { seed, adopts, hooks, checkpoints, steps };
 }
 
 function ordinary(random: Random): Step {

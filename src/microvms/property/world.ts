@@ -8,12 +8,14 @@ import type { Hooks } from '../../images/index.ts';
 import { type Clock, type Ids, type Logger, TestClock } from '../../lib/index.ts';
 import { type RecordKind, type Records, releaseClaims, type Store, type Write } from '../../store/index.ts';
 import { createMicrovms, type Microvms } from '../index.ts';
+import type { Sequence } from './steps.ts';
 
 export const IMAGE = 'arn:aws:lambda:us-east-1:000000000000:microvm-image:demo';
 const SNAPSHOT = '/snapshots/demo';
 const INTERNET = 'arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:INTERNET_EGRESS';
 export const DISK_FULL = 'database or disk is full';
 export const HOOK_SECONDS = 2;
+export const CHECKPOINT_MS = 40_000;
 const HOOKS: Hooks = {
   port: 9000,
   microvmHooks: {
@@ -54,7 +56,7 @@ export class World {
   /** What must not have happened. */
   readonly objections: string[] = [];
   readonly #store: Store;
-  readonly #options: { readonly seed: number; readonly adopts: boolean; readonly hooks: boolean };
+  readonly #options: Omit<Sequence, 'steps'>;
   readonly #taken: Disposable[] = [];
   readonly #startedMs: number;
   /** Asleep or off. */
@@ -70,12 +72,16 @@ export class World {
   readonly #unflushed: (() => Promise<void>)[] = [];
   server: Server | undefined;
 
-  constructor(store: Store, options: { seed: number; adopts: boolean; hooks: boolean }) {
+  constructor(store: Store, options: Omit<Sequence, 'steps'>) {
     this.#store = store;
     this.#options = options;
     // A hook is an exchange of several turns.
     this.clock = new TestClock({ turns: options.hooks ? 80 : 10 });
     this.#startedMs = this.clock.monotonicMs();
+  }
+
+  get hasCheckpoints(): boolean {
+    return this.#options.checkpoints === true;
   }
 
   async open(): Promise<void> {
@@ -118,6 +124,7 @@ export class World {
       collectLogsAfterMs: 1e12,
       concurrentLaunches: 2,
       concurrentSuspends: 2,
+      checkpointSeconds: this.hasCheckpoints ? CHECKPOINT_MS / 1000 : 0,
     });
     const server: Server = { microvms, engine, started: false, life };
     this.server = server;
