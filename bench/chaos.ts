@@ -55,7 +55,9 @@ async function main(): Promise<void> {
   const startedAt = performance.now();
   const tally = new Map<Fault, number>();
   let done = 0;
-  for (let round = Number(values.from); done < wanted; round++) {
+  let isStopped = false;
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => (isStopped = true));
+  for (let round = Number(values.from); done < wanted && !isStopped; round++) {
     const random = seeded(seed).fork(round);
     const before = done;
     const struck: Fault[] = [];
@@ -78,6 +80,12 @@ async function main(): Promise<void> {
     if (objections.length === 0) continue;
     tell(world, objections, join(tmpdir(), `chaos-found-${seed}-${round}.txt`));
     console.error(`chaos: found after ${before} green faults in ${where}, among ${struck.join(' ')}`);
+    process.exitCode = 1;
+    return;
+  }
+  const left = await world.end();
+  if (left.length > 0) {
+    tell(world, left, join(tmpdir(), `chaos-found-${seed}-end.txt`));
     process.exitCode = 1;
     return;
   }

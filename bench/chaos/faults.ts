@@ -1,7 +1,7 @@
 /** What goes wrong: each fault strikes a running world and says how it is undone. */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ModelMicrovm } from './model.ts';
-import { isAlive, processesNaming, vmmOf } from './processes.ts';
+import { gatewaysOf, isAlive, processesNaming, vmmsOf } from './processes.ts';
 import type { Random } from './random.ts';
 import type { World } from './world.ts';
 
@@ -73,14 +73,14 @@ export async function strike(world: World, fault: Fault, random: Random): Promis
       return { ...paused([vmm]), canLast: true };
     }
     case 'kill-gateway': {
-      const pids = gatewaysOf(world);
+      const pids = gatewayAndHolder(world);
       if (pids.length === 0) return undefined;
       const [first = 0, ...rest] = pids;
       for (const one of random.chance(0.5) ? pids : [random.pick([first, ...rest])]) kill(one, 'SIGKILL');
       return HEALS;
     }
     case 'pause-gateway': {
-      const pids = gatewaysOf(world);
+      const pids = gatewayAndHolder(world);
       return pids.length === 0 ? undefined : { ...paused(pids), canLast: true };
     }
     case 'kill-builder': {
@@ -91,7 +91,7 @@ export async function strike(world: World, fault: Fault, random: Random): Promis
       // By now it may be another one: the app's machine is booted after the container's image was built.
       const late = await world.builder(0);
       if (late === undefined) return undefined;
-      kill(late.pid, 'SIGKILL');
+      kill(late, 'SIGKILL');
       return HEALS;
     }
     case 'fill-disk': {
@@ -126,8 +126,9 @@ function paused(pids: readonly number[]): Harm {
 
 /** A microVM that has a machine just now. */
 function anyMachine(world: World, random: Random): [ModelMicrovm, number] | [undefined, undefined] {
+  const vmms = vmmsOf(world.stateDir);
   const running = [...world.guests.values()].flatMap(({ model }): [ModelMicrovm, number][] => {
-    const vmm = model.isOver ? undefined : vmmOf(model.id);
+    const vmm = model.isOver ? undefined : vmms.get(model.id);
     return vmm === undefined ? [] : [[model, vmm]];
   });
   const [first, ...rest] = running;
@@ -135,10 +136,11 @@ function anyMachine(world: World, random: Random): [ModelMicrovm, number] | [und
 }
 
 /** The gateway itself and what holds its namespace. */
-function gatewaysOf(world: World): number[] {
-  return processesNaming(world.stateDir)
-    .filter(({ pid, command }) => /rekindle-gateway/.test(command) && pid !== world.server.pid && isAlive(pid))
-    .map(({ pid }) => pid);
+function gatewayAndHolder({ stateDir, server }: World): number[] {
+  const holders = processesNaming(stateDir).filter(
+    ({ pid, command }) => /rekindle-gateway/.test(command) && pid !== server.pid && isAlive(pid),
+  );
+  return [...new Set([...gatewaysOf(stateDir), ...holders.map(({ pid }) => pid)])];
 }
 
 function kill(pid: number, signal: NodeJS.Signals): void {

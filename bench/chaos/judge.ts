@@ -1,6 +1,6 @@
 /** After each round: is everything that was acknowledged there, is nothing there that should not be? */
 import { setTimeout as delay } from 'node:timers/promises';
-import { leaksOf } from './leaks.ts';
+import { type Living, leaksOf } from './leaks.ts';
 import type { ModelImage, ModelMicrovm } from './model.ts';
 import type { Random } from './random.ts';
 import type { World } from './world.ts';
@@ -36,12 +36,7 @@ export async function judge(world: World, random: Random, wakesAll: boolean): Pr
   const counted = await Promise.all(asked.map(({ model }) => countObjection(world, model)));
   objections.push(...counted.flatMap((objection) => objection ?? []));
   for (const image of world.images.values()) objections.push(...(await imageObjections(world, image)));
-  // Reading the counts woke what slept.
-  const after = await settled(world);
-  const ids = (...wanted: string[]) => [...after].filter(([, { state }]) => wanted.includes(state)).map(([id]) => id);
-  objections.push(
-    ...(await leaksOf(world, { running: ids('RUNNING'), kept: ids('RUNNING', 'SUSPENDED'), all: [...after.keys()] })),
-  );
+  objections.push(...(await leaksOf(world, () => living(world))));
   for (const [id, guest] of world.guests) {
     if (!guest.model.isOver) continue;
     guest.client[Symbol.dispose]();
@@ -66,6 +61,13 @@ async function settled(world: World): Promise<States> {
     if (moving.length === 0 || performance.now() > deadline) return states;
     await delay(POLL_MS);
   }
+}
+
+/** Reading the counts woke what slept. */
+async function living(world: World): Promise<Living> {
+  const states = await settled(world);
+  const ids = (...wanted: string[]) => [...states].filter(([, { state }]) => wanted.includes(state)).map(([id]) => id);
+  return { running: ids('RUNNING'), kept: ids('RUNNING', 'SUSPENDED'), all: [...states.keys()] };
 }
 
 /** A list names what is there, in the state it is in. */

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { listeningPorts, openFiles, processesNaming, residentMiB } from './processes.ts';
+import { gatewaysOf, listeningPorts, openFiles, processesNaming, residentMiB, vmmsOf } from './processes.ts';
 import type { World } from './world.ts';
 
 /** What was told to go may still be on its way when the API has answered. */
@@ -28,10 +28,11 @@ export interface Living {
   readonly all: readonly string[];
 }
 
-/** No build is under way. */
-export async function leaksOf(world: World, living: Living): Promise<string[]> {
+/** No build is under way. What sleeps may be on its way up though its state does not say so: who lives is asked each time. */
+export async function leaksOf(world: World, lives: () => Promise<Living>): Promise<string[]> {
   const deadline = performance.now() + GRACE_MS;
   for (;;) {
+    const living = await lives();
     const found = [
       ...processes(world, living),
       ...folders(world, living),
@@ -55,7 +56,13 @@ function processes(world: World, { running }: Living): string[] {
       objections.push(`process ${pid} is nobody's: ${command.slice(0, 200)}`);
     }
   }
-  return servers === 1 ? objections : [...objections, `${servers} servers run`];
+  if (servers !== 1) objections.push(`${servers} servers run`);
+  for (const [id, pid] of vmmsOf(world.stateDir)) {
+    if (!running.includes(id)) objections.push(`the VMM ${pid} of ${id} is nobody's`);
+  }
+  const gateways = gatewaysOf(world.stateDir);
+  if (gateways.length > 1) objections.push(`${gateways.length} gateways run: ${gateways.join(', ')}`);
+  return objections;
 }
 
 function folders({ stateDir, images }: World, { running, kept }: Living): string[] {

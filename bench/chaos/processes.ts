@@ -1,5 +1,6 @@
 /** The processes of a server, seen from outside: by what they have open or name, never by what the server says. */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { basename } from 'node:path';
 
 export interface Seen {
   readonly pid: number;
@@ -22,9 +23,19 @@ export function commandOf(pid: number): string {
   }
 }
 
-/** The QEMU of a microVM, not what started it. */
-export function vmmOf(microvmId: string): number | undefined {
-  return processesNaming(microvmId).find(({ pid }) => programOf(pid).includes('qemu-system'))?.pid;
+/** The VMMs of this state folder, by the id of what they run: in their jail they name nothing of it, but have it mounted. */
+export function vmmsOf(stateDir: string): ReadonlyMap<string, number> {
+  const run = mountOf(stateDir, 'run');
+  const found = new Map<string, number>();
+  for (const { pid, command } of processesNaming('')) {
+    if (!/(^|\/)qemu(-system-\w+)?$/.test(programOf(pid))) continue;
+    const inside = mountsOf(pid)
+      .split('\n')
+      .find((line) => line.includes(run));
+    const [, id] = /^([\w-]+)/.exec(inside?.split(run)[1] ?? command.split(`${stateDir}/run/`)[1] ?? '') ?? [];
+    if (id !== undefined) found.set(id, pid);
+  }
+  return found;
 }
 
 export function programOf(pid: number): string {
@@ -75,5 +86,27 @@ export function residentMiB(pid: number): number {
     return Math.round(Number(kib) / 1024);
   } catch {
     return 0;
+  }
+}
+
+/** Network gateways of this state folder. */
+export function gatewaysOf(stateDir: string): number[] {
+  const ours = mountOf(stateDir, 'gateway ');
+  return processesNaming('')
+    .filter(({ pid }) => programOf(pid).includes('rekindle-gateway') && mountsOf(pid).includes(ours))
+    .map(({ pid }) => pid);
+}
+
+/** What a mount of something under the folder's `part` begins with, device and place in it. The folder is next to a disk's root. */
+function mountOf(stateDir: string, part: string): string {
+  const { dev } = statSync(stateDir);
+  return `${dev >> 8}:${dev & 0xff} /${basename(stateDir)}/${part}${part.endsWith(' ') ? '' : '/'}`;
+}
+
+function mountsOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/mountinfo`, 'latin1');
+  } catch {
+    return '';
   }
 }

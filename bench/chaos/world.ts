@@ -10,7 +10,7 @@ import { startServer, type TestServer } from '../../test/support/server.ts';
 import type { SmallDisk } from '../../test/support/small-disk.ts';
 import { chaosApp } from './app.ts';
 import { ModelImage, ModelMicrovm } from './model.ts';
-import { processesNaming, programOf, type Seen } from './processes.ts';
+import { commandOf, gatewaysOf, processesNaming, vmmsOf } from './processes.ts';
 import type { Random } from './random.ts';
 import { type WallClock, wallClock } from './wall-clock.ts';
 
@@ -20,6 +20,7 @@ const NOTES = 400;
 /** Servers before the present one whose logs are kept. */
 const LOGS = 4;
 const BUILDER_POLL_MS = 50;
+const END_MS = 10_000;
 
 export interface Guest {
   readonly model: ModelMicrovm;
@@ -210,14 +211,12 @@ export class World implements AsyncDisposable {
     }
   }
 
-  /** The machine of a build, as soon as there is one. */
-  async builder(withinMs: number): Promise<Seen | undefined> {
+  /** The VMM of a build's machine, as soon as there is one. */
+  async builder(withinMs: number): Promise<number | undefined> {
     const deadline = performance.now() + withinMs;
     for (;;) {
-      const seen = processesNaming(this.stateDir).find(
-        ({ pid, command }) => programOf(pid).includes('qemu-system') && !/microvm-[0-9a-f-]{36}/.test(command),
-      );
-      if (seen !== undefined || performance.now() > deadline) return seen;
+      const [, pid] = [...vmmsOf(this.stateDir)].find(([id]) => !id.startsWith('microvm-')) ?? [];
+      if (pid !== undefined || performance.now() > deadline) return pid;
       await delay(BUILDER_POLL_MS);
     }
   }
@@ -255,9 +254,32 @@ export class World implements AsyncDisposable {
     );
   }
 
+  /** Stops the server; what is there afterwards is a finding. */
+  async end(): Promise<string[]> {
+    const code = await this.#server.stop();
+    const objections = code === 0 ? [] : [`the server ended with ${code} when it was asked to`];
+    // The gateway ends a moment after the server let go of it.
+    const deadline = performance.now() + END_MS;
+    while (this.#remains().length > 0 && performance.now() < deadline) await delay(BUILDER_POLL_MS);
+    return [...objections, ...this.#remains().map((pid) => `process ${pid} outlives the server: ${commandOf(pid)}`)];
+  }
+
+  #remains(): number[] {
+    const named = processesNaming(this.stateDir).map(({ pid }) => pid);
+    return [...new Set([...vmmsOf(this.stateDir).values(), ...gatewaysOf(this.stateDir), ...named])];
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { client } of this.guests.values()) client[Symbol.dispose]();
     await this.#server[Symbol.asyncDispose]();
+    // A server that hung or was killed leaves its machines, and they the disk busy.
+    for (const pid of this.#remains()) {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // gone already
+      }
+    }
   }
 }
 
