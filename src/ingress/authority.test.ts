@@ -55,3 +55,16 @@ test('a damaged or foreign server certificate is replaced without touching the a
   assert.equal(mended.caPem, first.caPem);
   assert.notEqual(mended.keyPem, first.keyPem);
 });
+
+test('a certificate that lacks a name is made anew with it, under the same authority, and kept when it has more than asked', async () => {
+  await using temporary = await folder();
+  const clock = new TestClock();
+  const suffix = 'lambda-microvm.us-east-1.localhost';
+  const first = await openAuthority(temporary.dir, { clock, ids: randomIds });
+  const named = await openAuthority(temporary.dir, { clock, ids: randomIds, names: [suffix, `*.${suffix}`] });
+  assert.equal(named.caPem, first.caPem);
+  const certificate = new X509Certificate(named.certPem);
+  for (const name of ['localhost', suffix, `5c1a.${suffix}`]) assert.ok(certificate.checkHost(name), name);
+  assert.equal(certificate.checkHost(`a.b.${suffix}`), undefined);
+  assert.deepEqual(await openAuthority(temporary.dir, { clock, ids: randomIds }), named);
+});
