@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -164,6 +164,22 @@ describe('the gateway under supervision', { skip }, () => {
       assert.equal(isCut, false);
       plug.destroy();
       for (const guest of ['stays', 'new']) await second.detach(guest);
+    });
+  });
+
+  test('what a guest left that was detached while there was no gateway goes with the next one', async () => {
+    await home(async ({ stateDir, open, pid }) => {
+      const network = open({ mayLive: () => false });
+      await network.attach('stays', egress, {});
+      await network.attach('goes', egress, {});
+      const before = await pid();
+      process.kill(before, 'SIGKILL');
+      while ((await pid()) === before) await new Promise(setImmediate);
+      await network.detach('goes');
+      // Waits for the successor.
+      await network.attach('new', egress, {});
+      assert.deepEqual((await readdir(path.join(stateDir, 'gateway/net'))).sort(), ['new', 'stays']);
+      for (const guest of ['stays', 'new']) await network.detach(guest);
     });
   });
 

@@ -5,7 +5,7 @@
  * who is missing is attached, who is not ours is detached. Its end is seen by the end of the control channel, at once; the
  * guests' VMMs connect to its successor by themselves.
  */
-import { rm, writeFile } from 'node:fs/promises';
+import { readdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { type Logger, MachineError, messageOf, sleep, withDeadline } from '../../lib/index.ts';
 import type { Egress, FlowRecord } from '../egress.ts';
@@ -263,8 +263,16 @@ class Gateway implements Network {
   /** What the gateway has and what it shall have become the same. */
   async #align(channel: ControlChannel): Promise<void> {
     const { guests } = await channel.hello();
-    const strangers = guests.filter((guest) => !this.#guests.has(guest) && !this.#options.mayLive(guest));
-    await Promise.all(strangers.map((guest) => channel.detach(guest)));
+    // One that was detached while no gateway could be told has a folder still.
+    const folders = await readdir(guestDir(this.#places, '')).catch(() => []);
+    const strangers = new Set([...guests, ...folders]);
+    for (const guest of strangers) {
+      if (this.#guests.has(guest) || this.#options.mayLive(guest)) continue;
+      await channel.detach(guest).catch((error: unknown) => {
+        if (!channel.isOpen) throw error;
+        this.#options.log.warn({ guest, error: messageOf(error) }, 'a stranger was not detached');
+      });
+    }
     for (const [guest, egress] of this.#guests) {
       await channel.attach(guest, egress).catch((error: unknown) => {
         if (!channel.isOpen) throw error;
