@@ -51,5 +51,7 @@ export function completeHandshake(upgrade: Upgrade, key: string, protocol: strin
   server.handleUpgrade(request, upgrade.socket, upgrade.head, (opened) => {
     socket = opened;
   });
+  // It was paused while the microVM woke, and stays so for whoever only listens.
+  upgrade.socket.resume();
   return socket;
 }

@@ -2,9 +2,7 @@
  * A byte tunnel into a port of a microVM over a WebSocket: Rekindle's own subprotocol `rekindle.tunnel`, for what speaks no
  * HTTP. The same token, port and scope as for a request; what an app could offer under that name never sees it.
  */
-import type { Duplex } from 'node:stream';
 import { CLOSE, carryBytes, MachineError, messageOf, withDeadline } from '../../lib/index.ts';
-import type { Machine } from '../../microvms/index.ts';
 import { BAD_GATEWAY } from '../answers.ts';
 import type { Surroundings } from '../forward.ts';
 import { reach } from '../reach.ts';
@@ -23,30 +21,26 @@ export async function serveTunnel(upgrade: Upgrade, around: Surroundings, socket
   upgrade.socket.once('close', onClose);
   try {
     const { got, underWay } = await reach(microvmId, around, gone.signal, (machine, signal) =>
-      connect(machine, port, signal),
+      withDeadline(
+        'connecting to the port',
+        CONNECT_TIMEOUT_MS,
+        (bounded) => machine.connect(port, { signal: bounded }),
+        { signal },
+      ),
     );
     using _underWay = underWay;
     const socket = sockets.accept(upgrade, key);
-    if (got instanceof Error) {
-      if (socket !== undefined) sockets.close(socket, CLOSE.failed, `nothing listens on port ${port}`);
-    } else if (socket === undefined) got.destroy();
+    if (socket === undefined) got.destroy();
     else carryBytes(socket, got, () => around.microvms.activity(microvmId));
   } catch (error) {
     if (gone.signal.aborted) return;
-    around.log.debug({ microvmId, requestId, error: messageOf(error) }, 'endpoint answers a tunnel with 502');
-    refuseUpgrade(upgrade.socket, BAD_GATEWAY, requestId);
+    around.log.debug({ microvmId, requestId, error: messageOf(error) }, 'endpoint refuses a tunnel');
+    // A guest that lives and refuses: the client is told, which a status would keep from browsers.
+    const isAnswer = error instanceof MachineError && error.kind === 'failed';
+    const socket = isAnswer ? sockets.accept(upgrade, key) : undefined;
+    if (socket !== undefined) sockets.close(socket, CLOSE.failed, `nothing listens on port ${port}`);
+    else refuseUpgrade(upgrade.socket, BAD_GATEWAY, requestId);
   } finally {
     upgrade.socket.off('close', onClose);
-  }
-}
-
-/** A guest that lives but refuses says so, and the client is told. */
-async function connect(machine: Machine, port: number, signal: AbortSignal): Promise<Duplex | Error> {
-  try {
-    const open = (bounded: AbortSignal) => machine.connect(port, { signal: bounded });
-    return await withDeadline('connecting to the port', CONNECT_TIMEOUT_MS, open, { signal });
-  } catch (error) {
-    if (error instanceof MachineError && error.kind === 'failed') return error;
-    throw error;
   }
 }
