@@ -79,6 +79,33 @@ test('a server that was killed finds it running, not fallen back; one that wants
   assert.ok(!other.engine.disk.checkpoints.has(id));
 });
 
+test('a record that a loss of power made older than the truth is corrected, at start or at the latest when it is resumed', async () => {
+  for (const isCutShort of [false, true]) {
+    const before = await bench(EVERY);
+    const id = await counted(before);
+    await before.microvms.suspend(id);
+    await before.until(id, 'SUSPENDED');
+    assert.equal(await count(await before.microvms.wake(id, {})), 2);
+    const rows = before.store.records<{ state: string }>('microvms');
+    const row = await rows.get(id);
+    assert.ok(row);
+    // Its resume was not flushed; its guest ran, so what it was resumed from is its checkpoint.
+    const asleep = { ...row.body, state: 'SUSPENDED', suspendedAt: 0, remark: null };
+    await before.store.write([rows.save({ ...row, state: 'SUSPENDED', dueAt: null, body: asleep })]);
+    if (!isCutShort) before.clock.rebootHost(0);
+    restartHost(before.engine.disk);
+    await using after = await before.kill();
+    if (isCutShort) {
+      await after.microvms.resume(id);
+      await after.clock.advance(100);
+    }
+    const { state, stateReason } = await after.microvms.get(id);
+    assert.equal(state, 'SUSPENDED');
+    assert.match(stateReason ?? '', /^The host restarted; the MicroVM continues/);
+    assert.equal(await count(await after.microvms.wake(id, {})), 2);
+  }
+});
+
 test('a machine that dies on a host that lives does not fall back: what killed it may be in its memory', async () => {
   await using b = await bench(EVERY);
   const id = await counted(b);

@@ -481,7 +481,9 @@ class MicrovmsRoom implements Microvms {
   async #recover(): Promise<void> {
     const slots = new Slots(CONCURRENT_RECOVERIES);
     const under: Promise<void>[] = [];
-    for await (const row of this.#ledger.inStates(HOLDING_STATES)) {
+    // Those asleep are as they were, unless the host lost power just after one of them was resumed.
+    const states = this.#elapsed.isNewBoot ? HOLDING_STATES : HOLDING_STATES.filter((state) => state !== 'SUSPENDED');
+    for await (const row of this.#ledger.inStates(states)) {
       // The due clock does that for those asleep.
       if (row.state !== 'SUSPENDED' && (await this.#isOver(row))) continue;
       const slot = await slots.acquire();

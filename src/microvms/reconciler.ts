@@ -319,7 +319,10 @@ export class Reconciler implements AsyncDisposable {
       // The engine voids what was saved before the guest runs its first instruction: while it is there, nothing is lost.
       const isAsBefore = coming.kind === 'failed' && (await this.#o.engine.isSuspended(id));
       const type = isAsBefore ? 'resume-failed' : 'resume-broken';
-      await this.#conclude(record, { type, epoch, reason: reasonOf(coming, TEXTS.notResumed) });
+      const failure: Event = { type, epoch, reason: reasonOf(coming, TEXTS.notResumed) };
+      // It may have been lost with its host, and the server that was to find that out was stopped before it did.
+      const lost = coming.kind === 'failed' && !isAsBefore ? await this.#recall(record) : undefined;
+      await this.#conclude(record, lost ?? failure);
       return;
     }
     // A machine taken over may have been told already; being told again is allowed.
