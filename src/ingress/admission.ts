@@ -5,7 +5,7 @@
  * very microVM learns more than that.
  */
 import type { Microvms, TokenClaims } from '../microvms/index.ts';
-import { pairsOf, type RawHeaders } from './headers.ts';
+import type { RawHeaders } from './headers.ts';
 
 export type Admission =
   | {
@@ -86,7 +86,9 @@ interface Said {
 
 function proxyHeaders(raw: RawHeaders): Said {
   const said: Said = { tokens: [], ports: [], protocols: [], wantsWebSocket: false, hasBody: false };
-  for (const [name, value] of pairsOf(raw)) {
+  for (let i = 0; i + 1 < raw.length; i += 2) {
+    const name = raw[i] ?? '';
+    const value = raw[i + 1] ?? '';
     switch (name.length) {
       case 7:
         if (name.toLowerCase() === 'upgrade') said.wantsWebSocket ||= /(^|[ \t,])websocket($|[ \t,/])/i.test(value);

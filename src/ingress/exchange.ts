@@ -87,12 +87,17 @@ export interface Outgoing {
   cancel(): void;
 }
 
+/** Who waits for something; the signal aborts when it waits no more. */
+export interface Caller {
+  readonly signal: AbortSignal;
+}
+
 /** One way into one port of one machine. */
 export interface Upstream {
   /**
    * Resolves once a way to the app stands, so that the body may be read; rejects when there is none, which is certain to have
    * sent nothing. `headers` are what the app is to see, content-length included, transfer-encoding not.
-   * Failures from then on come through `answer`.
+   * Failures from then on come through `answer`. The caller's signal is made when it is asked for: only who waits needs it.
    */
-  send(head: RequestHead, headers: RawHeaders, answer: AnswerSink, signal: AbortSignal): Promise<Outgoing>;
+  send(head: RequestHead, headers: RawHeaders, answer: AnswerSink, caller: Caller): Promise<Outgoing>;
 }

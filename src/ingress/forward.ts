@@ -5,10 +5,11 @@
  * a way to the app stands, so a request may change machines until then.
  */
 import { type Clock, type Logger, messageOf, withDeadline } from '../lib/index.ts';
-import type { Machine, Microvms } from '../microvms/index.ts';
+import type { Machine, Microvms, UnderWay } from '../microvms/index.ts';
 import { BAD_GATEWAY, refuse } from './answers.ts';
-import type { AnswerHead, AnswerSink, ClientSide, Outgoing, Upstream } from './exchange.ts';
+import type { AnswerHead, AnswerSink, Caller, ClientSide, Outgoing, Upstream } from './exchange.ts';
 import { type RawHeaders, requestHeaders, responseHeaders, trailers } from './headers.ts';
+import { Patience } from './patience.ts';
 import { isMachineGone, type Upstreams } from './upstream.ts';
 
 export const MAX_HEADER_BYTES = 65_536;
@@ -35,19 +36,24 @@ export interface Surroundings {
 
 /** Delivers an admitted request. Never throws: what goes wrong becomes a 502 or an answer that breaks off. */
 export async function forward(client: ClientSide, target: Target, around: Surroundings): Promise<void> {
-  const gone = new AbortController();
+  const gone = new Gone();
   const delivery = new Delivery(client, target, around, gone);
   around.microvms.activity(target.microvmId);
+  let patience: Patience | undefined;
   try {
-    for (let attempt = 1; ; attempt++) {
-      const machine = await wake(around, target.microvmId, gone.signal);
-      using _underWay = around.microvms.exchange(target.microvmId);
-      const failure = await delivery.try(around.upstreams.to(machine, target.port, client.request), gone.signal);
+    for (let attempt = 1; ; ) {
+      const machine = await wakeSoon(around, target.microvmId, gone);
+      using underWay = around.microvms.exchange(target.microvmId);
+      const way = around.upstreams.to(machine, target.port, client.request);
+      const failure = await delivery.try(way, underWay, gone);
       if (failure === undefined) return;
+      patience ??= new Patience(around.clock);
+      if (failure.isUnreached && (await patience.isWorthIt(failure.error, underWay, gone.signal))) continue;
       if (!failure.isRepeatable || attempt === ATTEMPTS) throw failure.error;
+      attempt++;
     }
   } catch (error) {
-    if (gone.signal.aborted) return;
+    if (gone.isAborted) return;
     around.log.debug(
       { microvmId: target.microvmId, requestId: target.requestId, error: messageOf(error) },
       'endpoint answers 502',
@@ -66,29 +72,63 @@ export function wake(around: Surroundings, microvmId: string, signal: AbortSigna
   );
 }
 
+/** As `wake`, without the cost of its deadline when the machine is there already, as it nearly always is. */
+async function wakeSoon(around: Surroundings, microvmId: string, caller: Caller): Promise<Machine> {
+  const waking = around.microvms.wake(microvmId, caller);
+  let isSettled = false;
+  const settle = () => {
+    isSettled = true;
+  };
+  waking.then(settle, settle);
+  // What has settled by now says so before this goes on.
+  await undefined;
+  if (isSettled) return waking;
+  return withDeadline('waking the microVM', WAKE_TIMEOUT_MS, () => waking, caller);
+}
+
+/** That the client is gone, as a flag and, for who asks, as a signal. */
+class Gone implements Caller {
+  #controller: AbortController | undefined;
+  isAborted = false;
+
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    if (this.isAborted) this.#controller.abort();
+    return this.#controller.signal;
+  }
+
+  abort(): void {
+    this.isAborted = true;
+    this.#controller?.abort();
+  }
+}
+
 interface Failure {
   readonly error: Error;
   readonly isRepeatable: boolean;
+  /** No way to the app was found. */
+  readonly isUnreached: boolean;
 }
 
 class Delivery implements AnswerSink {
   readonly #client: ClientSide;
   readonly #target: Target;
   readonly #around: Surroundings;
+  readonly #gone: Gone;
   #outgoing: Outgoing | undefined;
+  #underWay: UnderWay | undefined;
   #over: (failure: Failure | undefined) => void = () => {};
   #continueTimer: Disposable | undefined;
   /** The answer came to its end, or will not. */
   #hasAnswer = false;
   #isSending = false;
-  #isGone = false;
 
-  constructor(client: ClientSide, target: Target, around: Surroundings, gone: AbortController) {
+  constructor(client: ClientSide, target: Target, around: Surroundings, gone: Gone) {
+    this.#gone = gone;
     this.#client = client;
     this.#target = target;
     this.#around = around;
     client.onGone(() => {
-      this.#isGone = true;
       gone.abort();
       this.#outgoing?.cancel();
       this.#finish(undefined);
@@ -97,18 +137,23 @@ class Delivery implements AnswerSink {
   }
 
   /** Resolves when the exchange is over: with nothing, or with a failure of which the client has seen nothing. */
-  async try(upstream: Upstream, signal: AbortSignal): Promise<Failure | undefined> {
+  async try(upstream: Upstream, underWay: UnderWay, caller: Caller): Promise<Failure | undefined> {
     const { promise, resolve } = Promise.withResolvers<Failure | undefined>();
     this.#over = resolve;
+    this.#underWay = underWay;
     const { request } = this.#client;
     let outgoing: Outgoing;
     try {
       const headers = requestHeaders(request.headers, this.#target.requestId);
-      outgoing = await upstream.send(request, headers, this, signal);
+      outgoing = await upstream.send(request, headers, this, caller);
     } catch (error) {
-      return { error: error instanceof Error ? error : new Error(String(error)), isRepeatable: isMachineGone(error) };
+      return {
+        error: error instanceof Error ? error : new Error(String(error)),
+        isRepeatable: isMachineGone(error),
+        isUnreached: true,
+      };
     }
-    if (this.#isGone) outgoing.cancel();
+    if (this.#gone.isAborted) outgoing.cancel();
     else {
       this.#outgoing = outgoing;
       if (request.hasBody && !this.#hasAnswer) this.#sendBody(outgoing);
@@ -123,6 +168,7 @@ class Delivery implements AnswerSink {
 
   head(head: AnswerHead): void {
     this.#active();
+    this.#underWay?.answered();
     this.#stopWaiting();
     this.#client.head({ ...head, headers: responseHeaders(head.headers, this.#target.requestId) });
   }
@@ -140,7 +186,7 @@ class Delivery implements AnswerSink {
 
   failed(error: Error, isRepeatable: boolean): void {
     this.#hasAnswer = true;
-    if (!this.#client.hasAnswered) return void this.#finish({ error, isRepeatable });
+    if (!this.#client.hasAnswered) return void this.#finish({ error, isRepeatable, isUnreached: false });
     this.#client.failed(error, false);
     this.#finish(undefined);
   }

@@ -23,8 +23,10 @@ const HOP_BY_HOP = new Set([
 
 /** Whether a request asks to reach the app as HTTP/2 without TLS (behaviour.md §9.4). */
 export function forcesHttp2(raw: RawHeaders): boolean {
-  for (const [name, value] of pairsOf(raw)) {
-    if (name.length === FORCE_H2.length && name.toLowerCase() === FORCE_H2) return value.toLowerCase() === 'true';
+  for (let i = 0; i + 1 < raw.length; i += 2) {
+    const name = raw[i] ?? '';
+    if (name.length !== FORCE_H2.length || name.toLowerCase() !== FORCE_H2) continue;
+    return raw[i + 1]?.toLowerCase() === 'true';
   }
   return false;
 }
@@ -32,7 +34,13 @@ export function forcesHttp2(raw: RawHeaders): boolean {
 /** The request's headers as the app may see them, with our request id. */
 export function requestHeaders(raw: RawHeaders, requestId: string): string[] {
   const named = namedByConnection(raw);
-  const kept = filter(raw, (name) => !crossesNot(name, named) && !name.startsWith(PROXY_PREFIX) && name !== REQUEST_ID);
+  const kept: string[] = [];
+  for (let i = 0; i + 1 < raw.length; i += 2) {
+    const name = raw[i] ?? '';
+    const lower = name.toLowerCase();
+    if (crossesNot(lower, named) || lower.startsWith(PROXY_PREFIX) || lower === REQUEST_ID) continue;
+    kept.push(name, raw[i + 1] ?? '');
+  }
   kept.push(REQUEST_ID, requestId);
   return kept;
 }
@@ -40,7 +48,13 @@ export function requestHeaders(raw: RawHeaders, requestId: string): string[] {
 /** The app's response headers as the client may see them, with our request id. */
 export function responseHeaders(raw: RawHeaders, requestId: string): string[] {
   const named = namedByConnection(raw);
-  const kept = filter(raw, (name) => !crossesNot(name, named) && name !== REQUEST_ID);
+  const kept: string[] = [];
+  for (let i = 0; i + 1 < raw.length; i += 2) {
+    const name = raw[i] ?? '';
+    const lower = name.toLowerCase();
+    if (crossesNot(lower, named) || lower === REQUEST_ID) continue;
+    kept.push(name, raw[i + 1] ?? '');
+  }
   kept.push(REQUEST_ID, requestId);
   return kept;
 }
@@ -61,15 +75,16 @@ export function* pairsOf(raw: RawHeaders): Generator<[name: string, value: strin
 const NONE: ReadonlySet<string> = new Set();
 
 function crossesNot(name: string, named: ReadonlySet<string>): boolean {
-  return HOP_BY_HOP.has(name) || named.has(name);
+  return HOP_BY_HOP.has(name) || (named.size > 0 && named.has(name));
 }
 
 /** Headers that `Connection` declares to be of this hop only. Framing and routing can't be named away. */
 function namedByConnection(raw: RawHeaders): ReadonlySet<string> {
   let named: Set<string> | undefined;
-  for (const [name, value] of pairsOf(raw)) {
+  for (let i = 0; i + 1 < raw.length; i += 2) {
+    const name = raw[i] ?? '';
     if (name.length !== 10 || name.toLowerCase() !== 'connection') continue;
-    for (const part of value.toLowerCase().split(',')) {
+    for (const part of (raw[i + 1] ?? '').toLowerCase().split(',')) {
       const token = part.trim();
       if (token === 'host' || token === 'content-length' || token === '') continue;
       named ??= new Set();

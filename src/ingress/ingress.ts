@@ -17,7 +17,6 @@ import { type Arrival, type Doors, type Taker, Visitors } from './doors.ts';
 import type { ClientSide, RequestHead } from './exchange.ts';
 import { forward, type Surroundings } from './forward.ts';
 import { Gate, type Passed, type Refused } from './gate.ts';
-import { pairsOf } from './headers.ts';
 import { HostDoors, type HostMode } from './host-doors.ts';
 import { headerLines } from './http1/body.ts';
 import { Http1Front, type UpgradeRequest } from './http1/front.ts';
@@ -238,6 +237,8 @@ const malformedTexts: Readonly<Record<MalformedMessage['status'], string>> = {
 };
 
 function hostOf(headers: RequestHead['headers']): string | undefined {
-  for (const [name, value] of pairsOf(headers)) if (name.length === 4 && name.toLowerCase() === 'host') return value;
+  for (let i = 0; i + 1 < headers.length; i += 2) {
+    if (headers[i]?.length === 4 && headers[i]?.toLowerCase() === 'host') return headers[i + 1];
+  }
   return undefined;
 }

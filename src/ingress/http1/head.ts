@@ -21,9 +21,9 @@ const CR = 13;
 const LF = 10;
 const END = Buffer.from('\r\n\r\n');
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
-/** Anywhere in a head. A tab is allowed, CR and LF only together. */
+/** Anywhere in a head. A tab is allowed; of CR and LF see `lineEnd`. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-const FORBIDDEN = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n/;
+const FORBIDDEN = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f]/;
 /** A request target: no blanks, no control characters. */
 export const TARGET = /^[^\0-\x20\x7f]+$/;
 const FIRST_BYTES = 1024;
@@ -98,7 +98,14 @@ function refuseBareLineEnds(held: Buffer, from: number, end: number): void {
   }
 }
 
-/** @throws MalformedMessage for characters that no head may have */
+/** Where the line from `from` ends, before its CRLF. @throws MalformedMessage for CR or LF alone */
+export function lineEnd(text: string, from: number): number {
+  const end = text.indexOf('\r', from);
+  if (end < 0 || text.indexOf('\n', from) !== end + 1) throw new MalformedMessage('a line that ends without CRLF');
+  return end;
+}
+
+/** @throws MalformedMessage for control characters that no head may have */
 export function checkCharacters(text: string): void {
   if (FORBIDDEN.test(text)) throw new MalformedMessage('a character that no head may have');
 }
@@ -111,9 +118,9 @@ export function parseHeaderLines(text: string, at: number, maxCount: number): st
   const headers: string[] = [];
   let from = at;
   while (from < text.length) {
-    const end = text.indexOf('\r\n', from);
+    const end = lineEnd(text, from);
     const colon = text.indexOf(':', from);
-    if (end < 0 || colon < 0 || colon >= end) throw new MalformedMessage('a header line without a colon');
+    if (colon < 0 || colon >= end) throw new MalformedMessage('a header line without a colon');
     const name = text.slice(from, colon);
     if (!TOKEN.test(name)) throw new MalformedMessage('a header name that is none');
     headers.push(name, trimmed(text, colon + 1, end));

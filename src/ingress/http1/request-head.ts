@@ -8,6 +8,7 @@ import {
   framingOf,
   type Hop,
   isToken,
+  lineEnd,
   lists,
   MalformedMessage,
   parseHeaderLines,
@@ -32,8 +33,8 @@ const ABSOLUTE = /^https?:\/\/([^/?#]*)(.*)$/i;
 /** @param text a head without its empty line. @throws MalformedMessage */
 export function parseRequestHead(text: string, maxHeaders: number): Http1RequestHead {
   checkCharacters(text);
-  const lineEnd = text.indexOf('\r\n');
-  const line = text.slice(0, lineEnd);
+  const end = lineEnd(text, 0);
+  const line = text.slice(0, end);
   const [method = '', target = '', version = '', ...more] = line.split(' ');
   const minor = VERSION.exec(version)?.[1];
   if (
@@ -45,7 +46,7 @@ export function parseRequestHead(text: string, maxHeaders: number): Http1Request
   ) {
     throw new MalformedMessage('a request line that is none');
   }
-  const headers = parseHeaderLines(text, lineEnd + 2, maxHeaders);
+  const headers = parseHeaderLines(text, end + 2, maxHeaders);
   const hop = readHop(headers);
   const isOld = minor === '0';
   checkHost(hop, isOld);

@@ -7,7 +7,7 @@
 import type { Duplex } from 'node:stream';
 import { type Clock, withDeadline } from '../../lib/index.ts';
 import type { Machine } from '../../microvms/index.ts';
-import type { AnswerHead, AnswerSink, BodySink, Outgoing, RequestHead, Upstream } from '../exchange.ts';
+import type { AnswerHead, AnswerSink, BodySink, Caller, Outgoing, RequestHead, Upstream } from '../exchange.ts';
 import type { RawHeaders } from '../headers.ts';
 import { AnswerReader, type AnswerTaker } from './answer.ts';
 import { encodeChunk, lastChunk } from './body.ts';
@@ -28,7 +28,7 @@ export class Http1Upstreams implements Disposable {
   }
 
   to(port: number): Upstream {
-    return { send: (head, headers, answer, signal) => this.#send(port, head, headers, answer, signal) };
+    return { send: (head, headers, answer, caller) => this.#send(port, head, headers, answer, caller) };
   }
 
   [Symbol.dispose](): void {
@@ -40,11 +40,11 @@ export class Http1Upstreams implements Disposable {
     head: RequestHead,
     headers: RawHeaders,
     answer: AnswerSink,
-    signal: AbortSignal,
+    caller: Caller,
   ): Promise<Outgoing> {
     const text = encodeHead(head, headers);
     const kept = this.#tunnels.take(port);
-    const tunnel = kept ?? (await this.#open(port, signal));
+    const tunnel = kept ?? (await this.#open(port, caller.signal));
     tunnel.begin(head, text, answer, kept !== undefined);
     return tunnel;
   }

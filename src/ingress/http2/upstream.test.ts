@@ -12,7 +12,7 @@ import { Shielded } from './shielded.ts';
 import { Http2Upstream } from './upstream.ts';
 
 const LIMITS = { headerBytes: 16_384, headerCount: 100 };
-const NEVER = new AbortController().signal;
+const NEVER = new AbortController();
 
 /** An app behind an upstream; `connects` counts how often it was connected to. */
 function appOf(onStream: (stream: ServerHttp2Stream, headers: RawHeaders) => void, settings = {}) {

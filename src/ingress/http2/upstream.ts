@@ -6,7 +6,7 @@
  */
 import { type ClientHttp2Stream, constants } from 'node:http2';
 import { messageOf } from '../../lib/index.ts';
-import type { AnswerSink, BodySink, Outgoing, RequestHead, Upstream } from '../exchange.ts';
+import type { AnswerSink, BodySink, Caller, Outgoing, RequestHead, Upstream } from '../exchange.ts';
 import { pairsOf, type RawHeaders } from '../headers.ts';
 import { grouped, isTooLarge, lowered, plainHeaders } from './head.ts';
 import { StreamReset } from './reset.ts';
@@ -21,8 +21,8 @@ export class Http2Upstream implements Upstream {
     this.#scheme = scheme;
   }
 
-  async send(head: RequestHead, headers: RawHeaders, answer: AnswerSink, signal: AbortSignal): Promise<Outgoing> {
-    const session = await this.#pool.take(signal);
+  async send(head: RequestHead, headers: RawHeaders, answer: AnswerSink, caller: Caller): Promise<Outgoing> {
+    const session = await this.#pool.take(caller.signal);
     return new Http2Outgoing(session, { head, headers: this.#headersFor(head, headers), answer });
   }
 
