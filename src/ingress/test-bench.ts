@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { createFakeEngine, type FakeApp, type FakeEngine, type Machine } from '../engine/index.ts';
 import { DomainError, randomIds, silentLogger, systemClock } from '../lib/index.ts';
-import type { TokenClaims } from '../microvms/index.ts';
+import type { TokenClaims, UnderWay } from '../microvms/index.ts';
 import { createIngress, type Ingress, type IngressOptions, type Traffic } from './ingress.ts';
 
 export interface Bench extends AsyncDisposable {
@@ -72,9 +72,12 @@ export class FakeTraffic implements Traffic {
   /** Exchanges under way. */
   underWay = 0;
 
-  exchange(_microvmId: string): Disposable {
+  /** Since the machine began to serve; a long time, unless a test says otherwise. */
+  servedMs = 3_600_000;
+
+  exchange(_microvmId: string): UnderWay {
     this.underWay++;
-    return { [Symbol.dispose]: () => void this.underWay-- };
+    return { servedMs: this.servedMs, answered: () => {}, [Symbol.dispose]: () => void this.underWay-- };
   }
 
   activity(microvmId: string): void {

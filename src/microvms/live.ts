@@ -5,6 +5,7 @@
 
 import type { Machine } from '../engine/index.ts';
 import { type Clock, DomainError } from '../lib/index.ts';
+import type { UnderWay } from './types.ts';
 
 /** One live machine. `serving` only while the record is RUNNING. */
 export interface Live {
@@ -12,11 +13,12 @@ export interface Live {
   /** Of the record it was started for. */
   readonly epoch: number;
   serving: boolean;
+  servingSinceMs: number;
   lastActivityMs: number;
   idleTimer: Disposable | undefined;
 }
 
-/** Pause before an idle microVM whose suspend could not be written down is looked at again. */
+/** Pause before an idle microVM whose suspend could not be written down, or that owes an answer, is looked at again. */
 const RETRY_MS = 5000;
 
 export class LiveMachines {
@@ -55,6 +57,7 @@ export class LiveMachines {
       machine,
       epoch,
       serving: false,
+      servingSinceMs: this.#clock.monotonicMs(),
       lastActivityMs: this.#clock.monotonicMs(),
       idleTimer: undefined,
     };
@@ -79,7 +82,8 @@ export class LiveMachines {
     const live = this.#live.get(id);
     if (live === undefined) return;
     live.serving = true;
-    live.lastActivityMs = this.#clock.monotonicMs();
+    live.servingSinceMs = this.#clock.monotonicMs();
+    live.lastActivityMs = live.servingSinceMs;
     for (const waiter of this.#takeWaiters(id)) waiter.resolve(live.machine);
     if (maxIdleMs !== null) this.#watchIdle(live, maxIdleMs, onIdle);
   }
@@ -94,13 +98,21 @@ export class LiveMachines {
   }
 
   /** Something that should end before the microVM is suspended; disposing says that it did. */
-  exchange(id: string): Disposable {
+  exchange(id: string): UnderWay {
+    const sinceMs = this.#live.get(id)?.servingSinceMs ?? Number.NEGATIVE_INFINITY;
     let exchanges = this.#exchanges.get(id);
     if (exchanges === undefined) {
       exchanges = new Exchanges(() => this.#exchanges.delete(id));
       this.#exchanges.set(id, exchanges);
     }
-    return exchanges.begin();
+    return exchanges.begin(this.#clock.monotonicMs() - sinceMs);
+  }
+
+  /** Whether a request waits for its answer, or something moved within the last `maxIdleMs`. */
+  stirs(id: string, maxIdleMs: number): boolean {
+    const live = this.#live.get(id);
+    if ((this.#exchanges.get(id)?.unanswered ?? 0) > 0) return true;
+    return live !== undefined && this.#clock.monotonicMs() - live.lastActivityMs < maxIdleMs;
   }
 
   /** Resolves when no exchange is under way, at the latest after `timeoutMs`. */
@@ -146,6 +158,10 @@ export class LiveMachines {
     const leftMs = live.lastActivityMs + maxIdleMs - this.#clock.monotonicMs();
     live.idleTimer = this.#clock.after(Math.max(0, leftMs), () => {
       if (this.#clock.monotonicMs() - live.lastActivityMs < maxIdleMs) return this.#watchIdle(live, maxIdleMs, onIdle);
+      if (this.stirs(live.machine.id, maxIdleMs)) {
+        live.idleTimer = this.#clock.after(RETRY_MS, () => this.#watchIdle(live, maxIdleMs, onIdle));
+        return;
+      }
       onIdle().catch(() => {
         if (!live.serving) return;
         live.idleTimer = this.#clock.after(RETRY_MS, () => this.#watchIdle(live, maxIdleMs, onIdle));
@@ -165,6 +181,8 @@ class Exchanges {
   readonly #ended = Promise.withResolvers<void>();
   readonly #onEnded: () => void;
   #count = 0;
+  /** Of these, the app has not begun to answer. */
+  unanswered = 0;
 
   constructor(onEnded: () => void) {
     this.#onEnded = onEnded;
@@ -174,13 +192,22 @@ class Exchanges {
     return this.#ended.promise;
   }
 
-  begin(): Disposable {
+  begin(servedMs: number): UnderWay {
     this.#count += 1;
+    this.unanswered += 1;
     let open = true;
+    let waits = true;
+    const answered = () => {
+      if (waits) this.unanswered -= 1;
+      waits = false;
+    };
     return {
+      servedMs,
+      answered,
       [Symbol.dispose]: () => {
         if (!open) return;
         open = false;
+        answered();
         this.#count -= 1;
         if (this.#count > 0) return;
         this.#onEnded();

@@ -52,6 +52,7 @@ import type {
   MicrovmView,
   RunMicrovmInput,
   TokenCheck,
+  UnderWay,
 } from './types.ts';
 import { itemOf, viewOf } from './views.ts';
 
@@ -372,7 +373,7 @@ class MicrovmsRoom implements Microvms {
     }
   }
 
-  exchange(microvmId: string): Disposable {
+  exchange(microvmId: string): UnderWay {
     return this.#live.exchange(microvmId);
   }
 

@@ -289,8 +289,11 @@ export class Reconciler implements AsyncDisposable {
   async #save(record: Suspending, machine: Machine, signal: AbortSignal) {
     let slot: Disposable;
     try {
-      // What is under way through the endpoint may end first; for an idle one nothing moved for a long time.
-      if (record.cause === 'request') await this.#o.live.quiet(record.id, this.#o.drainMs, signal);
+      // What is under way through the endpoint may end first. Not for an idle one, where nothing moved for a long time,
+      // unless a request came while that was written down.
+      const maxIdleMs = (record.idlePolicy?.maxIdleDurationSeconds ?? 0) * 1000;
+      const waits = record.cause === 'request' || this.#o.live.stirs(record.id, maxIdleMs);
+      if (waits) await this.#o.live.quiet(record.id, this.#o.drainMs, signal);
       slot = await this.#suspends.acquire({ signal });
     } catch (error) {
       return { kind: 'failed', error } as const;

@@ -103,6 +103,14 @@ export interface Endpoint {
 /** `isMoving`: something is being done to it, also where its state for callers does not show that. */
 export type HoldingMicrovm = MicrovmItem & { readonly isMoving: boolean };
 
+/** An exchange under way through a machine. */
+export interface UnderWay extends Disposable {
+  /** For how long the machine had served when the exchange began. */
+  readonly servedMs: number;
+  /** The app has begun to answer. Until then the microVM is not idle, however silent the connection. GUESS: idle-unanswered */
+  answered(): void;
+}
+
 export interface DrainStatus {
   readonly draining: boolean;
   /** MicroVMs with a machine, or about to have one. */
@@ -150,11 +158,8 @@ export interface Microvms extends AsyncDisposable {
    * @throws DomainError NOT_FOUND, CONFLICT (it cannot be reached now); the signal's reason
    */
   wake(microvmId: string, options: { signal?: AbortSignal }): Promise<Machine>;
-  /**
-   * An exchange through the machine has begun; dispose when it ended. A suspend asked for by a caller waits a moment for
-   * those under way.
-   */
-  exchange(microvmId: string): Disposable;
+  /** An exchange through the machine has begun; dispose when it ended. A suspend waits a moment for those under way. */
+  exchange(microvmId: string): UnderWay;
   /** Bytes came through the endpoint: restarts the idle clock. In memory only, cheap enough to be called per chunk. */
   activity(microvmId: string): void;
   /** The app's output, kept copy included, so also after the end. @throws DomainError NOT_FOUND */

@@ -288,7 +288,11 @@ class Player {
     const { server } = this.#world;
     this.#exchanges.get(vm)?.[Symbol.dispose]();
     this.#exchanges.delete(vm);
-    if (begin && server?.started === true) this.#exchanges.set(vm, server.microvms.exchange(vm.id));
+    if (!begin || server?.started !== true) return;
+    const exchange = server.microvms.exchange(vm.id);
+    // A silent stream: what waits for its answer would keep the microVM from being idle.
+    exchange.answered();
+    this.#exchanges.set(vm, exchange);
   }
 
   #exit(vm: Expectation, code: number): void {
