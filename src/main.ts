@@ -39,6 +39,7 @@ import { openIdentity } from './identity/index.ts';
 import { createImages } from './images/index.ts';
 import { createIngress } from './ingress/index.ts';
 import { DomainError, type Logger, messageOf, randomIds, sleep, systemClock, withDeadline } from './lib/index.ts';
+import { createLogs } from './logs/index.ts';
 import { createMicrovms, type Microvms } from './microvms/index.ts';
 import { openStore } from './store/index.ts';
 
@@ -79,6 +80,9 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   const rootKey = ensureAccessKey(stateDir, ids);
 
   const store = stack.use(await openStore(join(stateDir, 'store.sqlite')));
+  const logs = stack.use(
+    createLogs({ file: join(stateDir, 'logs', 'events.sqlite'), log: log.child({ room: 'logs' }) }),
+  );
   const objects = await createObjectStore({ dir: join(stateDir, 'objects') });
   await ensureBucket(objects, provisionsOf(config).artifactBucket);
   const identity = stack.use(
@@ -142,6 +146,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       region,
       accountId: account,
       log: log.child({ room: 'images' }),
+      logs,
       quotas,
       budget,
     }),
@@ -157,6 +162,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       stateDir,
       region,
       log: log.child({ room: 'microvms' }),
+      logs,
       memoryQuotaMiB: quotas.memoryMiB,
       checkpointSeconds: config.checkpointSeconds,
       budget,
@@ -172,6 +178,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     microvms,
     connectors,
     identity,
+    logs,
     region,
     auth: config.auth,
     logger: log.child({ room: 'api' }),

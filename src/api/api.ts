@@ -9,10 +9,12 @@ import { lambdaCore } from '../../spec/lambda-core.ts';
 import { lambdaMicrovms } from '../../spec/lambda-microvms.ts';
 import type { Identity, Principal } from '../identity/index.ts';
 import { type Clock, DomainError, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
+import type { Logs } from '../logs/index.ts';
 import { accessDenied, callerOf, demand } from './access.ts';
 import { authorise, resourceOf, resourceTags } from './authorisation.ts';
 import { signatureWireError, toWireError } from './errors.ts';
 import { answerExtension, EXTENSION_PREFIX } from './extensions/index.ts';
+import { isForLogs, LogsWire } from './logs/logs-wire.ts';
 import { isLocalProgram } from './loopback.ts';
 import type { AnyBehaviour, OperationName, Rooms } from './operation.ts';
 import { behaviours } from './operations/index.ts';
@@ -38,6 +40,7 @@ export type AuthMode = 'sigv4' | 'off';
 
 export interface ApiOptions extends Rooms {
   readonly identity: Identity;
+  readonly logs: Logs;
   readonly region: string;
   readonly auth: AuthMode;
   readonly logger: Logger;
@@ -56,7 +59,9 @@ const MAX_SKEW_MS = 5 * 60_000;
 
 export function createApi(options: ApiOptions): RequestHandler {
   const api = new Api(options);
-  return (request, response) => void api.handle(request, response);
+  const { logs, identity, region, auth, logger, clock = systemClock, ids = randomIds } = options;
+  const logsWire = new LogsWire({ logs, identity, region, auth, logger, clock, ids });
+  return (request, response) => void (isForLogs(request) ? logsWire : api).handle(request, response);
 }
 
 class Api {

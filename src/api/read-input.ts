@@ -16,7 +16,7 @@ export interface RawInput {
 }
 
 /** @throws WireError `SerializationException`, `ValidationException` */
-export function readInput<const O extends Operation>(operation: O, raw: RawInput): InputOf<O['input']> {
+export function readInput<const O extends Pick<Operation, 'input'>>(operation: O, raw: RawInput): InputOf<O['input']> {
   const members = Object.entries<Member>(operation.input);
   const body = members.some(([, member]) => member.in === 'body') ? parseBody(raw.body) : {};
   const values = members.flatMap(([name, member]) => {

@@ -80,7 +80,7 @@ test('env prints export lines that a shell reads, and clients take them from the
   const lines = plain.stdout.trimEnd().split('\n');
   const names = lines.map((line) => /^export ([A-Z0-9_]+)=\S+$/.exec(line)?.[1]);
   const wanted =
-    'AWS_ENDPOINT_URL_LAMBDA_MICROVMS AWS_ENDPOINT_URL_LAMBDA_CORE AWS_ENDPOINT_URL_S3 AWS_REGION AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_CA_BUNDLE NODE_EXTRA_CA_CERTS REKINDLE_BUILD_ROLE_ARN REKINDLE_EXECUTION_ROLE_ARN REKINDLE_BASE_IMAGE_ARN REKINDLE_ARTIFACT_BUCKET';
+    'AWS_ENDPOINT_URL_LAMBDA_MICROVMS AWS_ENDPOINT_URL_LAMBDA_CORE AWS_ENDPOINT_URL_CLOUDWATCH_LOGS AWS_ENDPOINT_URL_S3 AWS_REGION AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_CA_BUNDLE NODE_EXTRA_CA_CERTS REKINDLE_BUILD_ROLE_ARN REKINDLE_EXECUTION_ROLE_ARN REKINDLE_BASE_IMAGE_ARN REKINDLE_ARTIFACT_BUCKET';
   for (const name of wanted.split(' ')) assert.ok(names.includes(name), name);
   const values = JSON.parse((await rekindle(['env', '--state', home.stateDir, '--json'])).stdout);
   assert.equal((await rekindle(['ls', '--json'], values)).stdout, '[]\n');

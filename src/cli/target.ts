@@ -99,6 +99,7 @@ export function environmentOf(target: Target): Record<string, string> {
   return {
     AWS_ENDPOINT_URL_LAMBDA_MICROVMS: target.apiUrl,
     AWS_ENDPOINT_URL_LAMBDA_CORE: target.apiUrl,
+    AWS_ENDPOINT_URL_CLOUDWATCH_LOGS: target.apiUrl,
     AWS_ENDPOINT_URL_S3: target.s3Url,
     AWS_REGION: target.region,
     AWS_DEFAULT_REGION: target.region,

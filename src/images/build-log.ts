@@ -6,6 +6,7 @@
 import { type FileHandle, mkdir, open, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { type Logger, messageOf } from '../lib/index.ts';
+import type { LineSink } from '../logs/index.ts';
 
 const MAX_BYTES = 16 * 1024 * 1024;
 const READ_BYTES = 64 * 1024;
@@ -36,14 +37,15 @@ export class BuildLogs {
     if (!this.#open.has(buildId)) this.#open.set(buildId, { changed: Promise.withResolvers(), ended: false });
   }
 
-  /** Disposing the writer ends the log. */
-  async writer(buildId: string): Promise<BuildLogWriter> {
+  /** Disposing the writer ends the log. `lines` gets the same. */
+  async writer(buildId: string, lines?: LineSink): Promise<BuildLogWriter> {
     this.expect(buildId);
     await mkdir(this.#folder, { recursive: true });
     const file = await open(this.#fileOf(buildId), 'w', 0o600);
     return new Writer(file, this.#log.child({ buildId }), {
       written: () => this.#changed(buildId, false),
       ended: () => this.#changed(buildId, true),
+      lines,
     });
   }
 
@@ -106,16 +108,22 @@ export class BuildLogs {
 
 const NOTHING = { bytesRead: 0, buffer: Buffer.alloc(0) };
 
+interface WriterEvents {
+  written(): void;
+  ended(): void;
+  readonly lines: LineSink | undefined;
+}
+
 class Writer implements BuildLogWriter {
   readonly #file: FileHandle;
   readonly #log: Logger;
-  readonly #events: { written(): void; ended(): void };
+  readonly #events: WriterEvents;
   #pending: Buffer[] = [];
   #bytes = 0;
   #work: Promise<void> = Promise.resolve();
   #ended = false;
 
-  constructor(file: FileHandle, log: Logger, events: { written(): void; ended(): void }) {
+  constructor(file: FileHandle, log: Logger, events: WriterEvents) {
     this.#file = file;
     this.#log = log;
     this.#events = events;
@@ -127,6 +135,7 @@ class Writer implements BuildLogWriter {
     const bytes = Buffer.from(chunk as Buffer);
     this.#bytes += bytes.length;
     this.#pending.push(bytes);
+    this.#events.lines?.write(bytes);
     if (this.#bytes >= MAX_BYTES) this.#pending.push(TRUNCATED);
     this.#work = this.#work.then(() => this.#flush());
   }
@@ -136,6 +145,7 @@ class Writer implements BuildLogWriter {
     this.#ended = true;
     await this.#work;
     await this.#file.close();
+    this.#events.lines?.end();
     this.#events.ended();
   }
 

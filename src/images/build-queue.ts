@@ -7,6 +7,7 @@ import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { BUILDER_MEMORY_MIB, type Budget, type Need, needOf } from '../engine/index.ts';
 import { messageOf, Slots, withDeadline } from '../lib/index.ts';
+import { destinationOf, LineSink, type Logs } from '../logs/index.ts';
 import type { BuildLogs, BuildLogWriter } from './build-log.ts';
 import { type BuilderOptions, runBuild } from './builder.ts';
 import type { Catalog } from './catalog.ts';
@@ -17,6 +18,8 @@ import { memoryMiBOf } from './version-config.ts';
 export interface BuildQueueOptions extends BuilderOptions {
   readonly catalog: Catalog;
   readonly logs: BuildLogs;
+  /** Where builds log to besides. */
+  readonly events?: Pick<Logs, 'sink'> | undefined;
   readonly concurrentBuilds: number;
   readonly budget: Budget;
 }
@@ -85,7 +88,7 @@ export class BuildQueue implements AsyncDisposable {
     const { signal } = this.#stop;
     using _slot = await this.#slots.acquire({ signal });
     // Disposed last, so that who followed the log finds the outcome written.
-    await using buildLog = await logs.writer(version.buildId);
+    await using buildLog = await logs.writer(version.buildId, this.#linesOf(version));
     using _share = await this.#share(version, buildLog);
     if (!(await catalog.record(arn, number, { type: 'started' }, clock.now()))) return;
     const startedMs = clock.monotonicMs();
@@ -105,6 +108,20 @@ export class BuildQueue implements AsyncDisposable {
       'build ended',
     );
   }
+
+  #linesOf(version: VersionRecord): LineSink | undefined {
+    const { clock, events } = this.#o;
+    const source = {
+      imageName: version.imageName,
+      imageVersion: version.version,
+      id: version.buildId,
+      startedAt: clock.now(),
+    };
+    const destination = destinationOf(version.config.logging, source);
+    if (events === undefined || destination === undefined) return undefined;
+    return new LineSink(events.sink(destination.group, destination.stream), () => clock.now());
+  }
+
   /** A build's machines run one after another: their share is that of the largest. @throws DomainError `CAPACITY`, MachineError */
   async #share({ buildId, config, ...version }: VersionRecord, buildLog: BuildLogWriter): Promise<Disposable> {
     const { budget, clock } = this.#o;

@@ -19,6 +19,7 @@ import {
   systemClock,
   type Tags,
 } from '../lib/index.ts';
+import type { Logs } from '../logs/index.ts';
 import { type Claim, fingerprintOf, type Page, type PageKey, type Row, readPage, type Store } from '../store/index.ts';
 import { BuildLogs } from './build-log.ts';
 import { BuildQueue } from './build-queue.ts';
@@ -78,6 +79,8 @@ export interface ImagesOptions {
   readonly region: string;
   readonly accountId: string;
   readonly log: Logger;
+  /** Where builds log to, besides the files of their own. */
+  readonly logs?: Pick<Logs, 'sink'>;
   readonly clock?: Clock;
   readonly ids?: Ids;
   /** Default 1: a build wants the whole machine. */
@@ -124,6 +127,7 @@ class ImagesRoom implements Images {
     this.#queue = new BuildQueue({
       ...common,
       artifacts: options.artifacts,
+      events: options.logs,
       connectors: options.connectors,
       roles: options.roles,
       region: options.region,

@@ -9,21 +9,27 @@ import { appendFile, mkdir, readFile, rename, stat } from 'node:fs/promises';
 import path from 'node:path';
 import type { LogLine, Machine } from '../engine/index.ts';
 import { type Logger, messageOf, sleep } from '../lib/index.ts';
+import type { LogSink } from '../logs/index.ts';
 
 const MAX_FILE_BYTES = 1024 * 1024;
 /** How long an ending machine's last lines are waited for. */
 const LAST_LINES_MS = 500;
+
+/** Where the lines of a microVM go besides. */
+export type SinkSource = (microvmId: string) => Promise<LogSink | undefined>;
 
 type Listener = (line: LogLine | undefined) => void;
 
 export class AppLogs {
   readonly #folder: string;
   readonly #log: Logger;
+  readonly #sinkOf: SinkSource;
   readonly #writers = new Map<string, Writer>();
 
-  constructor(folder: string, log: Logger) {
+  constructor(folder: string, log: Logger, sinkOf: SinkSource = async () => undefined) {
     this.#folder = folder;
     this.#log = log;
+    this.#sinkOf = sinkOf;
   }
 
   /** Copies what the machine prints from now on (and printed already). Disposing stops; call `finish` for the last lines. */
@@ -111,7 +117,7 @@ export class AppLogs {
   #writerOf(id: string): Writer {
     let writer = this.#writers.get(id);
     if (writer === undefined) {
-      writer = new Writer(this.#folder, id, this.#log);
+      writer = new Writer(this.#folder, id, this.#log, this.#sinkOf);
       this.#writers.set(id, writer);
     }
     return writer;
@@ -131,15 +137,18 @@ class Writer {
   readonly #folder: string;
   readonly #id: string;
   readonly #log: Logger;
+  readonly #sinkOf: SinkSource;
+  #sink: LogSink | undefined;
   #bytes = 0;
   #pending: string[] = [];
   #work: Promise<void> = Promise.resolve();
   #ready: Promise<void> | undefined;
 
-  constructor(folder: string, id: string, log: Logger) {
+  constructor(folder: string, id: string, log: Logger, sinkOf: SinkSource) {
     this.#folder = folder;
     this.#id = id;
     this.#log = log;
+    this.#sinkOf = sinkOf;
   }
 
   /** Finds where the kept copy ends. */
@@ -152,16 +161,25 @@ class Writer {
         (found) => found.size,
         () => 0,
       );
+      this.#sink = await this.#sinkOf(this.#id);
     })();
     return this.#ready;
   }
 
   append(line: LogLine): void {
     if (line.cursor < this.nextCursor) return;
+    this.#pass(line);
     this.nextCursor = line.cursor + 1;
     this.#pending.push(`${JSON.stringify(line)}\n`);
     for (const listener of this.listeners) listener(line);
     if (this.#pending.length === 1) this.#work = this.#work.then(() => this.#write());
+  }
+
+  #pass({ cursor, at, text }: LogLine): void {
+    // A guest that prints faster than the link carries keeps only its newest lines.
+    const lost = this.nextCursor === 0 ? 0 : cursor - this.nextCursor;
+    if (lost > 0) this.#sink?.write({ at, message: `[rekindle] ${lost} lines before this one were lost` });
+    if (text !== '') this.#sink?.write({ at, message: text });
   }
 
   end(): void {

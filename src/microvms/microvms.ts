@@ -27,6 +27,7 @@ import {
   systemClock,
   withDeadline,
 } from '../lib/index.ts';
+import { destinationOf, type LogSink, type Logs } from '../logs/index.ts';
 import { type Claim, DueClock, type Page, readPage, type Store } from '../store/index.ts';
 import { AppLogs } from './app-log.ts';
 import { Capacity } from './capacity.ts';
@@ -67,6 +68,8 @@ export interface MicrovmsOptions {
   readonly stateDir: string;
   readonly region: string;
   readonly log: Logger;
+  /** Where apps log to, besides the files of their own. */
+  readonly logs?: Pick<Logs, 'sink'>;
   readonly clock?: Clock;
   readonly ids?: Ids;
   /** Launches and resumes at once; default twice the CPUs. */
@@ -155,7 +158,7 @@ class MicrovmsRoom implements Microvms {
       checkpoints: (options.checkpointSeconds ?? 0) > 0,
     });
     this.#live = new LiveMachines(clock);
-    this.#logs = new AppLogs(path.join(options.stateDir, 'logs', 'microvms'), log);
+    this.#logs = new AppLogs(path.join(options.stateDir, 'logs', 'microvms'), log, (id) => this.#sinkOf(id));
     this.#egress = new MachineEgress({ connectors: options.connectors, engine: options.engine, clock, log });
     this.#flows = new FlowReaders(options.engine, clock);
     this.#ledger = new Ledger({
@@ -388,6 +391,19 @@ class MicrovmsRoom implements Microvms {
     const hasEnded = async () => (await this.#ledger.get(microvmId)).state === 'TERMINATED';
     await hasEnded(); // throws for an unknown one
     yield* this.#logs.read(microvmId, { ...options, hasEnded });
+  }
+
+  async #sinkOf(microvmId: string): Promise<LogSink | undefined> {
+    const { logs } = this.#o;
+    const record = await this.#ledger.find(microvmId);
+    if (logs === undefined || record === undefined) return undefined;
+    const { imageArn, imageVersion, startedAt, logging } = record;
+    const imageName = imageArn.split(':').at(-1) ?? '';
+    const destination = destinationOf(logging, { imageName, imageVersion, id: microvmId, startedAt });
+    if (destination === undefined) return undefined;
+    const sink = logs.sink(destination.group, destination.stream);
+    // What was printed before the snapshot was printed by the image, not by this microVM.
+    return { write: ({ at, message }) => sink.write({ at: Math.max(at, startedAt), message }) };
   }
 
   async *flows(microvmId: string, options: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<FlowRecord> {

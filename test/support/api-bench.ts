@@ -13,6 +13,7 @@ import { type OpenIdentity, openIdentity } from '../../src/identity/index.ts';
 import { createImages, type ImageQuotas, type Images } from '../../src/images/index.ts';
 import { createIngress } from '../../src/ingress/index.ts';
 import { randomIds, silentLogger, systemClock } from '../../src/lib/index.ts';
+import { createLogs, type Logs } from '../../src/logs/index.ts';
 import { createMicrovms, type Microvms } from '../../src/microvms/index.ts';
 import { openStore, type Store } from '../../src/store/index.ts';
 import { rawZip } from './raw-zip.ts';
@@ -33,6 +34,7 @@ export interface ApiBench extends AsyncDisposable {
   readonly connectors: Connectors;
   readonly objects: ObjectStore;
   readonly store: Store;
+  readonly logs: Logs;
   readonly identity: OpenIdentity;
   /** Signs with the root's key, does not retry. */
   readonly sdk: LambdaMicrovmsClient;
@@ -68,6 +70,7 @@ export async function createApiBench(options: BenchOptions = {}): Promise<ApiBen
   const [clock, ids, log] = [systemClock, randomIds, silentLogger];
 
   const store = stack.use(await openStore(join(stateDir, 'store.sqlite')));
+  const logs = stack.use(createLogs({ file: join(stateDir, 'logs.sqlite'), log, clock }));
   const objects = await createObjectStore({ dir: join(stateDir, 'objects') });
   const artifacts = createArtifacts({ store: objects });
   const identity = await openIdentity({ account, rootKeys: [credentials], store });
@@ -95,6 +98,7 @@ export async function createApiBench(options: BenchOptions = {}): Promise<ApiBen
       region,
       accountId: account,
       log,
+      logs,
       quotas: limits.images ?? {},
     }),
   );
@@ -108,6 +112,7 @@ export async function createApiBench(options: BenchOptions = {}): Promise<ApiBen
       stateDir,
       region,
       log,
+      logs,
       memoryQuotaMiB: limits.memoryMiB,
     }),
   );
@@ -120,7 +125,7 @@ export async function createApiBench(options: BenchOptions = {}): Promise<ApiBen
   await objects.put('artifacts', 'app.zip', once(rawZip([{ name: 'Dockerfile', content: 'FROM base\n' }])));
   const wire = { identity, region, auth, logger: log };
   const rates = limits.rates ?? {};
-  const apiPort = await listen(stack, createApi({ ...wire, images, microvms, connectors, rates }));
+  const apiPort = await listen(stack, createApi({ ...wire, logs, images, microvms, connectors, rates }));
   const s3Port = await listen(stack, createS3({ ...wire, store: objects }));
 
   const owned = stack.move();
@@ -139,6 +144,7 @@ export async function createApiBench(options: BenchOptions = {}): Promise<ApiBen
     connectors,
     objects,
     store,
+    logs,
     identity,
     sdk: client(),
     client,

@@ -1,0 +1,19 @@
+/** The logs room's door. */
+export { destinationOf, LineSink, type LoggingChoice } from './destination.ts';
+export { createLogs, type LogsOptions } from './logs.ts';
+export type {
+  FilterPage,
+  FilterQuery,
+  GroupQuery,
+  GroupView,
+  LogEvent,
+  LogSink,
+  Logs,
+  NewEvent,
+  Position,
+  ReadQuery,
+  StreamQuery,
+  StreamView,
+  TailEvent,
+  TailOptions,
+} from './types.ts';
