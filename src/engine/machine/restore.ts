@@ -47,7 +47,7 @@ export function restoreConfig(
 
 /** The caller owns both parts of the result. @throws MachineError */
 export async function restoreMachine(
-  { driver, ids, clock, restoring, leaving }: EngineContext,
+  { driver, ids, clock, restoring, leaving }: Pick<EngineContext, 'driver' | 'ids' | 'clock' | 'restoring' | 'leaving'>,
   source: RestoreSource,
   options: { signal?: AbortSignal | undefined },
 ): Promise<Restored> {
@@ -57,7 +57,9 @@ export async function restoreMachine(
   const vmm = stack.use(await driver.start(source.config, options));
   let mayRun = false;
   const { beforeRun } = source;
-  const noteRun = async (secret: string) => {
+  const noteRun = async (secret: string, signal: AbortSignal) => {
+    // Nobody waits for it any more: what it is resumed from must stay.
+    signal.throwIfAborted();
     mayRun = beforeRun !== undefined;
     await beforeRun?.(secret);
   };
@@ -66,6 +68,8 @@ export async function restoreMachine(
   return await whileAlive(vmm, given, async (signal) => {
     if (source.memory !== undefined) await vmm.changedMemory?.load(source.memory);
     await source.verified;
+    // Called off meanwhile: its VMM is gone, or as good as.
+    signal.throwIfAborted();
     const secret = newSecret(ids);
     const opening = openLink({
       socketPath: vmm.linkSocketPath,
@@ -76,7 +80,7 @@ export async function restoreMachine(
       signal,
     });
     stack.defer(() => opening.then((link) => link[Symbol.asyncDispose]()).catch(() => {}));
-    const [link] = await Promise.all([opening, vmm.restore(source.statePath, () => noteRun(secret))]);
+    const [link] = await Promise.all([opening, vmm.restore(source.statePath, () => noteRun(secret, signal))]);
     restoring.delete(source);
     stack.move();
     return { vmm, link, secret };
