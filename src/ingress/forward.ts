@@ -9,6 +9,7 @@ import type { Machine, Microvms, UnderWay } from '../microvms/index.ts';
 import { BAD_GATEWAY, refuse } from './answers.ts';
 import type { AnswerHead, AnswerSink, Caller, ClientSide, Outgoing, Upstream } from './exchange.ts';
 import { type RawHeaders, requestHeaders, responseHeaders, trailers } from './headers.ts';
+import { StreamReset } from './http2/reset.ts';
 import { Patience } from './patience.ts';
 import { isMachineGone, type Upstreams } from './upstream.ts';
 
@@ -58,7 +59,9 @@ export async function forward(client: ClientSide, target: Target, around: Surrou
       { microvmId: target.microvmId, requestId: target.requestId, error: messageOf(error) },
       'endpoint answers 502',
     );
-    refuse(client, BAD_GATEWAY, target.requestId);
+    // A client of HTTP/2 is told of a reset as such: gRPC has meanings for its codes.
+    if (error instanceof StreamReset && client.request.protocol === 'h2') client.failed(error, false);
+    else refuse(client, BAD_GATEWAY, target.requestId);
   }
 }
 

@@ -8,7 +8,7 @@ import { constants, type ServerHttp2Stream } from 'node:http2';
 import type { AnswerHead, BodySink, ClientSide, RequestHead } from '../exchange.ts';
 import type { RawHeaders } from '../headers.ts';
 import { grouped, lowered } from './head.ts';
-import { resetCodeOf } from './reset.ts';
+import { reset, resetCodeOf } from './reset.ts';
 
 /** Interim answers are headers, which no flow control holds back; an app must not pile them up for a client that reads none. */
 const MAX_INTERIM = 32;
@@ -20,6 +20,8 @@ export class Http2Client implements ClientSide {
   /** The answer ended or broke off, or the client is gone. */
   #isOver = false;
   #isGone = false;
+  /** It was broken off from here. */
+  #isCut = false;
   #interims = 0;
   #sink: BodySink | undefined;
   #requestTrailers: RawHeaders = [];
@@ -43,9 +45,9 @@ export class Http2Client implements ClientSide {
     return this.#hasAnswered;
   }
 
-  /** True when the client, not the app or we, ended the exchange before its time. */
+  /** Of a stream that closed: whether the client, and not the app or we, broke it off. */
   get wasCutByClient(): boolean {
-    return this.#isGone;
+    return this.#isGone || (this.#stream.rstCode !== constants.NGHTTP2_NO_ERROR && !this.#isCut);
   }
 
   readBody(sink: BodySink): void {
@@ -104,16 +106,14 @@ export class Http2Client implements ClientSide {
     this.#answerTrailers = trailers;
     const stream = this.#stream;
     stream.end();
-    if (this.#sink !== undefined || stream.readableEnded) return;
-    if (stream.writableFinished) this.#stopUpload();
-    else stream.once('finish', () => this.#stopUpload());
+    if (this.#sink === undefined && this.request.hasBody) this.#stopUpload();
   }
 
   failed(error: Error): void {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#takeSink();
-    this.#stream.close(resetCodeOf(error));
+    this.#cut(resetCodeOf(error));
   }
 
   onGone(listener: () => void): void {
@@ -145,14 +145,23 @@ export class Http2Client implements ClientSide {
     try {
       this.#stream.sendTrailers(grouped(this.#answerTrailers));
     } catch {
-      this.#stream.close(constants.NGHTTP2_INTERNAL_ERROR);
+      this.#cut(constants.NGHTTP2_INTERNAL_ERROR);
     }
   }
 
-  /** A whole answer went out and nobody wants the rest of the request (RFC 9113 §8.1). */
+  #cut(code: number): void {
+    this.#isCut = true;
+    reset(this.#stream, code);
+  }
+
+  /** Once a whole answer went out and nobody wants the rest of the request (RFC 9113 §8.1). */
   #stopUpload(): void {
     const stream = this.#stream;
-    if (!stream.readableEnded && stream.writableFinished && !stream.closed) stream.close(constants.NGHTTP2_NO_ERROR);
+    if (stream.readableEnded || stream.closed || stream.destroyed) return;
+    // A reset overtakes what nghttp2 has not sent yet, so that it waits for the stream's end to be on its way.
+    if (stream.writableFinished && stream.state.localClose === 1) stream.close(constants.NGHTTP2_NO_ERROR);
+    else if (stream.writableFinished) setImmediate(() => this.#stopUpload());
+    else stream.once('finish', () => this.#stopUpload());
   }
 }
 

@@ -101,9 +101,9 @@ class Session {
         enableConnectProtocol: false,
       },
       maxHeaderListPairs: listPairs,
-      // Ours, below, says why; nghttp2's own is the net under it.
-      streamResetBurst: 2 * RESETS.burst,
-      streamResetRate: 2 * RESETS.perSecond,
+      // A net under ours, which sees resets only when all that was read at once has been taken apart.
+      streamResetBurst: 16 * RESETS.burst,
+      streamResetRate: 16 * RESETS.perSecond,
       strictSingleValueFields: false,
     });
     this.#session.setLocalWindowSize(CONNECTION_WINDOW);
@@ -128,6 +128,7 @@ class Session {
     const head = isTooLarge(raw, this.#options.limits) ? 431 : (requestHeadOf(raw, stream.endAfterHeaders) ?? 400);
     const client = new Http2Client(stream, typeof head === 'number' ? noRequest(stream) : head);
     stream.once('close', () => this.#ended(client.wasCutByClient));
+    if (stream.destroyed) return;
     if (typeof head === 'number') this.#options.refuse(client, head);
     else this.#options.take(client, this.#arrival, serverNameOf(this.#socket));
   }
@@ -136,7 +137,7 @@ class Session {
     this.#streams -= 1;
     if (wasted && !this.#session.destroyed && this.#resets.take(1) > 0) {
       this.#options.log.debug({ microvmId: this.microvmId }, 'HTTP/2 client resets too many streams');
-      this.#session.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+      this.#session.destroy(new Error('too many resets'), constants.NGHTTP2_ENHANCE_YOUR_CALM);
       this.#cutLater();
       return;
     }

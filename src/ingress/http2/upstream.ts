@@ -9,7 +9,7 @@ import { messageOf } from '../../lib/index.ts';
 import type { AnswerSink, BodySink, Caller, Outgoing, RequestHead, Upstream } from '../exchange.ts';
 import { pairsOf, type RawHeaders } from '../headers.ts';
 import { grouped, isTooLarge, lowered, plainHeaders } from './head.ts';
-import { StreamReset } from './reset.ts';
+import { reset, StreamReset } from './reset.ts';
 import type { PooledSession, SessionPool } from './sessions.ts';
 
 export class Http2Upstream implements Upstream {
@@ -106,7 +106,7 @@ class Http2Outgoing implements Outgoing {
         this.#requestTrailers = trailers;
         stream.end();
       },
-      abort: () => stream.close(constants.NGHTTP2_CANCEL),
+      abort: () => reset(stream, constants.NGHTTP2_CANCEL),
     };
   }
 
@@ -120,7 +120,7 @@ class Http2Outgoing implements Outgoing {
 
   cancel(): void {
     this.#isOver = true;
-    this.#stream.close(constants.NGHTTP2_CANCEL);
+    reset(this.#stream, constants.NGHTTP2_CANCEL);
   }
 
   /** The first end of the readable side comes from the app unless the stream is closed already. */
@@ -160,7 +160,7 @@ class Http2Outgoing implements Outgoing {
     this.#isOver = true;
     this.#answer.end(this.#answerTrailers);
     // It may have answered without reading all of the request.
-    if (!this.#stream.writableEnded) this.#stream.close(constants.NGHTTP2_NO_ERROR);
+    if (!this.#stream.writableEnded) reset(this.#stream, constants.NGHTTP2_CANCEL);
   }
 
   #closed(): void {
@@ -184,7 +184,7 @@ class Http2Outgoing implements Outgoing {
       pass();
     } catch (error) {
       this.#isOver = true;
-      this.#stream.close(constants.NGHTTP2_CANCEL);
+      reset(this.#stream, constants.NGHTTP2_CANCEL);
       this.#answer.failed(error instanceof Error ? error : new Error(messageOf(error)), false);
     }
   }
@@ -193,7 +193,7 @@ class Http2Outgoing implements Outgoing {
     try {
       this.#stream.sendTrailers(grouped(this.#requestTrailers));
     } catch {
-      this.#stream.close(constants.NGHTTP2_CANCEL);
+      reset(this.#stream, constants.NGHTTP2_CANCEL);
     }
   }
 }
