@@ -48,6 +48,25 @@ describe("the host's capacity", () => {
     assert.equal(await count(await b.microvms.wake(first, {})), 1);
   });
 
+  it('is not taken by one that ends while it sleeps', async () => {
+    const budget = room(1);
+    await using b = await bench({ budget });
+    const asleep = await b.run({ idlePolicy: IDLE });
+    await b.until(asleep, 'RUNNING');
+    await b.microvms.suspend(asleep);
+    await b.until(asleep, 'SUSPENDED');
+    const awake = await b.run();
+    await b.until(awake, 'RUNNING');
+    const held = b.engine.hold('destroy');
+    await b.microvms.terminate(asleep);
+    assert.deepEqual([budget.held.machines, budget.held.memoryMiB], [1, 608]);
+    held[Symbol.dispose]();
+    await b.until(asleep, 'TERMINATED');
+    await b.microvms.terminate(awake);
+    await b.until(awake, 'TERMINATED');
+    assert.equal(budget.held.files, 0);
+  });
+
   it('is not held by what sleeps when a server starts', async () => {
     await using b = await bench({ budget: room(1) });
     const asleep = await b.run({ idlePolicy: IDLE });

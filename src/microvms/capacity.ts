@@ -46,8 +46,15 @@ export class Capacity implements Disposable {
     }
   }
 
-  /** Brings the share in line with the record. */
+  /** A record of before this server began: it may have a machine. */
+  occupy(record: Microvm): void {
+    if (record.state === 'TERMINATING') this.#budget.hold(record.id, this.#needOf(record.memoryMiB));
+    else this.settle(record);
+  }
+
+  /** Brings the share in line with the record. One that comes to its end keeps what it has: nothing, if it slept. */
   settle(record: Microvm): void {
+    if (record.state === 'TERMINATING') return;
     if (record.state === 'TERMINATED') this.#budget.release(record.id);
     else if (record.state === 'SUSPENDED') this.#budget.rest(record.id);
     else this.#budget.hold(record.id, this.#needOf(record.memoryMiB));

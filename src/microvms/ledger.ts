@@ -38,9 +38,14 @@ export class Ledger {
 
   /** @throws DomainError `NOT_FOUND` in the recorded words */
   async get(id: string): Promise<Microvm> {
-    const record = await this.find(id);
-    if (record === undefined) throw new DomainError('NOT_FOUND', `MicroVM not found: ${id}`);
-    return record;
+    return (await this.row(id)).body;
+  }
+
+  /** The record with its revision. @throws DomainError `NOT_FOUND` */
+  async row(id: string): Promise<MicrovmRow> {
+    const row = await this.rows.get(id);
+    if (row === undefined) throw new DomainError('NOT_FOUND', `MicroVM not found: ${id}`);
+    return row;
   }
 
   /** `condition` is write 0 of the result. */
@@ -56,8 +61,7 @@ export class Ledger {
    */
   async apply(id: string, event: Event, options: { revision?: number } = {}): Promise<Outcome> {
     for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
-      const row = await this.rows.get(id);
-      if (row === undefined) throw new DomainError('NOT_FOUND', `MicroVM not found: ${id}`);
+      const row = await this.row(id);
       if (options.revision !== undefined && row.revision !== options.revision) return { kind: 'stale' };
       const outcome = apply(row.body, event, { wallMs: this.#clock.now(), elapsedMs: this.#elapsed.now() });
       if (outcome.kind !== 'moved') return outcome;

@@ -207,7 +207,7 @@ class MicrovmsRoom implements Microvms {
   async occupy(): Promise<void> {
     for await (const { body } of this.#ledger.inStates(HOLDING_STATES)) {
       this.#memory.hold(body.id, body.memoryMiB);
-      this.#capacity.settle(body);
+      this.#capacity.occupy(body);
       if (body.state === 'TERMINATING') continue;
       const { id, endpointId, endpoint, endpointPort, memoryMiB } = body;
       this.#toReopen.push({ id, endpointId, endpoint, endpointPort, memoryMiB });
@@ -550,16 +550,21 @@ class MicrovmsRoom implements Microvms {
 
   /** A suspended one has no share of the host: it takes one again first. @throws DomainError `CONFLICT` when there is none */
   async #resume(id: string): Promise<void> {
-    const record = await this.#ledger.get(id);
-    if (record.state !== 'SUSPENDED') return this.#command(id, { type: 'resume' });
-    this.#capacity.takeAgain(record);
-    try {
-      await this.#command(id, { type: 'resume' });
-    } catch (error) {
-      // It ended meanwhile.
-      this.#capacity.settle(await this.#ledger.get(id));
-      throw error;
+    for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
+      const { body: record, revision } = await this.#ledger.row(id);
+      if (record.state === 'SUSPENDED') this.#capacity.takeAgain(record);
+      try {
+        // Of the very record that was looked at: another may have fallen asleep, and given its share back, meanwhile.
+        const outcome = await this.#ledger.apply(id, { type: 'resume' }, { revision });
+        if (outcome.kind === 'refused') throw outcome.error;
+        if (outcome.kind !== 'stale') return;
+        this.#capacity.settle(await this.#ledger.get(id));
+      } catch (error) {
+        this.#capacity.settle(await this.#ledger.get(id));
+        throw error;
+      }
     }
+    throw new Error(`the record of ${id} kept changing under a resume`);
   }
 
   /** Memory runs short: who was idle the longest makes room, of those that come back by themselves. */
