@@ -3,10 +3,11 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
+import * as logsSdk from '@aws-sdk/client-cloudwatch-logs';
 import * as sdk from '@aws-sdk/client-lambda-microvms';
 import { type ApiBench, credentials, region } from './api-bench.ts';
 
-export type Service = 'lambda-microvms' | 'lambda-core';
+export type Service = 'lambda-microvms' | 'lambda-core' | 'logs';
 
 export interface Call {
   readonly service: Service;
@@ -32,12 +33,19 @@ type Paginate = (config: { client: unknown; pageSize: number }, input: unknown) 
 
 export function jsClient(bench: ApiBench): Client {
   const client = bench.client();
-  const named = sdk as unknown as Readonly<Record<string, unknown>>;
+  const endpoint = `http://127.0.0.1:${bench.apiPort}`;
+  const logs = new logsSdk.CloudWatchLogsClient({ region, endpoint, credentials, maxAttempts: 1 });
   return {
     // There is no package of lambda-core for JavaScript.
-    speaks: ['lambda-microvms'],
-    call: async ({ operation, params, pageSize }) => {
+    speaks: ['lambda-microvms', 'logs'],
+    call: async ({ service, operation, params, pageSize }) => {
+      const named = (service === 'logs' ? logsSdk : sdk) as unknown as Readonly<Record<string, unknown>>;
       try {
+        if (service === 'logs') {
+          const Command = named[`${operation}Command`] as new (input: unknown) => logsSdk.FilterLogEventsCommand;
+          const { $metadata: _, ...output } = await logs.send(new Command(params));
+          return { output };
+        }
         if (pageSize === undefined) {
           const Command = named[`${operation}Command`] as AnyCommandClass;
           const { $metadata: _, ...output } = (await client.send(new Command(params))) as { $metadata: unknown };
@@ -52,7 +60,10 @@ export function jsClient(bench: ApiBench): Client {
         return { error: { name: error.name, message: error.message } };
       }
     },
-    [Symbol.asyncDispose]: async () => client.destroy(),
+    [Symbol.asyncDispose]: async () => {
+      client.destroy();
+      logs.destroy();
+    },
   };
 }
 
@@ -68,6 +79,7 @@ export function environmentOf(bench: ApiBench): Record<string, string> {
     AWS_DEFAULT_REGION: region,
     AWS_ENDPOINT_URL_LAMBDA_MICROVMS: endpoint,
     AWS_ENDPOINT_URL_LAMBDA_CORE: endpoint,
+    AWS_ENDPOINT_URL_CLOUDWATCH_LOGS: endpoint,
     AWS_ENDPOINT_URL_S3: `http://127.0.0.1:${bench.s3Port}`,
     AWS_EC2_METADATA_DISABLED: 'true',
     AWS_CONFIG_FILE: '/nonexistent',
@@ -85,7 +97,7 @@ export function pythonClient(bench: ApiBench, python: string, kind: 'boto3' | 'c
   });
   const lines = createInterface({ input: child.stdout });
   return {
-    speaks: ['lambda-microvms', 'lambda-core'],
+    speaks: ['lambda-microvms', 'lambda-core', 'logs'],
     call: async (call) => {
       child.stdin.write(`${JSON.stringify(call)}\n`);
       return JSON.parse(await nextLine(lines, child)) as Outcome;
