@@ -74,6 +74,42 @@ test('an external object store needs an address and a key, and the refusal does 
   );
 });
 
+test('host mode has one listener and names below a domain, and its settings mean nothing without it', () => {
+  assert.equal(loadConfig({}, {}).endpointHosts, undefined);
+  assert.deepEqual(loadConfig({ endpointMode: 'host' }, {}).endpointHosts, {
+    listen: { host: '127.0.0.1', port: 8443 },
+    suffix: 'lambda-microvm.us-east-1.localhost',
+    publicPort: undefined,
+  });
+  const wide = {
+    endpointMode: 'host',
+    endpointListen: '[::]:443',
+    endpointDomain: 'Vm.Example.com',
+    endpointPort: '443',
+  };
+  assert.deepEqual(loadConfig({ ...wide, region: 'eu-west-1' }, {}).endpointHosts, {
+    listen: { host: '::', port: 443 },
+    suffix: 'lambda-microvm.eu-west-1.vm.example.com',
+    publicPort: 443,
+  });
+  for (const endpointListen of ['8443', 'localhost:8443', '1.2.3:1', '127.0.0.1:70000', '[zz]:1', ''])
+    assert.throws(() => loadConfig({ ...wide, endpointListen }, {}), /--endpoint-listen is ".*" but must be an IP/);
+  for (const endpointDomain of ['', '.com', 'a..b', 'a_b.com', '-a.com', '*.com', `${'a'.repeat(64)}.com`])
+    assert.throws(() => loadConfig({ ...wide, endpointDomain }, {}), /--endpoint-domain is ".*" but must be a domain/);
+  assert.throws(() => loadConfig({ endpointDomain: 'x.com' }, {}), /--endpoint-domain means something only with/);
+});
+
+test('a certificate comes with its key, and limits are refused with their form', () => {
+  const both = { endpointCert: '/c.pem', endpointKey: '/k.pem' };
+  assert.deepEqual(loadConfig(both, {}).endpointCertificate, { certFile: '/c.pem', keyFile: '/k.pem' });
+  assert.throws(() => loadConfig({ endpointCert: '/c.pem' }, {}), /belong together: give both, or none/);
+  assert.equal(loadConfig({ endpointLimits: 'default,headersSeconds=5' }, {}).endpointLimits.headersMs, 5000);
+  assert.throws(
+    () => loadConfig({ endpointLimits: 'off' }, {}),
+    /--endpoint-limits is "off" but must be default, service/,
+  );
+});
+
 test('docs/CLI.md lists every setting with its flag, variable and default', () => {
   const text = readFileSync(join(import.meta.dirname, '../docs/CLI.md'), 'utf8');
   const rows = [...text.matchAll(/^\| (\w+) \| (--[\w-]+) \| (REKINDLE_\w+) \| (.+) \|$/gm)].map((row) =>

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { request } from 'node:https';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -127,6 +129,47 @@ test('with onShutdown terminate nothing is left to resume', async () => {
   const server = await start(home.dir, createFakeEngine(), { onShutdown: 'terminate' });
   await Promise.all([server.stop(), server.stop()]);
   await assert.rejects(fetch(server.apiUrl));
+});
+
+test('an endpoint outlives restarts in both modes, and follows when the mode changes', async () => {
+  await using home = await folder();
+  const disk = createFakeDisk();
+  const serve = (settings: RawSettings) => start(home.dir, createFakeEngine({ disk }), settings);
+  const addressOf = async (server: Server, microvmId: string) => {
+    using sdk = clients(server, home.dir);
+    const { endpoint = '' } = await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId });
+    const { authToken = {} } = await sdk.microvms.createMicrovmAuthToken({
+      microvmIdentifier: microvmId,
+      expirationInMinutes: 1,
+      allowedPorts: [{ port: 8080 }],
+    });
+    await sdk.microvms.resumeMicrovm({ microvmIdentifier: microvmId });
+    const ca = await readFile(join(home.dir, 'tls/ca.pem'), 'utf8');
+    const { hostname, port } = new URL(`https://${endpoint}`);
+    const headers = { ...authToken, host: endpoint };
+    const sent = request({ host: '127.0.0.1', port, servername: hostname, headers, ca, agent: false }).end();
+    const [answer] = await once(sent, 'response');
+    assert.equal(answer.statusCode, 200, endpoint);
+    answer.resume();
+    return endpoint;
+  };
+  const addresses: string[] = [];
+  const hosts = { endpointMode: 'host', endpointListen: '127.0.0.1:0' };
+  let microvmId = '';
+  for (const settings of [{}, {}, hosts, hosts, {}]) {
+    await using server = await serve(settings);
+    if (microvmId === '') {
+      microvmId = await runningMicrovm(server, home.dir);
+      using sdk = clients(server, home.dir);
+      await sdk.microvms.suspendMicrovm({ microvmIdentifier: microvmId });
+      await until(async () => (await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId })).state === 'SUSPENDED');
+    }
+    addresses.push((await addressOf(server, microvmId)).replace(/(localhost):\d+$/, settings === hosts ? '$1' : '$&'));
+  }
+  const [port = '', again, name = '', nameAgain, back] = addresses;
+  assert.match(port, /^localhost:\d+$/);
+  assert.match(name, /^[0-9a-f-]{36}\.lambda-microvm\.us-east-1\.localhost$/);
+  assert.deepEqual([again, nameAgain, back], [port, name, port]);
 });
 
 test('a folder of another Region or account is not served under a new one', async () => {

@@ -208,6 +208,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     s3Port: s3.port,
     region,
     account,
+    ...(config.endpointCertificate !== undefined && { ownCertificate: true }),
   };
   writeServerRecord(stateDir, record);
   api.admit();

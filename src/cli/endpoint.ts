@@ -1,6 +1,9 @@
 /** Requests to a microVM's own HTTPS endpoint, with a token and the local authority trusted. */
+import { lookup } from 'node:dns';
 import type { IncomingMessage } from 'node:http';
 import { Agent, request } from 'node:https';
+import { isIP, type LookupFunction } from 'node:net';
+import { getCACertificates } from 'node:tls';
 import type { LambdaMicrovms } from '@aws-sdk/client-lambda-microvms';
 import { CliError } from './exit.ts';
 
@@ -37,7 +40,7 @@ export function send(options: EndpointRequest): Promise<IncomingMessage> {
     const sent = request(options.url, {
       method: options.method ?? 'GET',
       headers: { ...options.headers },
-      ...(options.agent === undefined ? { ca: options.ca } : { agent: options.agent }),
+      ...(options.agent === undefined ? reach(options.ca) : { agent: options.agent }),
       ...(options.signal === undefined ? {} : { signal: options.signal }),
     });
     sent.once('response', resolve).once('error', reject);
@@ -47,5 +50,18 @@ export function send(options: EndpointRequest): Promise<IncomingMessage> {
 
 /** A keep-alive client for one authority. */
 export function endpointAgent(ca: string | undefined): Agent {
-  return new Agent({ keepAlive: true, ...(ca === undefined ? {} : { ca }) });
+  return new Agent({ keepAlive: true, ...reach(ca) });
 }
+
+/** How connections to endpoints are made: the local authority is trusted beside the usual ones, names are looked up. */
+export function reach(ca: string | undefined): { ca: string[]; lookup: LookupFunction } {
+  const trusted = getCACertificates('default');
+  return { ca: ca === undefined ? trusted : [...trusted, ca], lookup: lookupEndpoint };
+}
+
+/** Names below `localhost` are this host's (RFC 6761), which not every system's resolver knows. */
+const lookupEndpoint: LookupFunction = (name, options, callback) => {
+  if (isIP(name) !== 0 || !name.endsWith('.localhost')) return void lookup(name, options, callback);
+  if (options.all === true) callback(null, [{ address: '127.0.0.1', family: 4 }]);
+  else callback(null, '127.0.0.1', 4);
+};

@@ -51,7 +51,8 @@ export function fromStateFolder(stateDir: string): Target {
     s3Url: `http://127.0.0.1:${record.s3Port}`,
     region: record.region,
     account: record.account,
-    caFile: join(tlsDirOf(stateDir), 'ca.pem'),
+    // The operator's certificate is vouched for by whom clients trust anyway, or are told to.
+    caFile: record.ownCertificate === true ? undefined : join(tlsDirOf(stateDir), 'ca.pem'),
     ...key,
     ...provisionsOf(record),
   };
@@ -95,7 +96,7 @@ export function readCa(target: Target): string | undefined {
 
 /** The variables that make any AWS client talk to the server. */
 export function environmentOf(target: Target): Record<string, string> {
-  const caFile = target.caFile ?? '';
+  const { caFile } = target;
   return {
     AWS_ENDPOINT_URL_LAMBDA_MICROVMS: target.apiUrl,
     AWS_ENDPOINT_URL_LAMBDA_CORE: target.apiUrl,
@@ -105,8 +106,7 @@ export function environmentOf(target: Target): Record<string, string> {
     AWS_DEFAULT_REGION: target.region,
     AWS_ACCESS_KEY_ID: target.accessKeyId,
     AWS_SECRET_ACCESS_KEY: target.secretAccessKey,
-    AWS_CA_BUNDLE: caFile,
-    NODE_EXTRA_CA_CERTS: caFile,
+    ...(caFile !== undefined && { AWS_CA_BUNDLE: caFile, NODE_EXTRA_CA_CERTS: caFile }),
     REKINDLE_BUILD_ROLE_ARN: target.buildRoleArn,
     REKINDLE_EXECUTION_ROLE_ARN: target.executionRoleArn,
     REKINDLE_BASE_IMAGE_ARN: target.baseImageArn,

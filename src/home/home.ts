@@ -17,6 +17,8 @@ export interface ServerRecord {
   readonly s3Port: number;
   readonly region: string;
   readonly account: string;
+  /** Endpoints show the operator's certificate, not one of the local authority. */
+  readonly ownCertificate?: boolean;
 }
 
 export interface AccessKey {
@@ -61,7 +63,7 @@ export function readServerRecord(stateDir: string): ServerRecord | undefined {
       'server.json in the state folder is of another version of Rekindle; use that version.',
     );
   }
-  const { pid, startedAt, apiPort, s3Port, region, account } = record;
+  const { pid, startedAt, apiPort, s3Port, region, account, ownCertificate } = record;
   const isWhole =
     typeof pid === 'number' &&
     typeof startedAt === 'string' &&
@@ -70,7 +72,8 @@ export function readServerRecord(stateDir: string): ServerRecord | undefined {
     typeof region === 'string' &&
     typeof account === 'string';
   if (!isWhole) throw damaged('server.json');
-  return { generation: 1, pid, startedAt, apiPort, s3Port, region, account };
+  const whole = { generation: 1, pid, startedAt, apiPort, s3Port, region, account } as const;
+  return ownCertificate === true ? { ...whole, ownCertificate } : whole;
 }
 
 export function writeServerRecord(stateDir: string, record: ServerRecord): void {
