@@ -6,6 +6,8 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 
 const exec = promisify(execFile);
+/** Further from full with each attempt to fill it. */
+const RETREAT_MIB = 4;
 
 export interface SmallDisk extends AsyncDisposable {
   readonly dir: string;
@@ -34,9 +36,14 @@ export async function smallDisk(sizeMiB: number): Promise<SmallDisk> {
     dir,
     besides: base,
     fill: async (leaveMiB) => {
-      const { bavail, bsize } = await statfs(dir);
-      const bytes = bavail * bsize - leaveMiB * 1024 ** 2;
-      if (bytes > 0) await exec('fallocate', ['-l', `${bytes}`, ballast]);
+      // Others write meanwhile: what was free a moment ago may not be.
+      for (let leave = leaveMiB; ; leave += RETREAT_MIB) {
+        const { bavail, bsize } = await statfs(dir);
+        const bytes = bavail * bsize - leave * 1024 ** 2;
+        if (bytes <= 0) return;
+        const done = await exec('fallocate', ['-l', `${bytes}`, ballast]).catch(() => undefined);
+        if (done !== undefined) return;
+      }
     },
     free: async () => {
       await truncate(ballast, 0).catch(() => {});

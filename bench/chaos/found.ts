@@ -1,0 +1,14 @@
+/** Rounds in which something was found, and what that was. What depends on timing may not come again, but the pressure does. */
+import { FAULTS } from './faults.ts';
+import type { Round } from './round.ts';
+
+const STARTS = ['kill-server', 'kill-server-at-start', 'stop-server'] as const;
+const DEATHS = ['kill-server', 'stop-server', 'kill-vm'] as const;
+
+export const FOUND: readonly (Omit<Round, 'wakesAll'> & { readonly what: string })[] = [
+  { what: 'a stop took a resume under way for a microVM at rest, and ended it', seed: 7, round: 6, choices: FAULTS },
+  { what: 'a server that was stopped ended by a failure nobody heard', seed: 8, round: 6, choices: STARTS },
+  { what: 'a guest detached while the gateway was dead left its folder', seed: 11, round: 1, choices: FAULTS },
+  { what: 'a VMM killed while it was loaded ended the server', seed: 12, round: 3, choices: FAULTS },
+  { what: 'a VMM killed while it was loaded ended the server', seed: 13, round: 11, choices: DEATHS },
+];
