@@ -24,8 +24,8 @@ export interface Rooms extends AsyncDisposable {
   readonly clock: TestClock;
   /** Creates an image and waits until it is built. */
   build(name: string): Promise<string>;
-  /** Waits until the first build of `arn` has ended, one way or the other. */
-  built(arn: string): Promise<void>;
+  /** Waits until a build of `arn`, the first one's unless told, has ended, one way or the other. */
+  built(arn: string, version?: string): Promise<void>;
   /** Runs what is under way until it is so. */
   until(what: string, isSo: () => Promise<boolean>): Promise<void>;
 }
@@ -64,8 +64,8 @@ export async function rooms(setup: RoomsSetup = {}): Promise<Rooms> {
     assert.fail(`it did not come to this: ${what}`);
   };
   // Followers are let go when a build has ended.
-  const built = async (arn: string) => {
-    for await (const _ of images.buildLog(arn, '1.0', { follow: true }));
+  const built = async (arn: string, version = '1.0') => {
+    for await (const _ of images.buildLog(arn, version, { follow: true }));
   };
   const owned = stack.move();
   return {
