@@ -1,6 +1,6 @@
 /**
  * What a server costs that has nothing to do, and how soon it is back: `npm run bench -- standing [parts] [--running 20]
- * [--suspended 1000] [--seconds 60] [--adopted 40]`, parts: idle, start, adopt, timers.
+ * [--suspended 1000] [--seconds 60] [--adopted 40]`, parts: idle, start, adopt, timers, crowd.
  *
  * Running microVMs are real machines, launched from one small image. Suspended ones, but for the first, are copies of its
  * record and hard links to what it saved (standing/records.ts). CPU is what the kernel counted for a process, so a
@@ -18,13 +18,14 @@ import { type EndpointClient, endpointClient } from '../test/support/endpoint.ts
 import { buildImage, counterApp, untilState } from '../test/support/images.ts';
 import { recordedVmms } from '../test/support/process-facts.ts';
 import { startServer, type TestServer } from '../test/support/server.ts';
+import { crowd } from './standing/crowd.ts';
 import { cpuMs, openFiles, residentMB, wakeUps } from './standing/processes.ts';
 import { multiply } from './standing/records.ts';
 import { serve } from './standing/serve.ts';
 import { timers } from './standing/timers.ts';
 import { median, printTable, type Row, spread } from './table.ts';
 
-const PARTS = ['idle', 'start', 'adopt', 'timers'] as const;
+const PARTS = ['idle', 'start', 'adopt', 'timers', 'crowd'] as const;
 const START_RECORDS = 10_000;
 const START_ROUNDS = 5;
 const ADOPT_ROUNDS = 3;
@@ -80,6 +81,10 @@ async function main(): Promise<void> {
     console.error(`bench: ${part} ...`);
     if (part === 'timers') {
       rows.push(...(await timers(TIMER_RECORDS, settings.seconds)));
+      continue;
+    }
+    if (part === 'crowd') {
+      rows.push(...(await crowd()));
       continue;
     }
     await using bench = await prepare(settings, rows);

@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { DomainError, TestClock } from '../../lib/index.ts';
 import { createBudget, hostGauges, hostLimits } from './budget.ts';
@@ -87,6 +90,30 @@ describe('the budget of a host', () => {
       refusal(() => tight.take('a', NEED)),
       /only 600 MiB memory/,
     );
+  });
+
+  it('refuses early on a real disk that is nearly full, and no longer once there is room', {
+    skip: process.getuid?.() === 0 ? false : 'mounting a small disk needs root',
+  }, async () => {
+    await using stack = new AsyncDisposableStack();
+    const disk = await mkdtemp(join(tmpdir(), 'rk-budget-'));
+    stack.defer(() => rm(disk, { recursive: true, force: true }));
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1110m', 'rk-budget', disk]);
+    stack.defer(() => void execFileSync('umount', [disk]));
+    const budget = createBudget(
+      { memoryMiB: 10_000, cpus: 100, machines: 100 },
+      { ...hostGauges(disk), availableMemoryMiB: ROOMY.availableMemoryMiB },
+    );
+    budget.take('a', NEED);
+    const log = join(disk, 'log');
+    await writeFile(log, Buffer.alloc(40 * 1024 * 1024, 1));
+    budget.release('a');
+    assert.match(
+      refusal(() => budget.take('a', NEED)),
+      /only 1070 MiB disk are free, and 1088 are kept for suspends/,
+    );
+    await rm(log);
+    budget.take('a', NEED);
   });
 
   it('speaks of pressure only while machines use more than is left', () => {
