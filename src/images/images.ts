@@ -299,6 +299,7 @@ class ImagesRoom implements Images {
     return versionViewOf(row.body);
   }
 
+  /** Decides over launches from now on; what runs, sleeps or was accepted before goes on. GUESS: deactivate-running */
   async updateVersion(imageIdentifier: string, imageVersion: string, status: VersionStatus): Promise<VersionView> {
     const arn = this.#check(imageIdentifier);
     const result = await this.#catalog.change<VersionRecord>(async () => {
