@@ -49,7 +49,7 @@ export function parseRequestHead(text: string, maxHeaders: number): Http1Request
   const headers = parseHeaderLines(text, end + 2, maxHeaders);
   const hop = readHop(headers);
   const isOld = minor === '0';
-  checkHost(hop, isOld);
+  if (hop.host === undefined || NOT_A_HOST.test(hop.host)) throw new MalformedMessage('no Host, or one that is none');
   const framing = framingOf(hop, Number(minor));
   const expectsContinue = !isOld && expectation(hop);
   return {
@@ -65,16 +65,12 @@ export function parseRequestHead(text: string, maxHeaders: number): Http1Request
   };
 }
 
-function checkHost({ host }: Hop, isOld: boolean): void {
-  if (host === undefined ? !isOld : NOT_A_HOST.test(host)) throw new MalformedMessage('no Host, or one that is none');
-}
-
 /** The target as the app gets it. One that names another host than `Host` does would be two answers to one question. */
 function pathOf(method: string, target: string, { host }: Hop): string {
   if (target.startsWith('/') || (target === '*' && method === 'OPTIONS')) return target;
   const absolute = ABSOLUTE.exec(target);
   const [, authority = '', path = ''] = absolute ?? [];
-  if (absolute === null || authority === '' || (host !== undefined && authority.toLowerCase() !== host.toLowerCase())) {
+  if (absolute === null || authority === '' || authority.toLowerCase() !== host?.toLowerCase()) {
     throw new MalformedMessage('a request target that is none');
   }
   if (path === '' && method === 'OPTIONS') return '*';
