@@ -90,14 +90,20 @@ export class Http2Client implements ClientSide {
     if (this.#isOver || this.#stream.destroyed) return;
     const raw = [':status', String(status), ...lowered(headers)];
     // Trailers cost a frame, so that they are only waited for where there can be any.
-    this.#stream.respond(raw, { ...RESPOND, endStream: bodyLength === 0, waitForTrailers: bodyLength === undefined });
+    const options = { ...RESPOND, endStream: bodyLength === 0, waitForTrailers: bodyLength === undefined };
+    try {
+      this.#stream.respond(raw, options);
+    } catch (error) {
+      // A head that got half way leaves nothing to say.
+      if (this.#stream.headersSent) this.failed(new Error('half a head'));
+      throw error;
+    }
     this.#hasAnswered = true;
   }
 
   data(chunk: Buffer): boolean {
-    if (this.#isOver) return true;
     const stream = this.#stream;
-    return stream.destroyed || stream.writableEnded || stream.write(chunk);
+    return this.#isOver || stream.destroyed || stream.writableEnded || stream.write(chunk);
   }
 
   end(trailers: RawHeaders): void {

@@ -87,9 +87,6 @@ class Http2Outgoing implements Outgoing {
       this.#guard(() => this.#bounded(raw));
       this.#answerTrailers = raw;
     });
-    stream.on('data', (chunk: Buffer) => {
-      if (!this.#isOver && !answer.data(chunk)) stream.pause();
-    });
     stream.once('end', () => this.#end());
     stream.on('error', (error) => {
       this.#error = error;
@@ -146,6 +143,10 @@ class Http2Outgoing implements Outgoing {
       const headers = this.#bounded(raw);
       const isEmpty = endsHere || isBodyless(this.#head.method, status);
       this.#answer.head({ status, reason: '', headers, bodyLength: isEmpty ? 0 : lengthOf(headers) });
+    });
+    // Not before: Node may tell of data first, and of the head it came after later.
+    this.#stream.on('data', (chunk: Buffer) => {
+      if (!this.#isOver && !this.#answer.data(chunk)) this.#stream.pause();
     });
   }
 
