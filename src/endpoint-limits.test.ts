@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'node:test';
-import { connectionsOf, DEFAULT_LIMITS, parseLimits, requestRateOf } from './endpoint-limits.ts';
+import { connectionsOf, DEFAULT_LIMITS, KEYS, parseLimits, requestRateOf } from './endpoint-limits.ts';
 
 test('limits are the defaults with what follows changed, in the units one writes', () => {
   assert.deepEqual(parseLimits('default'), DEFAULT_LIMITS);
@@ -54,4 +56,14 @@ test('what is not of the form, unknown or out of range is refused', () => {
   ]) {
     assert.equal(parseLimits(text), undefined, text);
   }
+});
+
+test('docs/ENDPOINT.md lists every limit with its default', () => {
+  const text = readFileSync(join(import.meta.dirname, '../docs/ENDPOINT.md'), 'utf8');
+  const [, table = ''] = text.split('## Limits');
+  const rows = [...table.matchAll(/^\| (\w+) \| (\d+|off) \| /gm)].map(([, name, value]) => [name, value]);
+  assert.deepEqual(rows, [
+    ...Object.entries(KEYS).map(([name, { limit, unit }]) => [name, String(Number(DEFAULT_LIMITS[limit]) / unit)]),
+    ['requests', DEFAULT_LIMITS.requests],
+  ]);
 });

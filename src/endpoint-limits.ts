@@ -71,7 +71,7 @@ interface Key {
 }
 
 /** What one may write, in units that people use. */
-const KEYS = {
+export const KEYS = {
   headerBytes: { limit: 'headerBytes', unit: 1, least: 8192, most: 1_048_576 },
   headers: { limit: 'headerCount', unit: 1, least: 20, most: 2000 },
   handshakeSeconds: { limit: 'handshakeMs', unit: 1000, least: 1, most: 120 },
