@@ -20,7 +20,7 @@ export function createProgram(env: Environment, done: (exitCode: number) => void
     .configureHelp({ showGlobalOptions: false });
   addServer(program, env, done);
   addImages(program, env);
-  addMicrovms(program, env);
+  addMicrovms(program, env, done);
   addConnectors(program, env);
   addIdentity(program, env);
   return program;
@@ -107,7 +107,7 @@ function addImages(program: Command, env: Environment): void {
     .action(async (image, options) => (await import('./commands/images.ts')).imageLog(image, options, env));
 }
 
-function addMicrovms(program: Command, env: Environment): void {
+function addMicrovms(program: Command, env: Environment, done: (exitCode: number) => void): void {
   const load = () => import('./commands/microvms.ts');
   command(program, 'run', 'launch a microVM and print its id')
     .argument('<image>', "the image's name or ARN")
@@ -123,6 +123,7 @@ function addMicrovms(program: Command, env: Environment): void {
       "may connect to what this network connector allows; repeatable (default: the image's)",
       collect,
     )
+    .option('--shell', 'lets "rekindle shell" in: SHELL_INGRESS beside HTTP_INGRESS')
     .option('--no-wait', 'do not wait until it is RUNNING')
     .addHelpText(
       'after',
@@ -163,6 +164,19 @@ function addMicrovms(program: Command, env: Environment): void {
       ),
     )
     .action(async (id, path, options) => (await load()).curl(id, path, options, env));
+
+  command(program, 'shell', "a root shell in a microVM's app container; wakes it if it may be woken")
+    .argument('<id>', 'of one launched with "rekindle run --shell"')
+    .addHelpText('after', examples('rekindle shell <id>', "echo 'df -h' | rekindle shell <id>"))
+    .action(async (id, options) => done(await (await import('./commands/shell.ts')).shell(id, options, env)));
+
+  command(program, 'tunnel', 'a TCP port of this host that leads into a microVM, until Ctrl-C')
+    .argument('<id>')
+    .argument('<local>:<port>', 'the port here (0 for any free one) and the port there')
+    .addHelpText('after', examples('rekindle tunnel <id> 15432:5432', 'rekindle tunnel <id> 0:9229'))
+    .action(async (id, spec, options) =>
+      done(await (await import('./commands/tunnel.ts')).tunnel(id, spec, options, env)),
+    );
 
   command(program, 'suspend', 'save a microVM to disk and give back its memory')
     .argument('<id>')

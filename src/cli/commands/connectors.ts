@@ -46,10 +46,13 @@ export interface DomainsOptions extends CommonOptions {
 /** The ARN of a connector given by ARN, by id or name, or by the managed name. @throws CliError */
 export async function connectorArnOf(target: Target, connector: string): Promise<string> {
   if (connector.startsWith('arn:')) return connector;
-  if (/^[A-Z]+_EGRESS$/.test(connector)) {
-    return `arn:aws:lambda:${target.region}:aws:network-connector:aws-network-connector:${connector}`;
-  }
+  if (/^[A-Z]+_EGRESS$/.test(connector)) return managedConnectorArn(target, connector);
   return (await read(target, connector)).Arn;
+}
+
+/** Of one that every account has. */
+export function managedConnectorArn(target: Target, name: string): string {
+  return `arn:aws:lambda:${target.region}:aws:network-connector:aws-network-connector:${name}`;
 }
 
 export async function createConnector(name: string, options: CreateOptions, env: Environment): Promise<void> {

@@ -7,7 +7,7 @@ import { CliError, EXIT } from '../exit.ts';
 import { type CommonOptions, imageArnOf, openSession, waitForState } from '../session.ts';
 import { readCa } from '../target.ts';
 import { shellQuoted, table } from '../terminal.ts';
-import { connectorArnOf } from './connectors.ts';
+import { connectorArnOf, managedConnectorArn } from './connectors.ts';
 
 /** Bounds waiting for a state; a launch on a loaded machine may take its time. */
 const WAIT_MS = 120_000;
@@ -22,6 +22,7 @@ export interface RunOptions extends CommonOptions {
   readonly payload?: string;
   /** Names, ids or ARNs. */
   readonly egress?: readonly string[];
+  readonly shell?: boolean;
   readonly wait?: boolean;
 }
 
@@ -36,6 +37,9 @@ export async function runMicrovm(image: string, options: RunOptions, env: Enviro
     ...(options.imageVersion === undefined ? {} : { imageVersion: options.imageVersion }),
     ...(options.payload === undefined ? {} : { runHookPayload: options.payload }),
     ...(egress.length === 0 ? {} : { egressNetworkConnectors: egress }),
+    ...(options.shell === true && {
+      ingressNetworkConnectors: ['HTTP_INGRESS', 'SHELL_INGRESS'].map((name) => managedConnectorArn(target, name)),
+    }),
     ...(maximum === undefined ? {} : { maximumDurationInSeconds: maximum }),
     ...(idleSeconds === undefined
       ? {}
