@@ -36,6 +36,7 @@ export async function judge(world: World, random: Random, wakesAll: boolean): Pr
   const counted = await Promise.all(asked.map(({ model }) => countObjection(world, model)));
   objections.push(...counted.flatMap((objection) => objection ?? []));
   for (const image of world.images.values()) objections.push(...(await imageObjections(world, image)));
+  await endAgain(world);
   objections.push(...(await leaksOf(world, () => living(world))));
   for (const [id, guest] of world.guests) {
     if (!guest.model.isOver) continue;
@@ -77,6 +78,15 @@ async function unlisted(world: World, states: States): Promise<string[]> {
     const seen = listed.get(id);
     return seen === state || state === 'TERMINATED' ? [] : [`${id} is ${state}, and ${seen ?? 'missing'} in the list`];
   });
+}
+
+/** An end that was asked for and not acknowledged is asked for again: else those would become ever more. */
+async function endAgain(world: World): Promise<void> {
+  for (const { model } of world.guests.values()) {
+    if (!model.terminateSent || model.terminateAcknowledged || model.isOver) continue;
+    await world.api().terminateMicrovm({ microvmIdentifier: model.id });
+    model.terminateAcknowledged = true;
+  }
 }
 
 async function countObjection(world: World, model: ModelMicrovm): Promise<string | undefined> {
