@@ -40,6 +40,8 @@ export interface TestServerOptions {
   readonly args?: readonly string[];
   /** Where it runs; clients here reach it all the same. */
   readonly namespace?: Namespace;
+  /** A file whose text it takes for the id of the host's boot. Needs root. */
+  readonly bootIdFile?: string;
   /** Beside what this process has. */
   readonly environment?: Readonly<Record<string, string>>;
 }
@@ -50,7 +52,7 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
   if (options.stateDir === undefined) stack.defer(() => rm(stateDir, { recursive: true, force: true }));
 
   const args = ['serve', '--state', stateDir, '--api-port', '0', ...(options.args ?? [])];
-  const command = [rekindle, ...args];
+  const command = inBoot(options.bootIdFile, [rekindle, ...args]);
   const [program = '', ...rest] = options.namespace?.command(command) ?? command;
   const child = spawn(program, rest, {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -85,6 +87,13 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
     stop: () => end(child),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
+}
+
+/** The same process in the end, with a mount of its own. */
+function inBoot(bootIdFile: string | undefined, command: readonly string[]): readonly string[] {
+  if (bootIdFile === undefined) return command;
+  const script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"';
+  return ['unshare', '--mount', 'sh', '-c', script, bootIdFile, ...command];
 }
 
 /** Runs `rekindle` with arguments and gives back what it printed; rejects with both streams when it fails. */

@@ -1,6 +1,6 @@
 /** A server that is killed leaves its machines running; the next one takes them over and ends what nobody owns. */
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -116,6 +116,38 @@ describe('a server that was killed', () => {
     assert.equal(vmmOf(microvm.microvmId), vmm);
     await server.microvms.terminateMicrovm({ microvmIdentifier: microvm.microvmId });
     await untilState(server, microvm.microvmId, 'TERMINATED');
+  });
+
+  test('goes on from checkpoints when its host was started anew, and wakes what fell back by a request', {
+    skip: process.getuid?.() === 0 ? false : 'only root can show a server another boot id',
+  }, async () => {
+    await server.stop();
+    await server[Symbol.asyncDispose]();
+    const args = ['--checkpoint-seconds', '1'];
+    server = await startServer({ stateDir, args });
+    const microvm = await launch();
+    for (const expected of ['1', '2']) assert.equal(await count(microvm), expected);
+    const folder = join(stateDir, 'microvms', microvm.microvmId, 'checkpoints');
+    const newest = () =>
+      existsSync(folder) ? Math.max(0, ...readdirSync(folder).map((name) => Number(name) || 0)) : 0;
+    // One that began after the last request.
+    for (const from = newest(); newest() < from + 2; ) await new Promise((resolve) => setTimeout(resolve, 100));
+    const vmm = vmmOf(microvm.microvmId);
+    await kill();
+    process.kill(vmm, 'SIGKILL');
+
+    const bootIdFile = join(stateDir, 'another-boot');
+    writeFileSync(bootIdFile, '00000000-0000-4000-8000-000000000000\n');
+    server = await startServer({ stateDir, args, bootIdFile });
+    const { state: now, stateReason } = await server.microvms.getMicrovm({ microvmIdentifier: microvm.microvmId });
+    assert.equal(now, 'SUSPENDED', server.log());
+    assert.match(stateReason ?? '', /^The host restarted; the MicroVM continues from its state of /);
+    assert.equal(await count(microvm), '3');
+    await server.microvms.terminateMicrovm({ microvmIdentifier: microvm.microvmId });
+    await untilState(server, microvm.microvmId, 'TERMINATED');
+    await server.stop();
+    await server[Symbol.asyncDispose]();
+    server = await startServer({ stateDir });
   });
 
   test('ends the machine of a microVM that was taken over when it is terminated or dies', async () => {
