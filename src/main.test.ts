@@ -172,6 +172,48 @@ test('an endpoint outlives restarts in both modes, and follows when the mode cha
   assert.deepEqual([again, nameAgain, back], [port, name, port]);
 });
 
+test("in host mode an ended microVM's name answers 502 to who holds its token, also after a restart", async () => {
+  await using home = await folder();
+  const serve = () => start(home.dir, createFakeEngine(), { endpointMode: 'host', endpointListen: '127.0.0.1:0' });
+  let [microvmId, name, token] = ['', '', ''];
+  const ask = async (port: string) => {
+    const ca = await readFile(join(home.dir, 'tls/ca.pem'), 'utf8');
+    const headers = { 'x-aws-proxy-auth': token, host: name };
+    const sent = request({ host: '127.0.0.1', port, servername: name, headers, ca, agent: false }).end();
+    const [answer] = await once(sent, 'response');
+    answer.resume();
+    return answer.statusCode;
+  };
+  {
+    await using server = await serve();
+    microvmId = await runningMicrovm(server, home.dir);
+    using sdk = clients(server, home.dir);
+    const { endpoint = '' } = await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId });
+    const { authToken = {} } = await sdk.microvms.createMicrovmAuthToken({
+      microvmIdentifier: microvmId,
+      expirationInMinutes: 1,
+      allowedPorts: [{ allPorts: {} }],
+    });
+    const { hostname, port } = new URL(`https://${endpoint}`);
+    name = hostname;
+    token = authToken['X-aws-proxy-auth'] ?? '';
+    assert.equal(await ask(port), 200);
+    await sdk.microvms.terminateMicrovm({ microvmIdentifier: microvmId });
+    await until(async () => (await sdk.microvms.getMicrovm({ microvmIdentifier: microvmId })).state === 'TERMINATED');
+    assert.equal(await ask(port), 502);
+  }
+  await using server = await serve();
+  // Where the listener is now, another microVM's address says.
+  using sdk = clients(server, home.dir);
+  const { items = [] } = await sdk.microvms.listMicrovms({});
+  const { microvmId: other = '' } = await sdk.microvms.runMicrovm({ imageIdentifier: items[0]?.imageArn ?? '' });
+  const { endpoint = '' } = await sdk.microvms.getMicrovm({ microvmIdentifier: other });
+  const { port } = new URL(`https://${endpoint}`);
+  assert.equal(await ask(port), 502);
+  token = token.replace(/\.(.)([^.]+)$/, (_, first, rest) => `.${first === 'A' ? 'B' : 'A'}${rest}`);
+  assert.equal(await ask(port), 403);
+});
+
 test('a folder of another Region or account is not served under a new one', async () => {
   await using home = await folder();
   await (await start(home.dir)).stop();

@@ -3,6 +3,8 @@ import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import type { RequestOptions } from 'node:http';
+import { connect as http2Connect } from 'node:http2';
+import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { connect as tlsConnect } from 'node:tls';
 import { promisify } from 'node:util';
@@ -114,6 +116,35 @@ test('each request of a kept connection is asked for its host anew', async () =>
     ]),
     ['200', 'microvm-1', '200', 'microvm-2', '403'],
   );
+});
+
+test('each stream of an HTTP/2 connection is asked for its authority anew', async () => {
+  await using bench = await createHostBench();
+  const answers = async (serverName: string) => {
+    const options = { host: '127.0.0.1', port: bench.port, ca: bench.ingress.caPem, ALPNProtocols: ['h2'] };
+    const session = http2Connect(`https://${NAME}`, {
+      createConnection: () => tlsConnect({ ...options, servername: serverName }),
+    });
+    const ask = async (authority: string, token: string) => {
+      const stream = session.request({ ':authority': authority, 'x-aws-proxy-auth': token });
+      const [headers] = await once(stream, 'response');
+      return `${headers[':status']} ${await text(stream)}`;
+    };
+    const seen = await Promise.all([
+      ask(NAME, bench.token),
+      ask(OTHER, bench.otherToken),
+      ask(`endpoint-9.${SUFFIX}`, bench.token),
+    ]);
+    session.destroy();
+    return seen;
+  };
+  const misdirected = '421 Host does not match the TLS server name';
+  assert.deepEqual(await answers(NAME), [`200 microvm-1 ${NAME}`, misdirected, misdirected]);
+  assert.deepEqual(await answers(SUFFIX), [
+    `200 microvm-1 ${NAME}`,
+    `200 microvm-2 ${OTHER}`,
+    '403 Token authentication failed',
+  ]);
 });
 
 test('the name of a microVM that ended is a 502 for who holds its token, for good, and a 403 for others', async () => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { constants, connect as http2Connect } from 'node:http2';
 import { connect as netConnect, type Socket } from 'node:net';
 import { test } from 'node:test';
 import { type TLSSocket, connect as tlsConnect } from 'node:tls';
@@ -60,6 +61,23 @@ for (const mode of ['port', 'host'] as const) {
     held[1]?.destroy();
   });
 }
+
+test('an HTTP/2 connection more than a microVM may have is told to calm down', async () => {
+  await using bench = await createBench(undefined, undefined, {
+    limits: { connectionsPerMicrovm: 1, headersMs: 20_000 },
+  });
+  const held = secure(bench);
+  await once(held, 'secureConnect');
+  const session = http2Connect(`https://localhost:${bench.port}`, { ca: bench.ingress.caPem });
+  session.on('error', () => {});
+  const stream = session.request({ 'x-aws-proxy-auth': bench.token });
+  stream.on('error', () => {});
+  // Not `once` of events: it would take the session's error, which comes with it.
+  const told = await new Promise((resolve) => session.once('goaway', (...args) => resolve(args.slice(0, 2))));
+  assert.deepEqual(told, [constants.NGHTTP2_ENHANCE_YOUR_CALM, 0]);
+  session.destroy();
+  held.destroy();
+});
 
 test('a microVM of service limits has the connections of its size', async () => {
   await using bench = await createBench(undefined, undefined, {
