@@ -6,6 +6,7 @@
  */
 import type { Microvms, TokenClaims } from '../microvms/index.ts';
 import type { RawHeaders } from './headers.ts';
+import { AUTHENTICATION, entriesOf, forApp, MARKER, PORT } from './protocols.ts';
 
 export type Admission =
   | {
@@ -26,9 +27,6 @@ export interface Protocols {
 }
 
 const DEFAULT_PORT = 8080;
-export const MARKER = 'lambda-microvms';
-const AUTHENTICATION = `${MARKER}.authentication.`;
-const PORT = `${MARKER}.port.`;
 const COMPACT_JWE = /^[\w-]+\.[\w-]*\.[\w-]+\.[\w-]+\.[\w-]+$/;
 /** Ours are below 1 KiB. */
 const MAX_TOKEN_LENGTH = 8192;
@@ -137,13 +135,12 @@ interface Offered extends Protocols {
 /** Splits what browsers offer because they can't set headers; the order of the entries means nothing (behaviour.md §9.6). */
 function offeredProtocols(values: readonly string[]): Offered | undefined {
   if (values.length === 0) return undefined;
-  const entries = values.flatMap((value) => value.split(',')).map((entry) => entry.replace(/^[ \t]+|[ \t]+$/g, ''));
+  const entries = entriesOf(values);
   const after = (prefix: string) =>
     entries.filter((entry) => entry.startsWith(prefix)).map((entry) => entry.slice(prefix.length));
-  const isOurs = (entry: string) => entry === MARKER || entry.startsWith(AUTHENTICATION) || entry.startsWith(PORT);
   const marked = entries.includes(MARKER);
   return {
-    forApp: entries.filter((entry) => entry !== '' && !isOurs(entry)).join(', '),
+    forApp: forApp(entries),
     marked,
     tokens: marked ? after(AUTHENTICATION) : [],
     ports: after(PORT),

@@ -3,6 +3,8 @@
  * hops or meant for the proxy is taken out. No `X-Forwarded-*` is added (behaviour.md §9.4).
  */
 
+import { entriesOf, forApp } from './protocols.ts';
+
 /** As Node has them: name, value, name, value. */
 export type RawHeaders = readonly string[];
 
@@ -39,7 +41,12 @@ export function requestHeaders(raw: RawHeaders, requestId: string): string[] {
     const name = raw[i] ?? '';
     const lower = name.toLowerCase();
     if (crossesNot(lower, named) || lower.startsWith(PROXY_PREFIX) || lower === REQUEST_ID) continue;
-    kept.push(name, raw[i + 1] ?? '');
+    let value = raw[i + 1] ?? '';
+    if (lower === 'sec-websocket-protocol') {
+      value = forApp(entriesOf([value]));
+      if (value === '') continue;
+    }
+    kept.push(name, value);
   }
   kept.push(REQUEST_ID, requestId);
   return kept;

@@ -7,10 +7,11 @@
 import { type ClientRequest, request as httpRequest, type IncomingMessage, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { messageOf, withDeadline } from '../lib/index.ts';
-import { MARKER, type Protocols } from './admission.ts';
+import type { Protocols } from './admission.ts';
 import { BAD_GATEWAY, type Refusal } from './answers.ts';
 import { MAX_HEADER_BYTES, type Surroundings } from './forward.ts';
 import { pairsOf, type RawHeaders, REQUEST_ID, requestHeaders, responseHeaders } from './headers.ts';
+import { MARKER } from './protocols.ts';
 import { reach } from './reach.ts';
 import { splice } from './splice.ts';
 

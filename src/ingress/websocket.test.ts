@@ -220,6 +220,18 @@ test('an upgrade to WebSocket where none can begin is a 400 without a body, for 
   assert.equal(b.bench.traffic.wakes, 0);
 });
 
+test('a token among the subprotocols of a request that is no upgrade never reaches the app', async () => {
+  const seen: (string | undefined)[] = [];
+  await using bench = await createBench(() => (request, response) => {
+    seen.push(request.headers['sec-websocket-protocol']);
+    response.end();
+  });
+  const ours = `lambda-microvms, lambda-microvms.authentication.${bench.token},lambda-microvms.port.9000`;
+  await bench.request({ headers: { 'sec-websocket-protocol': ours } });
+  await bench.request({ headers: { 'Sec-WebSocket-Protocol': `chat,${ours}, other` } });
+  assert.deepEqual(seen, [undefined, 'chat, other']);
+});
+
 test('an upgrade is held while its microVM resumes, and what the client sent meanwhile arrives', async () => {
   await using b = await socketBench();
   const awake = Promise.withResolvers<void>();

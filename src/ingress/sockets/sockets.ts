@@ -6,8 +6,8 @@
  */
 import type { WebSocket } from 'ws';
 import { CLOSE, type Clock, closeSocket, type Ids, TUNNEL_PROTOCOL } from '../../lib/index.ts';
-import { MARKER } from '../admission.ts';
 import type { Surroundings } from '../forward.ts';
+import { MARKER } from '../protocols.ts';
 import { serveShell } from '../shell/shell.ts';
 import { serveTunnel } from '../tunnel/tunnel.ts';
 import { refuseUpgrade, type Upgrade } from '../upgrade.ts';
