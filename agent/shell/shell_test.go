@@ -27,6 +27,9 @@ func local(t *testing.T) (*Shells, context.Context) {
 	if _, err := os.Stat("/bin/bash"); err != nil {
 		t.Skip("this machine has no /bin/bash")
 	}
+	if _, err := os.Stat("/dev/ptmx"); err != nil {
+		t.Skip("this machine has no pseudo terminals")
+	}
 	// Orphans come to us, as to PID 1.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatal(err)

@@ -3,12 +3,18 @@
  * cases; each case has microVMs of its own.
  */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { text } from 'node:stream/consumers';
 import { after, before, describe, test } from 'node:test';
 import { endpointClient } from '../support/endpoint.ts';
 import { buildImage, counterApp, untilState } from '../support/images.ts';
-import { startServer, type TestServer } from '../support/server.ts';
+import { repository, startServer, type TestServer } from '../support/server.ts';
+import { openShell } from '../support/shell-client.ts';
 
 /** Processes whose command line names `text`, this one aside. */
 function processesNaming(text: string): string[] {
@@ -39,9 +45,14 @@ describe('the first real path', () => {
     assert.deepEqual(processesNaming(stateDir), [], 'no process of the server is left');
   });
 
-  async function launch(settings: { idlePolicy?: { autoResumeEnabled: boolean } } = {}) {
+  async function launch(settings: { idlePolicy?: { autoResumeEnabled: boolean }; shell?: boolean } = {}) {
+    const connector = (name: string) =>
+      `arn:aws:lambda:${server.env.AWS_REGION}:aws:network-connector:aws-network-connector:${name}`;
     const microvm = await server.microvms.runMicrovm({
       imageIdentifier: imageArn,
+      ...(settings.shell === true && {
+        ingressNetworkConnectors: [connector('HTTP_INGRESS'), connector('SHELL_INGRESS')],
+      }),
       ...(settings.idlePolicy && {
         idlePolicy: { maxIdleDurationSeconds: 900, suspendedDurationSeconds: 900, ...settings.idlePolicy },
       }),
@@ -129,6 +140,78 @@ describe('the first real path', () => {
     assert.deepEqual([outside.status, outside.body], [403, 'Access to port denied']);
     const garbage = await one.client.get('/', { token: 'not-a-token' });
     assert.deepEqual([garbage.status, garbage.body], [403, 'Request missing authentication']);
+  });
+
+  test('a shell is a root terminal in the container, and nothing of it outlives it', async () => {
+    await using microvm = await launch({ shell: true, idlePolicy: { autoResumeEnabled: true } });
+    using one = await openShell(server, microvm);
+    using other = await openShell(server, microvm);
+    await Promise.all([one.until('λ $ '), other.until('λ $ ')]);
+    assert.notEqual(one.sessionId, other.sessionId);
+
+    assert.equal(await one.run('id -u; pwd; echo $TERM; head -c 7 /proc/1/cmdline; echo'), '0\n/\nxterm\npython3');
+    assert.equal(await one.run('tr "\\0" "\\n" < /proc/1/environ | grep -c ^AWS_LAMBDA_MICROVM_IMAGE_NAME='), '1');
+    assert.equal(await one.run('env | grep AWS'), '', 'nothing of the environment is inherited');
+    const sameAs1 = 'for ns in cgroup ipc mnt net pid uts; do';
+    const differing = `${sameAs1} [ "$(readlink /proc/1/ns/$ns)" = "$(readlink /proc/$$/ns/$ns)" ] || echo $ns; done`;
+    assert.equal(await one.run(differing), '', "every namespace is the container's");
+    assert.equal(await one.run('diff /proc/1/cgroup /proc/$$/cgroup'), '');
+    const bounds = 'grep -E "^(CapEff|CapBnd|NoNewPrivs|Seccomp):" /proc/$$/status';
+    assert.equal(await one.run(bounds), await one.run(bounds.replace('$$', '1')), "no more than the app's own root");
+
+    one.resize(132, 43);
+    assert.equal(await one.run('stty size'), '43 132');
+    assert.equal(await other.run('stty size'), '24 80');
+    one.type('sh -c "echo run\'\'ning; exec sleep 1000"\r');
+    await one.until('running');
+    one.type('\x03');
+    await one.until('λ $ ');
+    one.type('echo code=$?\r');
+    await one.until('code=130');
+    await one.until('λ $ ');
+
+    await one.run('sleep 1000 & (trap "" HUP; exec sleep 1000) & true');
+    one.type('exit\r');
+    assert.deepEqual(await one.closed, { code: 1000, reason: 'shell exited' });
+    // An app that is no init leaves the dead of others unburied: those are not counted.
+    const sleepers = 'cat /proc/[0-9]*/stat 2>/dev/null | grep -c "(sleep) [^Z]"';
+    assert.equal(await other.run(sleepers), '0');
+
+    await server.microvms.suspendMicrovm({ microvmIdentifier: microvm.microvmId });
+    assert.deepEqual(await other.closed, { code: 1001, reason: 'the microVM was suspended or ended' });
+    await untilState(server, microvm.microvmId, 'SUSPENDED');
+    using woken = await openShell(server, microvm);
+    await woken.until('λ $ ');
+    assert.equal(await woken.run(`ls /dev/pts | grep -c '[0-9]'`), '1', 'the shell of before is gone');
+  });
+
+  test('there is no shell without SHELL_INGRESS', async () => {
+    await using microvm = await launch();
+    await assert.rejects(openShell(server, microvm), { name: 'ValidationException', message: /SHELL_INGRESS/ });
+  });
+
+  test('a tunnel carries TCP into the guest, and its next connection wakes a suspended one', async () => {
+    await using microvm = await launch({ idlePolicy: { autoResumeEnabled: true } });
+    const args = ['tunnel', microvm.microvmId, '0:8080', '--state', server.stateDir];
+    const tunnel = spawn(join(repository, 'bin/rekindle'), args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const ended = once(tunnel, 'exit');
+    try {
+      const [line] = await once(createInterface({ input: tunnel.stdout }), 'line');
+      const port = Number(/^127\.0\.0\.1:(\d+) leads/.exec(line)?.[1]);
+      const ask = async () => {
+        const socket = connect(port, '127.0.0.1');
+        // Its half is over before the answer comes.
+        socket.end('GET /count HTTP/1.0\r\n\r\n');
+        return (await text(socket)).split('\r\n\r\n')[1];
+      };
+      assert.equal(await ask(), '1');
+      await server.microvms.suspendMicrovm({ microvmIdentifier: microvm.microvmId });
+      await untilState(server, microvm.microvmId, 'SUSPENDED');
+      assert.equal(await ask(), '2');
+    } finally {
+      tunnel.kill('SIGINT');
+    }
+    assert.deepEqual(await ended, [0, null]);
   });
 
   test('twenty microVMs launched at once all answer', async () => {

@@ -89,6 +89,7 @@ function attach(
     if (!shell.readableEnded) sockets.close(socket, CLOSE.goingAway, 'the microVM was suspended or ended');
   });
   shell.on('error', (error) => around.log.debug({ microvmId, sessionId, error: messageOf(error) }, 'shell cut off'));
+  // What the shell started goes with it, setsid aside. GUESS: shell-session-end
   socket.once('close', (code) => {
     around.log.info({ microvmId, sessionId, code }, 'shell closed');
     shell.destroy();
