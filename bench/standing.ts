@@ -259,7 +259,10 @@ async function adopt({ stateDir, settings, rows, clients, imageArn }: Bench): Pr
         what: '  start until every endpoint answered',
         value: spread(figures.servedMs),
         promise: '100 in <= 5 s',
-        kept: median(figures.servedMs) <= 5000,
+        // Fewer prove nothing, and too slow ones enough.
+        ...(settings.adopted >= 100 || median(figures.servedMs) > 5000
+          ? { kept: median(figures.servedMs) <= 5000 }
+          : {}),
       },
     );
   } finally {
