@@ -19,10 +19,10 @@ const MAX_ANSWER_HEAD_BYTES = 65_536;
 const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
 
 export class Http1Upstreams implements Disposable {
-  readonly #machine: Machine;
+  readonly #machine: Pick<Machine, 'connect'>;
   readonly #tunnels: Tunnels<Tunnel>;
 
-  constructor(machine: Machine, clock: Clock) {
+  constructor(machine: Pick<Machine, 'connect'>, clock: Clock) {
     this.#machine = machine;
     this.#tunnels = new Tunnels(clock);
   }
