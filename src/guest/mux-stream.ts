@@ -5,7 +5,7 @@
  * small the pieces it came in.
  */
 import { Duplex } from 'node:stream';
-import { MachineError } from '../lib/index.ts';
+import { type DirectRead, MachineError, type Taker } from '../lib/index.ts';
 import {
   ACCEPT,
   END,
@@ -36,7 +36,7 @@ const BLOCK_BYTES = 16_384;
 
 type Callback = (error?: Error | null) => void;
 
-export class MuxStream extends Duplex {
+export class MuxStream extends Duplex implements DirectRead {
   readonly id: number;
   /** Resolves when the other side accepted the stream; rejects with why not. */
   readonly accepted: Promise<void>;
@@ -51,6 +51,9 @@ export class MuxStream extends Duplex {
   #hasSentEnd = false;
   /** The reader asked and has got nothing yet. */
   #isReading = false;
+  /** Reads instead of the stream's own queue. */
+  #taker: Taker | undefined;
+  #isTaking = false;
   /** Received while the reader was busy; the last block may have room left. */
   #blocks: Buffer[] = [];
   #lastBlockLength = 0;
@@ -98,7 +101,13 @@ export class MuxStream extends Duplex {
       this.destroy(violation('the guest sent more data than it had credit for'));
       return;
     }
-    const isDirect = this.#isReading || (this.readableFlowing === true && this.readableLength === 0);
+    if (this.#taker !== undefined && this.#isTaking && this.#blocks.length === 0) {
+      this.#isTaking = this.#taker.data(part);
+      this.#grant(part.length);
+      return;
+    }
+    const isDirect =
+      this.#taker === undefined && (this.#isReading || (this.readableFlowing === true && this.readableLength === 0));
     if (this.#blocks.length === 0 && isDirect) {
       this.#isReading = false;
       this.push(Buffer.from(part));
@@ -116,7 +125,7 @@ export class MuxStream extends Duplex {
   receiveEnd(): void {
     if (!this.#isAccepted || this.#hasEnded) throw violation('a second end of a stream');
     this.#hasEnded = true;
-    if (this.#blocks.length === 0) this.push(null);
+    if (this.#blocks.length === 0) this.#endReading();
     this.#forgetWhenDone();
   }
 
@@ -152,17 +161,37 @@ export class MuxStream extends Duplex {
     done?.();
   }
 
+  takeInto(taker: Taker): void {
+    this.#taker = taker;
+    this.resumeTaking();
+  }
+
+  resumeTaking(): void {
+    const taker = this.#taker;
+    if (taker === undefined || this.#isTaking) return;
+    this.#isTaking = true;
+    while (this.#isTaking && this.#blocks.length > 0) this.#isTaking = taker.data(this.#nextBlock());
+    if (this.#hasEnded && this.#blocks.length === 0) this.#endReading();
+  }
+
+  #endReading(): void {
+    if (this.#taker === undefined) this.push(null);
+    else this.#taker.end();
+  }
+
+  /** The oldest of what is held, of which there must be something. */
+  #nextBlock(): Buffer {
+    const isLast = this.#blocks.length === 1;
+    const block = this.#blocks.shift() ?? Buffer.alloc(0);
+    const part = isLast ? block.subarray(0, this.#lastBlockLength) : block;
+    this.#letGo(part.length);
+    this.#grant(part.length);
+    return part;
+  }
+
   override _read(): void {
     this.#isReading = this.#blocks.length === 0;
-    while (this.#blocks.length > 0) {
-      const isLast = this.#blocks.length === 1;
-      const block = this.#blocks.shift();
-      if (block === undefined) break;
-      const part = isLast ? block.subarray(0, this.#lastBlockLength) : block;
-      this.#letGo(part.length);
-      this.#grant(part.length);
-      if (!this.push(part)) break;
-    }
+    while (this.#blocks.length > 0) if (!this.push(this.#nextBlock())) break;
     if (this.#blocks.length === 0 && this.#hasEnded && !this.readableEnded) this.push(null);
   }
 

@@ -47,6 +47,7 @@ export interface AnswerSink {
   /** 1xx other than 101; may be repeated. */
   interim(status: number, headers: RawHeaders): void;
   head(head: AnswerHead): void;
+  /** The bytes are valid during the call only: who keeps them makes a copy. */
   data(chunk: Buffer): boolean;
   end(trailers: RawHeaders): void;
   /**

@@ -173,7 +173,9 @@ class Delivery implements AnswerSink {
     this.#active();
     this.#underWay?.answered();
     this.#stopWaiting();
-    this.#client.head({ ...head, headers: responseHeaders(head.headers, this.#target.requestId) });
+    const { status, reason, bodyLength } = head;
+    const headers = responseHeaders(head.headers, this.#target.requestId);
+    this.#client.head({ status, reason, headers, bodyLength });
   }
 
   data(chunk: Buffer): boolean {

@@ -1,21 +1,13 @@
-/**
- * Answers onto a client connection. What is written in one turn leaves in one piece: a head and a small body make one TLS
- * record and one system call.
- */
+/** Answers onto a client connection, framed as the client's version of the protocol has it. */
 import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import type { AnswerHead, RequestHead } from '../exchange.ts';
 import type { RawHeaders } from '../headers.ts';
 import { headerLines, lastChunk } from './body.ts';
-
-/** A body piece of this size goes out at once. */
-const LARGE_BYTES = 16_384;
+import { Outbox } from './outbox.ts';
 
 export class AnswerWriter {
-  readonly #socket: Socket;
-  #parts: (string | Buffer)[] = [];
-  #length = 0;
-  #isScheduled = false;
+  readonly #outbox: Outbox;
   #isOld = false;
   #isHead = false;
   #isChunked = false;
@@ -26,13 +18,9 @@ export class AnswerWriter {
   isUntilClose = false;
   /** Something of the final answer was written. */
   hasBegun = false;
-  readonly #flush = (): void => {
-    this.#isScheduled = false;
-    this.flush();
-  };
 
   constructor(socket: Socket) {
-    this.#socket = socket;
+    this.#outbox = new Outbox(socket);
   }
 
   /** The next answer is to this request. */
@@ -43,8 +31,8 @@ export class AnswerWriter {
   }
 
   raw(text: string): void {
-    this.#add(text, text.length);
-    this.flush();
+    this.#outbox.text(text);
+    this.#outbox.flush();
   }
 
   interim(status: number, headers: RawHeaders): void {
@@ -77,68 +65,33 @@ export class AnswerWriter {
     if (!keeps) text += 'Connection: close\r\n';
     else if (this.#isOld) text += 'Connection: keep-alive\r\n';
     text += '\r\n';
-    this.#add(text, text.length);
-    this.#schedule();
+    this.#outbox.text(text);
     return keeps;
   }
 
-  /** False when the client has had enough for now. */
+  /** False when the client has had enough for now. The bytes are copied. */
   data(chunk: Buffer): boolean {
     if (!this.#hasBody || chunk.length === 0) return true;
-    if (this.#isChunked) {
-      const size = `${chunk.length.toString(16)}\r\n`;
-      this.#add(size, size.length);
-      this.#add(chunk, chunk.length);
-      this.#add('\r\n', 2);
-    } else {
+    if (!this.#isChunked) {
       this.#left -= chunk.length;
-      this.#add(chunk, chunk.length);
+      return this.#outbox.bytes(chunk);
     }
-    if (this.#length >= LARGE_BYTES) return this.flush();
-    this.#schedule();
-    return !this.#socket.writableNeedDrain;
+    this.#outbox.text(`${chunk.length.toString(16)}\r\n`);
+    const isReady = this.#outbox.bytes(chunk);
+    this.#outbox.text('\r\n');
+    return isReady;
   }
 
   end(trailers: RawHeaders): void {
-    if (this.#isChunked) {
-      const text = lastChunk(trailers);
-      this.#add(text, text.length);
-    }
-    this.flush();
+    if (this.#isChunked) this.#outbox.text(lastChunk(trailers));
+    this.#outbox.flush();
+    this.#outbox.rest();
   }
 
   /** The answer is incomplete. True when its framing shows that, so that what came of it may still be delivered. */
   breakOff(): boolean {
-    this.flush();
+    this.#outbox.flush();
     return this.hasBegun && this.#hasBody && (this.#isChunked || this.#left > 0);
-  }
-
-  flush(): boolean {
-    const parts = this.#parts;
-    const [first] = parts;
-    if (first === undefined) return true;
-    const length = this.#length;
-    this.#parts = [];
-    this.#length = 0;
-    if (!this.#socket.writable) return true;
-    if (parts.length === 1) {
-      return typeof first === 'string' ? this.#socket.write(first, 'latin1') : this.#socket.write(first);
-    }
-    const whole = Buffer.allocUnsafe(length);
-    let at = 0;
-    for (const part of parts) at += typeof part === 'string' ? whole.write(part, at, 'latin1') : part.copy(whole, at);
-    return this.#socket.write(whole);
-  }
-
-  #add(part: string | Buffer, length: number): void {
-    this.#parts.push(part);
-    this.#length += length;
-  }
-
-  #schedule(): void {
-    if (this.#isScheduled) return;
-    this.#isScheduled = true;
-    process.nextTick(this.#flush);
   }
 }
 

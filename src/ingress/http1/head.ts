@@ -171,35 +171,39 @@ export function readHop(headers: RawHeaders): Hop {
   };
   for (let i = 0; i < headers.length; i += 2) {
     const name = headers[i] ?? '';
-    const member = HOP_MEMBERS[name.length];
-    if (member === undefined || name.toLowerCase() !== member[0]) {
-      if (name.length !== 10 || name.toLowerCase() !== 'connection') continue;
-      hop.connection = joined(hop.connection, headers[i + 1] ?? '');
-      continue;
-    }
-    const [, key, mayRepeat] = member;
     const value = headers[i + 1] ?? '';
-    if (hop[key] !== undefined && !mayRepeat) throw new MalformedMessage(`${member[0]} comes twice`);
-    hop[key] = joined(hop[key], value);
+    // The length tells nearly all other names apart, for less than a comparison.
+    switch (name.length) {
+      case 4:
+        if (name.toLowerCase() === 'host') hop.host = once(hop.host, value);
+        break;
+      case 6:
+        if (name.toLowerCase() === 'expect') hop.expect = joined(hop.expect, value);
+        break;
+      case 7:
+        if (name.toLowerCase() === 'upgrade') hop.upgrade = joined(hop.upgrade, value);
+        break;
+      case 10: {
+        const lower = name.toLowerCase();
+        if (lower === 'connection') hop.connection = joined(hop.connection, value);
+        else if (lower === 'keep-alive') hop.keepAlive = joined(hop.keepAlive, value);
+        break;
+      }
+      case 14:
+        if (name.toLowerCase() === 'content-length') hop.contentLength = once(hop.contentLength, value);
+        break;
+      case 17:
+        if (name.toLowerCase() === 'transfer-encoding') hop.transferEncoding = once(hop.transferEncoding, value);
+        break;
+    }
   }
   return hop;
 }
 
-/** By the length of their names, which tells them apart; `connection` has the length of `keep-alive`. */
-const HOP_MEMBERS: readonly (readonly [name: string, key: keyof Hop, mayRepeat: boolean] | undefined)[] = Array.from(
-  { length: 18 },
-  (_, length) =>
-    (
-      [
-        ['host', 'host', false],
-        ['expect', 'expect', true],
-        ['upgrade', 'upgrade', true],
-        ['keep-alive', 'keepAlive', true],
-        ['content-length', 'contentLength', false],
-        ['transfer-encoding', 'transferEncoding', false],
-      ] as const
-    ).find(([name]) => name.length === length),
-);
+function once(before: string | undefined, value: string): string {
+  if (before !== undefined) throw new MalformedMessage('a header that frames or routes comes twice');
+  return value;
+}
 
 function joined(before: string | undefined, value: string): string {
   return before === undefined ? value : `${before}, ${value}`;

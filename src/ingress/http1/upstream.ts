@@ -5,7 +5,7 @@
  * byte nobody asked for, ends it. So no answer can ever reach another request than its own.
  */
 import type { Duplex } from 'node:stream';
-import { type Clock, withDeadline } from '../../lib/index.ts';
+import { type Clock, type DirectRead, directRead, withDeadline } from '../../lib/index.ts';
 import type { Machine } from '../../microvms/index.ts';
 import type { AnswerHead, AnswerSink, BodySink, Caller, Outgoing, RequestHead, Upstream } from '../exchange.ts';
 import type { RawHeaders } from '../headers.ts';
@@ -73,6 +73,9 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
   readonly #port: number;
   readonly #pool: Tunnels<Tunnel>;
   readonly #reader: AnswerReader;
+  readonly #direct: DirectRead | undefined;
+  /** The answer's taker had enough of what came. */
+  #isFull = false;
   #answer: AnswerSink | undefined;
   #request: RequestHead | undefined;
   #wasKept = false;
@@ -92,9 +95,14 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
       end: (trailers) => this.#sendEnd(trailers),
       abort: () => this.cancel(),
     };
-    stream.on('data', (chunk: Buffer) => this.#received(chunk));
     stream.on('drain', () => this.#onDrain?.());
-    stream.on('end', () => this.#ended());
+    this.#direct = directRead(stream);
+    if (this.#direct === undefined) {
+      stream.on('data', (chunk: Buffer) => {
+        if (!this.#received(chunk)) stream.pause();
+      });
+      stream.on('end', () => this.#ended());
+    } else this.#direct.takeInto({ data: (part) => this.#received(part), end: () => this.#ended() });
     stream.on('error', (error) => this.#over(error));
     stream.on('close', () => this.#over(new Error('the app closed the connection')));
   }
@@ -121,7 +129,10 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
   }
 
   resumeAnswer(): void {
-    this.#stream.resume();
+    if (!this.#isFull) return;
+    this.#isFull = false;
+    if (this.#direct === undefined) this.#stream.resume();
+    else this.#direct.resumeTaking();
   }
 
   cancel(): void {
@@ -147,7 +158,7 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
   }
 
   data(part: Buffer): void {
-    if (this.#answer?.data(part) === false) this.#stream.pause();
+    if (this.#answer?.data(part) === false) this.#isFull = true;
   }
 
   /** The answer is whole. A body still under way goes on to an app that keeps the connection, else nobody wants it. */
@@ -160,18 +171,20 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
   }
 
   #release(): void {
-    if (this.#stream.isPaused()) this.#stream.resume();
+    this.resumeAnswer();
     this.#onDrain = undefined;
     this.#pool.keep(this.#port, this);
   }
 
-  #received(chunk: Buffer): void {
+  /** False when the answer's taker has had enough. */
+  #received(chunk: Buffer): boolean {
     this.#hasHeard = true;
     try {
       this.#reader.push(chunk);
     } catch (error) {
       this.#over(error instanceof Error ? error : new Error(String(error)));
     }
+    return !this.#isFull;
   }
 
   #ended(): void {

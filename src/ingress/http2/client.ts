@@ -103,7 +103,7 @@ export class Http2Client implements ClientSide {
 
   data(chunk: Buffer): boolean {
     const stream = this.#stream;
-    return this.#isOver || stream.destroyed || stream.writableEnded || stream.write(chunk);
+    return this.#isOver || stream.destroyed || stream.writableEnded || stream.write(Buffer.from(chunk));
   }
 
   end(trailers: RawHeaders): void {
