@@ -8,10 +8,10 @@ import { test } from 'node:test';
 import { LambdaMicrovms } from '@aws-sdk/client-lambda-microvms';
 import { PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import { ZipFile } from 'yazl';
-import { startFakeServer } from './cli/test-server.ts';
-import { createFakeDisk, createFakeEngine, type FakeDisk, type FakeEngine } from './engine/index.ts';
-import { provisionsOf, readAccessKey } from './home/index.ts';
-import type { Server } from './main.ts';
+import { startFakeServer } from '../src/cli/test-server.ts';
+import { createFakeDisk, createFakeEngine, type FakeDisk, type FakeEngine } from '../src/engine/index.ts';
+import { provisionsOf, readAccessKey } from '../src/home/index.ts';
+import type { Server } from '../src/main.ts';
 
 const IDLE = { maxIdleDurationSeconds: 900, suspendedDurationSeconds: 900, autoResumeEnabled: true };
 
