@@ -5,6 +5,7 @@
  * disposed or whose VMM ended holds no process, socket or file besides its folder under `microvms/<id>`.
  */
 import type { Duplex } from 'node:stream';
+import type { Phases } from './build/phases.ts';
 import type { Egress, FlowRecord } from './egress.ts';
 
 /** Baseline memory of a size class; the guest is built with four times as much. */
@@ -34,6 +35,8 @@ export interface BuildRequest {
   readonly egress?: Egress;
   /** Where the root disk is written: `<outDir>/disk` (raw ext4). The caller owns the folder. */
   readonly outDir: string;
+  /** Is told what took how long. */
+  readonly phases?: Phases;
   /** Receives the build log while it happens; bytes, at most 64 KiB each. */
   onLog(chunk: Buffer): void;
 }
@@ -83,6 +86,8 @@ export interface SealRequest {
   readonly lendCredentials?: (guest: CredentialHolder, options: { signal: AbortSignal }) => Promise<AsyncDisposable>;
   /** Final folder of the sealed snapshot; written under a temporary name beside it, fsynced, renamed, made read-only. */
   readonly snapshotDir: string;
+  /** Is told what took how long. */
+  readonly phases?: Phases;
   /** The app's stdout and stderr while it starts. */
   onLog(chunk: Buffer): void;
 }

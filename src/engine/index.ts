@@ -1,5 +1,6 @@
 /** The engine room's door: live machines on this host. */
 export { BUILDER_MEMORY_MIB, type PrepareOptions, prepareBuilder } from './build/builder.ts';
+export { Phases } from './build/phases.ts';
 export { createEngine, type EngineOptions } from './create-engine.ts';
 export * from './egress.ts';
 export * from './engine.ts';

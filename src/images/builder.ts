@@ -6,7 +6,14 @@ import { mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import type { Artifacts } from '../artifacts/index.ts';
 import type { Connectors } from '../connectors/index.ts';
-import type { BuiltDisk, Egress, Engine, Machine, SealedSnapshot } from '../engine/index.ts';
+import {
+  type BuiltDisk,
+  type Egress,
+  type Engine,
+  type Machine,
+  Phases,
+  type SealedSnapshot,
+} from '../engine/index.ts';
 import { type Clock, type Logger, messageOf, requestOverStream, sleep, withDeadline } from '../lib/index.ts';
 import type { BuildLogWriter } from './build-log.ts';
 import { lenderOf, type RoleSource } from './build-role.ts';
@@ -55,11 +62,13 @@ export async function runBuild(
   const workDir = path.join(o.workDir, version.buildId);
   const snapshotDir = o.snapshotDirOf(version);
   const progress = { codeBytes: null as number | null };
+  const phases = new Phases(o.clock);
   try {
     await using stack = new AsyncDisposableStack();
     stack.defer(() => rm(workDir, { recursive: true, force: true }));
     await mkdir(workDir, { recursive: true });
-    const sealed = await phases(o, version, { workDir, snapshotDir, buildLog, say, signal, progress });
+    const sealed = await inPhases(o, version, { workDir, snapshotDir, buildLog, say, signal, progress, phases });
+    say(`took: ${phases}`);
     say('done');
     return {
       kind: 'succeeded',
@@ -68,6 +77,7 @@ export async function runBuild(
   } catch (error) {
     await discardSnapshot(o, snapshotDir, log);
     signal.throwIfAborted();
+    say(`took: ${phases}`);
     const reason = failureReason(error, version.config);
     say(`build failed: ${reason}`);
     const evidence = error instanceof Error && 'evidence' in error ? { evidence: error.evidence } : {};
@@ -83,9 +93,10 @@ interface Work {
   readonly say: (text: string) => void;
   readonly signal: AbortSignal;
   readonly progress: { codeBytes: number | null };
+  readonly phases: Phases;
 }
 
-async function phases(o: BuilderOptions, version: VersionRecord, work: Work): Promise<SealedSnapshot> {
+async function inPhases(o: BuilderOptions, version: VersionRecord, work: Work): Promise<SealedSnapshot> {
   const { buildId, config } = version;
   const { signal, say } = work;
   const onLog = (chunk: Buffer) => work.buildLog.write(chunk);
@@ -112,13 +123,14 @@ async function phases(o: BuilderOptions, version: VersionRecord, work: Work): Pr
           egress,
           ...(lendCredentials && { lendCredentials }),
           snapshotDir: work.snapshotDir,
+          phases: work.phases,
           onLog,
         },
         { signal: deadline },
       ),
     { signal },
   );
-  await validate(o, version, work);
+  await work.phases.time('validate', () => validate(o, version, work));
   return sealed;
 }
 
@@ -137,7 +149,7 @@ async function keptDisk(o: BuilderOptions, version: VersionRecord, work: Work): 
 async function buildDisk(
   o: BuilderOptions,
   version: VersionRecord,
-  { workDir, signal, say }: Work,
+  { workDir, signal, say, phases }: Work,
   onLog: (chunk: Buffer) => void,
 ): Promise<BuiltDisk> {
   const { buildId, config } = version;
@@ -147,8 +159,8 @@ async function buildDisk(
     'fetching the artifact',
     FETCH_TIMEOUT_MS,
     async (deadline) => {
-      await using artifact = await o.artifacts.fetchZip(config.codeArtifact.uri);
-      await artifact.unpack(contextDir, { signal: deadline });
+      await using artifact = await phases.time('fetch', () => o.artifacts.fetchZip(config.codeArtifact.uri));
+      await phases.time('unpack', () => artifact.unpack(contextDir, { signal: deadline }));
     },
     { signal },
   );
@@ -159,7 +171,7 @@ async function buildDisk(
     o.buildTimeoutMs,
     (deadline) =>
       o.engine.build(
-        { buildId, contextDir, cacheOwner: o.accountId, egress, outDir: path.join(workDir, 'out'), onLog },
+        { buildId, contextDir, cacheOwner: o.accountId, egress, outDir: path.join(workDir, 'out'), phases, onLog },
         { signal: deadline },
       ),
     { signal },

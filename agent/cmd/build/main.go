@@ -77,15 +77,17 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 	if err != nil {
 		return err
 	}
-	if err := mountCache(ctx, cacheDisk); err != nil {
+	took := &phases{}
+	defer func() { fmt.Printf("[builder] took: %s\n", took) }()
+	if err := took.of("cache", func() error { return mountCache(ctx, cacheDisk) }); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, unmount(cacheMount)) }()
-	stop, err := prepare(ctx, contextDisk)
+	defer func() { err = errors.Join(err, took.of("unmount", func() error { return unmount(cacheMount) })) }()
+	stop, err := prepare(ctx, contextDisk, took)
 	if err != nil {
 		return err
 	}
-	layout, err := solveAndStop(ctx, stop)
+	layout, err := solveAndStop(ctx, stop, took)
 	if err != nil {
 		return err
 	}
@@ -94,7 +96,11 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 	if err != nil {
 		return err
 	}
-	usedBytes, err := writeRootDisk(ctx, outDisk, layout, image, baseLayer)
+	var usedBytes int64
+	err = took.of("root disk", func() (err error) {
+		usedBytes, err = writeRootDisk(ctx, outDisk, layout, image, baseLayer)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -102,14 +108,15 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 }
 
 // prepare starts the daemon, which takes seconds, while the context is unpacked.
-func prepare(ctx context.Context, contextDisk string) (stop func() error, err error) {
+func prepare(ctx context.Context, contextDisk string, took *phases) (stop func() error, err error) {
 	started := make(chan error, 1)
 	go func() {
-		var err error
-		stop, err = startDaemon()
-		started <- err
+		started <- took.of("daemon", func() (err error) {
+			stop, err = startDaemon()
+			return err
+		})
 	}()
-	unpacked := unpackContext(ctx, contextDisk)
+	unpacked := took.of("context", func() error { return unpackContext(ctx, contextDisk) })
 	if unpacked == nil {
 		unpacked = nameResolution()
 	}
@@ -123,7 +130,11 @@ func prepare(ctx context.Context, contextDisk string) (stop func() error, err er
 }
 
 // solveAndStop ends the daemon whatever came out; the root disk is made without it.
-func solveAndStop(ctx context.Context, stop func() error) (layout string, err error) {
-	defer func() { err = errors.Join(err, stop()) }()
-	return solve(ctx)
+func solveAndStop(ctx context.Context, stop func() error, took *phases) (layout string, err error) {
+	defer func() { err = errors.Join(err, took.of("stop", stop)) }()
+	err = took.of("solve", func() (err error) {
+		layout, err = solve(ctx)
+		return err
+	})
+	return layout, err
 }

@@ -11,6 +11,7 @@ import { type EngineContext, SPARE_DISK_BYTES } from '../machine/context.ts';
 import type { Disk } from '../vmm/vmm.ts';
 import { type Builder, ensureBuilder, makeContextDisk, makeOutDisk } from './builder.ts';
 import { diskFull, freeBytes, MIN_FREE_BYTES, runBuilder } from './builder-run.ts';
+import { timed } from './phases.ts';
 import { fileSystemBytes, readResult } from './result.ts';
 
 /** Exit codes of the build program. */
@@ -53,13 +54,14 @@ async function build(
 ): Promise<BuiltDisk> {
   const { signal } = options;
   const log = (line: string) => request.onLog(Buffer.from(`${line}\n`));
-  const builder = await ensureBuilder(context, log, options);
+  const { phases } = request;
+  const builder = await timed(phases, 'builder', () => ensureBuilder(context, log, options));
   const contextDisk = path.join(work, 'context.raw');
   const out = path.join(work, 'out.raw');
   const [cache] = await Promise.all([
-    openCache(context, builder, request.cacheOwner),
-    makeContextDisk(request.contextDir, contextDisk, signal),
-    makeOutDisk(context.runtime, out, signal),
+    timed(phases, 'cache', () => openCache(context, builder, request.cacheOwner)),
+    timed(phases, 'context', () => makeContextDisk(request.contextDir, contextDisk, signal)),
+    timed(phases, 'base', () => makeOutDisk(context.runtime, out, signal)),
   ]);
   let isCacheSound = false;
   try {
@@ -73,6 +75,7 @@ async function build(
         cache,
         out: { kind: 'raw', path: out },
         egress: request.egress,
+        phases,
         onLog: request.onLog,
       },
       options,
@@ -83,6 +86,14 @@ async function build(
   } finally {
     if (!isCacheSound) await rm(cache.path, { force: true });
   }
+  return timed(phases, 'keep', () => keepDisk(request, { contextDisk, out }));
+}
+
+/** Takes what the builder wrote. */
+async function keepDisk(
+  request: BuildRequest,
+  { contextDisk, out }: { contextDisk: string; out: string },
+): Promise<BuiltDisk> {
   await using file = await open(contextDisk, 'r');
   const { config, usedBytes } = await readResult(file);
   const bytes = await fileSystemBytes(out);

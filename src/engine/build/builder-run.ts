@@ -17,6 +17,7 @@ import { whileAlive } from '../machine/with-vmm.ts';
 import { attached } from '../network/network.ts';
 import type { Manifest } from '../snapshot/manifest.ts';
 import type { Disk } from '../vmm/vmm.ts';
+import { type Phases, timed } from './phases.ts';
 
 /** The service's limit for a build is unknown; a build under emulation may take long. */
 const BUILD_TIMEOUT_MS = 3_600_000;
@@ -36,6 +37,7 @@ export interface BuilderRun {
   readonly cache: Disk['source'];
   readonly out: Disk['source'];
   readonly egress?: Egress | undefined;
+  readonly phases?: Phases | undefined;
   onLog(chunk: Buffer): void;
 }
 
@@ -63,21 +65,18 @@ export async function runBuilder(
     spare3: run.out,
   });
   const ram = { path: path.join(run.snapshotDir, 'ram'), sharing: 'private' } as const;
-  const { vmm, link } = await restoreMachine(
-    context,
-    {
-      config: restoreConfig(manifest, { id: run.id, runDir, ram, disks, network }),
-      statePath: path.join(run.snapshotDir, 'state'),
-      secret: manifest.link.secret,
-      verified,
-    },
-    options,
-  );
+  const source = {
+    config: restoreConfig(manifest, { id: run.id, runDir, ram, disks, network }),
+    statePath: path.join(run.snapshotDir, 'state'),
+    secret: manifest.link.secret,
+    verified,
+  };
+  const { vmm, link } = await timed(run.phases, 'launch', () => restoreMachine(context, source, options));
   stack.use(vmm);
   stack.use(link);
   const full = stack.use(watchFreeSpace(run.workDir));
   const signal = options.signal === undefined ? full.signal : AbortSignal.any([options.signal, full.signal]);
-  return await whileAlive(vmm, signal, async (bounded) => {
+  const work = async (bounded: AbortSignal) => {
     const argv = [PROGRAM, '--context', 'spare1', '--cache', 'spare2', '--out', 'spare3'];
     const { exitCode } = await link.exec(
       { argv: [...argv, '--base-layer', context.runtime.base.layerDigest], env: PROGRAM_ENV, cwd: '/' },
@@ -86,7 +85,8 @@ export async function runBuilder(
     // Stopping the vCPUs also hands everything written to the disks over to the host.
     await vmm.pause();
     return exitCode;
-  });
+  };
+  return await timed(run.phases, 'Dockerfile', () => whileAlive(vmm, signal, work));
 }
 
 async function verifyBuilder({ integrity }: EngineContext, snapshotDir: string, { parts }: Manifest): Promise<void> {

@@ -3,6 +3,7 @@ import { stat, truncate } from 'node:fs/promises';
 import path from 'node:path';
 import type { GuestLink } from '../../guest/index.ts';
 import { messageOf } from '../../lib/index.ts';
+import { type Phases, timed } from '../build/phases.ts';
 import { copySparse } from '../disk/copy.ts';
 import { digHoles } from '../disk/dig-holes.ts';
 import { luksHeader } from '../disk/luks.ts';
@@ -47,17 +48,20 @@ export async function sealMachine(
   await using stack = new AsyncDisposableStack();
   const { keyring, vault } = context;
   const draft = stack.use(await createDraft(request.snapshotDir, keyring && { keyring, vault }));
-  await copySparse(request.disk.diskPath, draft.disk, options.signal);
+  const { phases } = request;
+  await timed(phases, 'copy', () => copySparse(request.disk.diskPath, draft.disk, options.signal));
   await growTo(draft.disk, rootDiskBytes(memoryMiB));
   const shape = { memoryMiB: memoryMiB * PEAK_FACTOR, cpus: peakCpus(memoryMiB, context.host.cpus) };
   const erasesFreedMemory = context.erasesFreedMemory && shape.memoryMiB <= MAX_ERASED_MIB;
   const booted = await runToSnapshot(
     context,
     draft,
-    { id: request.buildId, ...shape, egress: request.egress, erasesFreedMemory },
+    { id: request.buildId, ...shape, egress: request.egress, erasesFreedMemory, phases },
     options,
-    (booted, signal) =>
-      withCredentials(context, booted, request, signal, () => startApp(booted.link, request, argv, signal)),
+    (booted, signal) => {
+      const start = () => startApp(booted.link, request, argv, signal);
+      return timed(phases, 'app', () => withCredentials(context, booted, request, signal, start));
+    },
     ({ link }, signal) => confirmAlive(link, signal),
   );
   if (erasesFreedMemory) await digHoles(draft.ram, options.signal);
@@ -74,11 +78,8 @@ export async function sealMachine(
     memoryBytes: await allocatedBytes(draft.ram),
     diskBytes: (await allocatedBytes(draft.disk)) + (await allocatedBytes(draft.changes)),
   };
-  const parts = await sealDraft(draft, request.snapshotDir, facts, {
-    driver: context.driver,
-    mapper: context.runtime.qemu.img,
-    signal: options.signal,
-  });
+  const sealing = { driver: context.driver, mapper: context.runtime.qemu.img, signal: options.signal };
+  const parts = await timed(phases, 'seal', () => sealDraft(draft, request.snapshotDir, facts, sealing));
   await context.integrity.trust(request.snapshotDir, parts);
   return { snapshotDir: request.snapshotDir, ...sizes };
 }
@@ -113,13 +114,14 @@ export async function runToSnapshot(
     cpus: number;
     egress?: Egress | undefined;
     erasesFreedMemory?: boolean;
+    phases?: Phases | undefined;
   },
   options: { signal?: AbortSignal | undefined },
   prepare: (booted: Booted, signal: AbortSignal) => Promise<void>,
   confirm: (booted: Booted, signal: AbortSignal) => Promise<void> = async () => {},
 ): Promise<{ generation: number; secret: string }> {
   await using stack = new AsyncDisposableStack();
-  const { egress, ...machine } = shape;
+  const { egress, phases, ...machine } = shape;
   const network = await attached(context.network, shape.id, egress, { stack, signal: options.signal });
   const runDir = await context.folders.makeRun(shape.id);
   stack.defer(() => remove(runDir));
@@ -132,17 +134,20 @@ export async function runToSnapshot(
     basePath: draft.disk,
     ...(passphrase && { passphrase }),
   } as const;
-  const booted = await bootMachine(context, { ...machine, network, runDir, ramPath: draft.ram, root }, options);
+  const request = { ...machine, network, runDir, ramPath: draft.ram, root };
+  const booted = await timed(phases, 'boot', () => bootMachine(context, request, options));
   const { vmm, link, secret } = booted;
   stack.use(vmm);
   stack.use(link);
   await whileAlive(vmm, options.signal, async (signal) => {
     await prepare(booted, signal);
-    await link.quiesce({ dropCaches: true, timeoutMs: QUIESCE_TIMEOUT_MS, signal });
+    await timed(phases, 'quiesce', () => link.quiesce({ dropCaches: true, timeoutMs: QUIESCE_TIMEOUT_MS, signal }));
     await confirm(booted, signal);
     await link[Symbol.asyncDispose]();
-    await vmm.pause();
-    await vmm.saveState(draft.state);
+    await timed(phases, 'save', async () => {
+      await vmm.pause();
+      await vmm.saveState(draft.state);
+    });
   });
   return { generation: link.generation, secret };
 }
