@@ -57,7 +57,6 @@ class Http2Outgoing implements Outgoing {
   /** The answer ended, failed, or nobody wants it. */
   #isOver = false;
   #hasAnswered = false;
-  #tookBody = false;
   /** The app ended its stream; Node ends the readable side of one that was reset too. */
   #isWhole = false;
   #error: Error | undefined;
@@ -95,10 +94,7 @@ class Http2Outgoing implements Outgoing {
     stream.on('drain', () => this.#onDrain?.());
     stream.once('wantTrailers', () => this.#sendTrailers());
     this.body = {
-      data: (chunk) => {
-        this.#tookBody = true;
-        return stream.destroyed || stream.write(chunk);
-      },
+      data: (chunk) => stream.destroyed || stream.write(chunk),
       end: (trailers) => {
         this.#requestTrailers = trailers;
         stream.end();
@@ -170,11 +166,13 @@ class Http2Outgoing implements Outgoing {
     const { rstCode } = this.#stream;
     const { session } = this.#pooled;
     const error = session.destroyed && this.#error !== undefined ? this.#error : new StreamReset(rstCode);
-    this.#answer.failed(error, !this.#hasAnswered && !this.#tookBody && this.#mayRepeat(session.destroyed, rstCode));
+    this.#answer.failed(error, !this.#hasAnswered && this.#mayRepeat(session.destroyed, rstCode));
   }
 
   /** Refused (RFC 9113 §8.7), or on a session that the app may have given up just before, and harmless to repeat. */
   #mayRepeat(sessionDied: boolean, rstCode: number): boolean {
+    // A body is read as soon as there is a way for it, and can't be read again.
+    if (this.#head.hasBody) return false;
     if (this.#stream.id === undefined || rstCode === constants.NGHTTP2_REFUSED_STREAM) return true;
     return sessionDied && this.#isReused && SAFE.has(this.#head.method);
   }
