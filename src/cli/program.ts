@@ -20,6 +20,7 @@ export function createProgram(env: Environment, done: (exitCode: number) => void
     .configureHelp({ showGlobalOptions: false });
   addServer(program, env, done);
   addImages(program, env);
+  addDisk(program, env);
   addMicrovms(program, env, done);
   addConnectors(program, env);
   addIdentity(program, env);
@@ -99,12 +100,26 @@ function addImages(program: Command, env: Environment): void {
     .addHelpText('after', examples('rekindle images rebuild counter --image-version 1.0'))
     .action(async (image, options) => (await import('./commands/images.ts')).rebuildImage(image, options, env));
 
+  command(images, 'gc', 'take away what nothing owns on disk, and old versions if told how many to keep')
+    .option('--dry-run', 'only say what would go')
+    .option('--keep <n>', 'delete inactive and failed versions too, but for the newest n of each image')
+    .option('--older-than <days>', 'delete inactive and failed versions that last changed so long ago')
+    .addHelpText('after', examples('rekindle images gc --dry-run', 'rekindle images gc --keep 2 --older-than 30'))
+    .action(async (options) => (await import('./commands/disk.ts')).collectGarbage(options, env));
+
   command(images, 'log', "print a version's build log")
     .argument('<image>', 'name or ARN')
     .option('--image-version <version>', 'such as 1.0 (default: the newest that built, else the newest that failed)')
     .option('-f, --follow', 'go on until the build has ended')
     .addHelpText('after', examples('rekindle images log counter', 'rekindle images log counter -f'))
     .action(async (image, options) => (await import('./commands/images.ts')).imageLog(image, options, env));
+}
+
+function addDisk(program: Command, env: Environment): void {
+  command(program, 'du', 'what takes how much disk: images, microVMs, caches, logs, and what nothing owns')
+    .argument('[image]', 'name or ARN: only its versions and microVMs')
+    .addHelpText('after', examples('rekindle du', 'rekindle du counter', 'rekindle du --json'))
+    .action(async (image, options) => (await import('./commands/disk.ts')).diskUse(image, options, env));
 }
 
 function addMicrovms(program: Command, env: Environment, done: (exitCode: number) => void): void {

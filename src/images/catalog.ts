@@ -138,6 +138,17 @@ export class Catalog {
     return found.sort((a, b) => a.createdAt - b.createdAt);
   }
 
+  /** Of any state, by name. */
+  async everyImage(): Promise<ImageRecord[]> {
+    const rows = await all<ImageRecord>((query) => this.images.list(query));
+    return rows.map(({ body }) => body).sort((a, b) => a.name.localeCompare(b.name));
+  }
+
+  /** Whether a version still waits for, or is made of, what was imported under this id. */
+  async importing(importId: string): Promise<boolean> {
+    return (await this.versionsIn(['PENDING', 'IN_PROGRESS'])).some((version) => version.importId === importId);
+  }
+
   async imagesIn(states: readonly ImageRecord['state'][]): Promise<ImageRecord[]> {
     return allInStates(this.images, states);
   }

@@ -24,7 +24,7 @@ import { type Claim, fingerprintOf, type Page, type PageKey, type Row, readPage,
 import { BuildLogs } from './build-log.ts';
 import { BuildQueue } from './build-queue.ts';
 import type { RoleSource } from './build-role.ts';
-import { Catalog, versionId } from './catalog.ts';
+import { Catalog, type Change, type Changed, versionId } from './catalog.ts';
 import { markDamaged, ownerOf, refuseDamaged } from './damage.ts';
 import { checkImageArn, imageArn, type Owner } from './image-arn.ts';
 import { imageUnused, versionUnused } from './in-use.ts';
@@ -57,6 +57,8 @@ import type {
   VersionStatus,
   VersionView,
 } from './types.ts';
+import { Holds } from './upkeep/holds.ts';
+import { createUpkeep } from './upkeep/upkeep.ts';
 import { configOf, memoryMiBOf } from './version-config.ts';
 import {
   buildSummaryOf,
@@ -99,6 +101,9 @@ export function createImages(options: ImagesOptions): Images {
 
 class ImagesRoom implements Images {
   readonly managed: Images['managed'];
+  readonly upkeep: Images['upkeep'];
+  readonly #holds = new Holds();
+  readonly #stopping = new AbortController();
   readonly #o: ImagesOptions;
   readonly #owner: Owner;
   readonly #clock: Clock;
@@ -139,6 +144,17 @@ class ImagesRoom implements Images {
     });
     this.#removals = new Removals({ ...common, imageDir: (arn) => this.#imageDir(arn) });
     this.managed = managedImages(options.region);
+    this.upkeep = createUpkeep({
+      stateDir: options.stateDir,
+      owner: this.#owner,
+      store: options.store,
+      catalog: this.#catalog,
+      holds: this.#holds,
+      now: () => this.#clock.now(),
+      check: (identifier) => this.#check(identifier),
+      deleteVersion: async (arn, version) => this.#removals.removeVersion(await this.#deleting(arn, version)),
+      stopping: this.#stopping.signal,
+    });
     this.#damage = options.engine.onDamage((damage) => void this.#damaged(damage));
   }
 
@@ -158,7 +174,7 @@ class ImagesRoom implements Images {
     const image = newImage(this.#ids, { arn, name, tags: addTags({}, tags), at });
     const next = newVersion(this.#ids, image, config, at, askedBy(principal));
     let isTaken = false;
-    const result = await this.#catalog.change(async () => {
+    const result = await this.#recording(arn, async () => {
       // Only after the write was refused: a client token that was used meanwhile speaks first.
       if (isTaken && (await this.#catalog.images.get(arn)) !== undefined) {
         throw new DomainError('INVALID', `A MicroVM image with the name '${name}' already exists in this account`);
@@ -187,7 +203,7 @@ class ImagesRoom implements Images {
     const earlier = await this.#earlier(claimFor(''));
     if (earlier !== undefined) return updatedViewOf(earlier.image, earlier.version);
     const config = await this.#configOf(rest, principal);
-    const result = await this.#catalog.change(async () => {
+    const result = await this.#recording(arn, async () => {
       const seen = await this.#catalog.image(arn);
       const at = this.#clock.now();
       const image = imageUpdating(seen.body, at);
@@ -215,7 +231,7 @@ class ImagesRoom implements Images {
 
   async rebuild(imageIdentifier: string, imageVersion: string): Promise<UpdatedImageView> {
     const arn = this.#check(imageIdentifier);
-    const result = await this.#catalog.change(async () => {
+    const result = await this.#recording(arn, async () => {
       const seen = await this.#changeable(arn);
       const { body: from } = await this.#catalog.version(arn, imageVersion);
       if (from.state !== 'SUCCESSFUL' && from.state !== 'FAILED') {
@@ -334,6 +350,12 @@ class ImagesRoom implements Images {
     imageVersion: string,
   ): Promise<{ imageIdentifier: string; imageVersion: string; state: 'DELETING' }> {
     const arn = this.#check(imageIdentifier);
+    void this.#removals.removeVersion(await this.#deleting(arn, imageVersion));
+    return { imageIdentifier: arn, imageVersion, state: 'DELETING' };
+  }
+
+  /** Makes it DELETING. */
+  async #deleting(arn: string, imageVersion: string): Promise<VersionRecord> {
     const result = await this.#catalog.change(async () => {
       const seen = await this.#changeable(arn);
       const version = await this.#catalog.version(arn, imageVersion);
@@ -354,8 +376,7 @@ class ImagesRoom implements Images {
     });
     assert(result.kind === 'done', 'there was no client token');
     this.#o.log.info({ imageArn: arn, imageVersion }, 'version being deleted');
-    this.#removals.removeVersion(result.answer);
-    return { imageIdentifier: arn, imageVersion, state: 'DELETING' };
+    return result.answer;
   }
 
   async listVersions(imageIdentifier: string, request: PageRequest): Promise<Page<VersionView>> {
@@ -435,6 +456,7 @@ class ImagesRoom implements Images {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopping.abort(new Error('the server is stopping'));
     this.#damage[Symbol.dispose]();
     await Promise.all([this.#queue[Symbol.asyncDispose](), this.#removals[Symbol.asyncDispose]()]);
   }
@@ -468,6 +490,11 @@ class ImagesRoom implements Images {
     const { imageArn: arn, version: imageVersion, buildId } = version;
     this.#o.log.info({ imageArn: arn, imageVersion, buildId }, what);
     this.#queue.add(version);
+  }
+
+  /** Writes records of a name or number that was free: what is left under it from before is not cleared away meanwhile. */
+  #recording<T>(arn: string, decide: () => Promise<Change<T>>): Promise<Changed<T>> {
+    return this.#holds.withImage(arn, () => this.#catalog.change(decide));
   }
 
   /** The image, if nothing is under way on it. @throws DomainError `NOT_FOUND`, `CONFLICT` */

@@ -37,6 +37,10 @@ interface VersionIdentity {
   readonly buildId: string;
   /** The version whose kept root disk it is made of; absent when it is built from its artifact. */
   readonly rebuildOf?: string;
+  /** Folder below `imports/` with the root disk it is made of; absent when it was not imported. */
+  readonly importId?: string;
+  /** Numbers of the snapshots it has, that which is launched first; absent: only the first. */
+  readonly snapshots?: readonly number[];
   /** ARN of who asked for it; absent in records from before it was kept. */
   readonly principal?: string;
   readonly createdAt: number;
@@ -292,8 +296,14 @@ export function versionMoved(version: VersionRecord, event: RemovalEvent, at: nu
 }
 
 function identityOf(record: VersionRecord, updatedAt: number): VersionIdentity {
-  const { imageArn, imageName, version, config, buildId, rebuildOf, principal, createdAt } = record;
-  const origin = { ...(rebuildOf !== undefined && { rebuildOf }), ...(principal !== undefined && { principal }) };
+  const { imageArn, imageName, version, config, buildId, rebuildOf, importId, snapshots, principal, createdAt } =
+    record;
+  const origin = {
+    ...(rebuildOf !== undefined && { rebuildOf }),
+    ...(importId !== undefined && { importId }),
+    ...(snapshots !== undefined && { snapshots }),
+    ...(principal !== undefined && { principal }),
+  };
   return { imageArn, imageName, version, config, buildId, ...origin, createdAt, updatedAt };
 }
 

@@ -50,14 +50,15 @@ export class Removals implements AsyncDisposable {
     for (const image of images) this.removeImage(image.arn);
     const going = new Set(images.map((image) => image.arn));
     for (const version of await this.#o.catalog.versionsIn(['DELETING'])) {
-      if (!going.has(version.imageArn)) this.removeVersion(version);
+      if (!going.has(version.imageArn)) void this.removeVersion(version);
     }
   }
 
-  removeVersion(version: VersionRecord): void {
+  /** Resolves when it is gone, or could not be removed. */
+  removeVersion(version: VersionRecord): Promise<void> {
     const { catalog, clock } = this.#o;
     const { imageArn: arn } = version;
-    this.#begin({ imageArn: arn, imageVersion: version.version }, async () => this.#clearVersion(version), {
+    return this.#begin({ imageArn: arn, imageVersion: version.version }, async () => this.#clearVersion(version), {
       done: () => this.#forgetVersion(version),
       failed: async () => {
         await catalog.change(async () => {
@@ -81,7 +82,7 @@ export class Removals implements AsyncDisposable {
       for (const { body } of await catalog.versionsOf(arn)) await this.#clearVersion(body);
       await rm(this.#o.imageDir(arn), { recursive: true, force: true });
     };
-    this.#begin({ imageArn: arn }, clear, {
+    void this.#begin({ imageArn: arn }, clear, {
       done: () => this.#forgetImage(arn),
       failed: async () => {
         await catalog.change(async () => {
@@ -110,7 +111,7 @@ export class Removals implements AsyncDisposable {
     what: Readonly<Record<string, string>>,
     clear: () => Promise<void>,
     outcome: { done: () => Promise<void>; failed: () => Promise<void> },
-  ): void {
+  ): Promise<void> {
     const log = this.#o.log.child(what);
     const work = this.#attempt(log, clear, outcome).catch((error: unknown) => {
       if (this.#stop.signal.aborted) return;
@@ -118,6 +119,7 @@ export class Removals implements AsyncDisposable {
     });
     this.#running.add(work);
     void work.finally(() => this.#running.delete(work));
+    return work;
   }
 
   async #attempt(

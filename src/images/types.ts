@@ -5,6 +5,11 @@
 import type { MemoryMiB } from '../engine/index.ts';
 import type { Tags } from '../lib/index.ts';
 import type { Page, Write } from '../store/index.ts';
+import type { Upkeep } from './upkeep/upkeep.ts';
+
+export type * from './upkeep/disk-use.ts';
+export type { Garbage, GarbageRequest } from './upkeep/garbage.ts';
+export type { Upkeep } from './upkeep/upkeep.ts';
 
 export type ImageState =
   | 'CREATING'
@@ -237,6 +242,8 @@ export interface Images extends AsyncDisposable {
     list(request: PageRequest): Promise<Page<ManagedImageView>>;
     listVersions(imageIdentifier: string, request: PageRequest): Promise<Page<ManagedImageVersionView>>;
   };
+  /** What takes disk, and what of it may go. */
+  readonly upkeep: Upkeep;
   /**
    * The version's build log from the beginning: bytes as BuildKit and the app printed them. With `follow` it goes on
    * until the build ended. @throws DomainError NOT_FOUND

@@ -18,6 +18,7 @@ const everything: ExtensionRequest = { body: Buffer.alloc(0), demand: () => {}, 
 async function serve(rooms: Partial<ExtensionRooms>, asked = everything): Promise<Listening> {
   const all: ExtensionRooms = {
     images: { buildLog: () => refuse(), rebuild: noMicrovm },
+    upkeep: { diskUse: noMicrovm, collectGarbage: noMicrovm },
     microvms: { get: noMicrovm, logs: () => refuse(), flows: () => refuse() },
     drain: { drain: noMicrovm, undrain: () => {}, drainStatus: noMicrovm },
     connectors: { domains: noMicrovm, setDomains: noMicrovm },
@@ -216,4 +217,50 @@ test('flows are answered as they were written, all or those asked for, and a gap
   for (const query of ['?refused=yes', '?kind=drop', '?follow=1']) {
     assert.equal((await server.ask(`/rekindle/v1/microvms/m/flows${query}`)).status, 400, query);
   }
+});
+
+test('disk use is asked of an image or of everything; what is to go is said in full and no more', async () => {
+  const calls: unknown[] = [];
+  const demanded: string[] = [];
+  const space = { bytes: 0, apparentBytes: 0 };
+  const rooms: Partial<ExtensionRooms> = {
+    upkeep: {
+      diskUse: async (arn) => {
+        calls.push(arn);
+        return { total: space, images: [], microvms: [], fileSystem: { bytes: 0, freeBytes: 0 } };
+      },
+      collectGarbage: async (request) => {
+        calls.push(request);
+        return { dryRun: request.dryRun, files: [], versions: [], left: [], total: space };
+      },
+    },
+  };
+  const ask = async (body: string, path: string, method: string) => {
+    await using server = await serve(rooms, {
+      ...everything,
+      body: Buffer.from(body),
+      demand: (action, resource) => void demanded.push(`${action} ${resource}`),
+    });
+    return (await server.ask(path, method)).status;
+  };
+  assert.equal(await ask('', '/rekindle/v1/disk', 'GET'), 200);
+  assert.equal(await ask('', '/rekindle/v1/disk?image=arn%3Aa', 'GET'), 200);
+  const gc = '/rekindle/v1/images/gc';
+  assert.equal(await ask('', gc, 'POST'), 200);
+  assert.equal(await ask('{"dryRun":true,"keep":2,"olderThanDays":30}', gc, 'POST'), 200);
+  for (const wrong of ['[]', 'x', '{"keep":-1}', '{"keep":1.5}', '{"keep":"2"}', '{"dryRun":1}', '{"dryrun":true}']) {
+    assert.equal(await ask(wrong, gc, 'POST'), 400, wrong);
+  }
+  assert.equal(await ask('', gc, 'GET'), 405);
+  assert.deepEqual(calls, [
+    undefined,
+    'arn:a',
+    { dryRun: false, keep: undefined, olderThanDays: undefined },
+    { dryRun: true, keep: 2, olderThanDays: 30 },
+  ]);
+  assert.deepEqual(demanded.slice(0, 3), [
+    'rekindle:GetDiskUse *',
+    'rekindle:GetDiskUse arn:a',
+    'rekindle:CollectGarbage *',
+  ]);
 });

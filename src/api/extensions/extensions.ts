@@ -4,6 +4,7 @@
  *
  *   GET /rekindle/v1/images/{arn}/versions/{version}/build-log[?follow=true]   the build log as it was printed, text
  *   POST /rekindle/v1/images/{arn}/versions/{version}/rebuild                  the image's next version from what this one kept
+ *   GET /rekindle/v1/disk[?image={arn}], POST /rekindle/v1/images/gc           what takes disk, and what may go (upkeep.ts)
  *   GET /rekindle/v1/microvms/{id}/logs[?follow=true&cursor=N]                 the app's output, one JSON document a line
  *   GET /rekindle/v1/microvms/{id}/flows[?follow=true&refused=true&kind=dns]   what it reached and tried to, one JSON document a line
  *   …   /rekindle/v1/network-connectors/{id}/domains                           a connector's domain list (connectors.ts)
@@ -18,16 +19,18 @@ import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Connectors } from '../../connectors/index.ts';
 import type { Identity } from '../../identity/index.ts';
-import type { Images } from '../../images/index.ts';
+import type { Images, Upkeep } from '../../images/index.ts';
 import { DomainError, type DomainErrorCode, type Logger, messageOf } from '../../lib/index.ts';
 import type { FlowRecord, Microvms } from '../../microvms/index.ts';
 import { answerDomains, DOMAINS_PATH } from './connectors.ts';
 import { answerIdentity, IDENTITY_PATH } from './identity.ts';
+import { answerDisk, answerGarbage } from './upkeep.ts';
 
 export const EXTENSION_PREFIX = '/rekindle/';
 
 export interface ExtensionRooms {
   readonly images: Pick<Images, 'buildLog' | 'rebuild'>;
+  readonly upkeep: Upkeep;
   readonly microvms: Pick<Microvms, 'get' | 'logs' | 'flows'>;
   readonly drain: Pick<Microvms, 'drain' | 'undrain' | 'drainStatus'>;
   readonly connectors: Pick<Connectors, 'domains' | 'setDomains'>;
@@ -64,6 +67,8 @@ const routes: readonly {
 }[] = [
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/build-log$/, run: buildLog },
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/rebuild$/, method: 'POST', run: rebuild },
+  { path: /^\/rekindle\/v1\/images\/gc$/, method: 'POST', run: garbage },
+  { path: /^\/rekindle\/v1\/disk$/, run: disk },
   { path: /^\/rekindle\/v1\/microvms\/([^/]+)\/logs$/, run: microvmLogs },
   { path: /^\/rekindle\/v1\/microvms\/([^/]+)\/flows$/, run: microvmFlows },
   { path: DOMAINS_PATH, method: 'any', run: domains },
@@ -123,6 +128,14 @@ async function rebuild({ asked, rooms, labels, response }: Call): Promise<void> 
   asked.demand('rekindle:RebuildMicrovmImageVersion', arn);
   const { imageArn, imageVersion, state } = await rooms.images.rebuild(arn, version);
   answer(response, 200, { imageArn, imageVersion, state });
+}
+
+async function garbage({ asked, rooms, response, signal }: Call): Promise<void> {
+  answer(response, 200, await answerGarbage({ asked, upkeep: rooms.upkeep, signal }));
+}
+
+async function disk({ asked, rooms, query, response, signal }: Call): Promise<void> {
+  answer(response, 200, await answerDisk({ asked, upkeep: rooms.upkeep, signal }, query.get('image') ?? undefined));
 }
 
 async function microvmLogs(call: Call): Promise<void> {
@@ -236,7 +249,7 @@ function decoded(text: string): string {
   }
 }
 
-function answer(response: ServerResponse, status: number, body: Readonly<Record<string, unknown>>): void {
+function answer(response: ServerResponse, status: number, body: object): void {
   const text = JSON.stringify(body);
   response
     .writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) })

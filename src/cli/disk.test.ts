@@ -1,0 +1,45 @@
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { createFakeEngine } from '../engine/index.ts';
+import { startFakeServer } from './test-server.ts';
+
+/** Runs the command line as a process, in an environment without anything of this user's servers. */
+function rekindle(args: readonly string[]): Promise<{ exitCode: number; stdout: string; stderr: string }> {
+  const { PATH = '', HOME = '' } = process.env;
+  return new Promise((resolve) => {
+    const main = join(import.meta.dirname, 'main.ts');
+    execFile(process.execPath, [main, ...args], { env: { PATH, HOME } }, (error, stdout, stderr) => {
+      resolve({ exitCode: typeof error?.code === 'number' ? error.code : 0, stdout, stderr });
+    });
+  });
+}
+
+test('du says what takes disk and what nobody owns; gc takes that away and says how much it was', async () => {
+  await using home = await startFakeServer(async () => createFakeEngine());
+  const run = (...args: string[]) => rekindle([...args, '--state', home.stateDir]);
+  await run('images', 'build', join(import.meta.dirname, '../../examples/counter'), '--quiet');
+  const stray = join(home.stateDir, 'images/gone/1.0');
+  await mkdir(stray, { recursive: true });
+  await writeFile(join(stray, 'disk'), Buffer.alloc(3_000_000, 1));
+
+  const told = await run('du');
+  assert.equal(told.exitCode, 0, told.stderr);
+  assert.match(told.stdout, /^counter +1\.0 +ACTIVE /m);
+  assert.match(told.stdout, /^3\.0 MB +images\/gone +no image of this name is on record/m);
+  assert.match(told.stdout, /on disk \(.* with holes\); .* of the file system are free\n$/);
+  const use = JSON.parse((await run('du', 'counter', '--json')).stdout);
+  assert.deepEqual([use.images.length, use.microvms, use.unowned], [1, [], undefined]);
+  assert.match((await run('du', 'nothing')).stderr, /not found/);
+
+  assert.match((await run('images', 'gc', '--dry-run')).stdout, /3\.0 MB would be freed \(--dry-run\)\n$/);
+  const done = JSON.parse((await run('images', 'gc', '--keep', '1', '--json')).stdout);
+  assert.deepEqual(
+    done.files.map((item: { path: string }) => item.path),
+    ['images/gone'],
+  );
+  assert.equal((await run('images', 'gc')).stdout, 'Nothing to take away.\n');
+  assert.deepEqual((await run('images', 'gc', '--keep', 'two')).exitCode, 2);
+});
