@@ -26,6 +26,8 @@ import { type MuxOutput, MuxStream } from './mux-stream.ts';
 
 /** Payloads up to this are copied behind their header: one buffer is cheaper than two in a writev. */
 const COPY_BYTES = 8192;
+/** So much is sent at once, not at the end of the turn. */
+const BULK_BYTES = 32_768;
 /** The other side stopped reading altogether while we kept opening streams. */
 const MAX_QUEUED_BYTES = 16 * 1024 * 1024;
 const MAX_STREAMS = 4096;
@@ -56,6 +58,11 @@ export class Mux implements MuxOutput {
   #error: Error | undefined;
   #lastStream = 0;
   #isCorked = false;
+  readonly #uncork = (): void => {
+    if (!this.#isCorked) return;
+    this.#isCorked = false;
+    this.#out.uncork();
+  };
   #heldBytes = 0;
   #strayAllowance = 0;
   /** performance.now() of the last bytes received. */
@@ -219,18 +226,19 @@ export class Mux implements MuxOutput {
     if (this.#strayAllowance < 0) throw violation('frames for closed streams without end');
   }
 
-  /** Everything sent in one turn of the event loop leaves in one writev. */
+  /**
+   * What is sent while the event loop handles what came in leaves in one writev: the requests of many connections wake the guest
+   * once. Bulk does not wait.
+   */
   #send(buffer: Buffer): void {
     if (!this.#isCorked) {
       this.#isCorked = true;
       this.#out.cork();
-      process.nextTick(() => {
-        this.#isCorked = false;
-        this.#out.uncork();
-      });
+      setImmediate(this.#uncork);
     }
     this.#out.write(buffer);
     if (this.#out.writableLength > MAX_QUEUED_BYTES) this.fail(violation('the guest does not read'));
+    else if (this.#out.writableLength >= BULK_BYTES) this.#uncork();
   }
 
   #drained(): void {
