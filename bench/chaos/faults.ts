@@ -25,6 +25,8 @@ export interface Harm {
   undo(): Promise<void>;
   /** May go on while others strike. */
   readonly canLast: boolean;
+  /** It does. */
+  onLast?(): void;
 }
 
 const HEALS: Harm = { undo: async () => {}, canLast: true };
@@ -70,7 +72,11 @@ export async function strike(world: World, fault: Fault, random: Random): Promis
       const [model, vmm] = anyMachine(world, random);
       if (model === undefined || vmm === undefined) return undefined;
       world.note(`paused the machine of ${model.id}`);
-      return { ...paused([vmm]), canLast: true };
+      // A server that starts meanwhile gives up a VMM that does not answer.
+      const onLast = () => {
+        model.mayDie = true;
+      };
+      return { ...paused([vmm]), canLast: true, onLast };
     }
     case 'kill-gateway': {
       const pids = gatewayAndHolder(world);

@@ -59,6 +59,7 @@ async function disturb(world: World, choices: Choices, random: Random, struck: F
     if (harm === undefined) continue;
     struck.push(fault);
     if (harm.canLast && random.chance(LASTS)) {
+      harm.onLast?.();
       lasting.push(harm);
       continue;
     }
