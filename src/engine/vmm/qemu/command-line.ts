@@ -181,8 +181,12 @@ function backing(
 /** What a machine wrote matters on disk only when it is suspended or sealed, and then the engine syncs it. */
 const CACHE = { 'no-flush': true };
 
+/**
+ * `drop-cache` is for disks that another host wrote to until now. Here it would evict what all machines of a version share
+ * from the page cache, at every launch of one.
+ */
 function file(path: string): object {
-  return { driver: 'file', filename: path, discard: 'unmap', cache: CACHE };
+  return { driver: 'file', filename: path, discard: 'unmap', cache: CACHE, 'drop-cache': false };
 }
 
 /**
