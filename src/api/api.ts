@@ -126,7 +126,13 @@ class Api {
     await answerExtension(
       request,
       response,
-      { ...this.#options, upkeep: this.#options.images.upkeep, drain: this.#options.microvms, host },
+      {
+        ...this.#options,
+        upkeep: this.#options.images.upkeep,
+        drain: this.#options.microvms,
+        tokens: this.#options.microvms,
+        host,
+      },
       { body, demand: ask, demandOn: askOn },
       logger,
     );

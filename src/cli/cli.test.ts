@@ -54,6 +54,7 @@ test('one microVM from folder to end: build, run, ls, url, curl, suspend, wake, 
   assert.equal((await run('logs', id)).stdout, 'said by the app\n');
   await run('suspend', id);
   assert.equal((await run('resume', id)).stdout, `${id} is RUNNING\n`);
+  assert.match((await run('rotate-token-key')).stdout, /made with the key [0-9a-f-]{36}; issued ones stay good/);
   assert.match((await run('drain')).stdout, /Drained: 1 microVMs are suspended/);
   assert.match((await run('resume', id)).stderr, /being drained/);
   assert.match((await run('run', 'counter')).stderr, /being drained/);

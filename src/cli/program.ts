@@ -219,6 +219,10 @@ function addMicrovms(program: Command, env: Environment, done: (exitCode: number
     .addHelpText('after', examples('rekindle logs <id>', 'rekindle logs -f <id>'))
     .action(async (id, options) => (await load()).microvmLogs(id, options, env));
 
+  command(program, 'rotate-token-key', 'make endpoint tokens with a new key; issued ones stay good')
+    .addHelpText('after', examples('rekindle rotate-token-key'))
+    .action(async (options) => (await import('./commands/tokens.ts')).rotateTokenKey(options, env));
+
   command(program, 'drain', 'suspend what runs and let nothing start, before the host is serviced')
     .option('--off', 'let microVMs start again')
     .option('--timeout <seconds>', 'give up waiting after this many', '300')

@@ -21,6 +21,7 @@ async function serve(rooms: Partial<ExtensionRooms>, asked = everything): Promis
     upkeep: { diskUse: noMicrovm, collectGarbage: noMicrovm },
     microvms: { get: noMicrovm, logs: () => refuse(), flows: () => refuse() },
     drain: { drain: noMicrovm, undrain: () => {}, drainStatus: noMicrovm },
+    tokens: { rotateTokenKey: noMicrovm },
     connectors: { domains: noMicrovm, setDomains: noMicrovm },
     identity: createIdentity({ account: '000000000000', rootKeys: [] }),
     host: () => ({ accelerator: 'tcg' }),

@@ -10,6 +10,7 @@
  *   …   /rekindle/v1/network-connectors/{id}/domains                           a connector's domain list (connectors.ts)
  *   GET /rekindle/v1/host                                                      what this server runs on, JSON
  *   GET, PUT, DELETE /rekindle/v1/drain                                        whether the server is being drained, JSON
+ *   POST /rekindle/v1/endpoint-token-key                                       a new key for endpoint tokens, JSON
  *   …   /rekindle/v1/identity/…                                                users, roles, keys, policies (identity.ts)
  *
  * Invariant: a stream ends when the client goes, and one that fails half way is cut, so that it can't pass for whole.
@@ -33,6 +34,7 @@ export interface ExtensionRooms {
   readonly upkeep: Upkeep;
   readonly microvms: Pick<Microvms, 'get' | 'logs' | 'flows'>;
   readonly drain: Pick<Microvms, 'drain' | 'undrain' | 'drainStatus'>;
+  readonly tokens: Pick<Microvms, 'rotateTokenKey'>;
   readonly connectors: Pick<Connectors, 'domains' | 'setDomains'>;
   readonly identity: Identity;
   /** What `/host` answers; made anew for each request. */
@@ -74,6 +76,7 @@ const routes: readonly {
   { path: DOMAINS_PATH, method: 'any', run: domains },
   { path: /^\/rekindle\/v1\/host$/, run: host },
   { path: /^\/rekindle\/v1\/drain$/, method: 'any', run: drain },
+  { path: /^\/rekindle\/v1\/endpoint-token-key$/, method: 'POST', run: rotateTokenKey },
   { path: IDENTITY_PATH, method: 'any', run: identity },
 ];
 
@@ -206,6 +209,11 @@ async function drain({ asked, method, rooms, response }: Call): Promise<void> {
   }
   if (method === 'DELETE') microvms.undrain();
   answer(response, 200, { ...(await microvms.drainStatus()) });
+}
+
+async function rotateTokenKey({ asked, rooms, response }: Call): Promise<void> {
+  asked.demand('rekindle:RotateEndpointTokenKey', '*');
+  answer(response, 200, { kid: await rooms.tokens.rotateTokenKey() });
 }
 
 function wantsFollow(call: Call): boolean {
