@@ -4,6 +4,7 @@ import { type ClientHttp2Session, connect, type IncomingHttpHeaders, type Outgoi
 import { request as httpsRequest } from 'node:https';
 import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
+import { connect as tlsConnect } from 'node:tls';
 import type { FakeApp } from './engine/index.ts';
 import { MachineError } from './lib/index.ts';
 import { type Answer, createEndpoints, type Endpoint, type Endpoints } from './test-endpoints.ts';
@@ -137,9 +138,12 @@ test('who has no token wakes nothing: neither a connection, nor a TLS handshake,
   const vm = await b.run();
   const other = await b.run();
   await b.suspend(vm.id);
+  const silent = tlsConnect({ host: 'localhost', port: vm.port, ca: b.ingress.caPem, ALPNProtocols: ['http/1.1'] });
+  await once(silent, 'secureConnect');
   for (const token of ['', 'nonsense', other.token]) {
     assert.equal((await b.request({ ...vm, token })).status, 403);
   }
+  silent.destroy();
   assert.equal(resumes(b, vm), 0);
 });
 
