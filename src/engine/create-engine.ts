@@ -1,10 +1,12 @@
 /** The engine of this host: keeps the live machines and hands each operation to the file that does it. */
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { type Clock, DomainError, type Ids, KeyedLock, type Logger, MachineError } from '../lib/index.ts';
+import { type Clock, DomainError, type Ids, type Logger, MachineError } from '../lib/index.ts';
 import { buildImage } from './build/build.ts';
+import { BuildCaches } from './build/caches.ts';
 import type { Egress, FlowRecord } from './egress.ts';
 import type {
+  BuildCache,
   BuildRequest,
   BuiltDisk,
   Engine,
@@ -53,6 +55,8 @@ export interface EngineOptions {
   readonly keyring?: Keyring;
   /** Guests sealed from now on erase memory when it is freed: what a process of the app knew does not outlive it. */
   readonly erasesFreedMemory?: boolean;
+  /** Of all build caches together; default 20 GiB. */
+  readonly buildCacheBytes?: number;
   /** Behave as on a host that forbids ptrace; for tests of that fallback. */
   readonly deltaSave?: boolean;
   /** Start VMMs as on a host that allows no jail; for measuring what the jail costs. No setting leads here. */
@@ -113,8 +117,13 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     erasesFreedMemory: options.erasesFreedMemory ?? false,
   };
   await context.vault.start();
-  return new HostEngine(context, { jail, leaving });
+  const limitBytes = options.buildCacheBytes ?? BUILD_CACHE_BYTES;
+  const caches = new BuildCaches({ dir: folders.buildCaches, limitBytes, clock, log });
+  await caches.sweep();
+  return new HostEngine(context, { jail, leaving, caches });
 }
+
+const BUILD_CACHE_BYTES = 20 * 1024 ** 3;
 
 const SWAP = 'swap is on, so what machines hold in memory may reach the disk unencrypted: turn it off or encrypt it';
 
@@ -124,11 +133,15 @@ class HostEngine implements Engine {
   readonly #jail: Jail;
   readonly #leaving: AbortController;
   readonly #machines = new Map<string, RunningMachine>();
-  readonly #builds = new KeyedLock();
+  readonly #caches: BuildCaches;
   readonly #closing = new AbortController();
 
-  constructor(context: EngineContext, { jail, leaving }: { jail: Jail; leaving: AbortController }) {
+  constructor(
+    context: EngineContext,
+    { jail, leaving, caches }: { jail: Jail; leaving: AbortController; caches: BuildCaches },
+  ) {
     this.#jail = jail;
+    this.#caches = caches;
     this.#leaving = leaving;
     this.host = context.host;
     this.#context = context;
@@ -136,10 +149,15 @@ class HostEngine implements Engine {
   }
 
   build(request: BuildRequest, { signal }: Options): Promise<BuiltDisk> {
-    // A cache disk belongs to one builder at a time.
-    return this.#builds.run(request.cacheOwner, () =>
-      buildImage(this.#context, request, { signal: this.#bounded(signal) }),
-    );
+    return buildImage(this.#context, this.#caches, request, { signal: this.#bounded(signal) });
+  }
+
+  async buildCaches(): Promise<readonly BuildCache[]> {
+    return (await this.#caches.list()).map(({ folder, bytes, usedAt }) => ({ folder, bytes, usedAt }));
+  }
+
+  dropBuildCaches(): Promise<number> {
+    return this.#caches.drop();
   }
 
   keptDisk(snapshotDir: string): Promise<BuiltDisk | undefined> {
@@ -217,6 +235,7 @@ class HostEngine implements Engine {
     this.#context.integrity[Symbol.dispose]();
     await Promise.all([...this.#machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
     await this.#context.network[Symbol.asyncDispose]();
+    await this.#caches[Symbol.asyncDispose]();
     await this.#context.vault[Symbol.asyncDispose]();
     await this.#jail[Symbol.asyncDispose]();
   }

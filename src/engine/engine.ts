@@ -230,6 +230,16 @@ export interface CheckpointReport {
   readonly pausedMs: number;
 }
 
+/** Layers and cache mounts of one owner's builds. */
+export interface BuildCache {
+  /** Its folder's name, a digest of the owner. */
+  readonly folder: string;
+  /** Allocated, not the length of a sparse file. */
+  readonly bytes: number;
+  /** When a build last left it, ms since the epoch. */
+  readonly usedAt: number;
+}
+
 export interface SnapshotDamage {
   readonly snapshotDir: string;
   readonly part: 'ram' | 'state' | 'disk' | 'changes' | 'manifest';
@@ -252,6 +262,10 @@ export interface Engine extends AsyncDisposable {
    * It lies in the snapshot's folder: to be read, and only while that is there.
    */
   keptDisk(snapshotDir: string): Promise<BuiltDisk | undefined>;
+  /** The build caches that are kept, the one used last first. */
+  buildCaches(): Promise<readonly BuildCache[]>;
+  /** Removes them all; builds under way go on. Returns how many bytes that gave back. */
+  dropBuildCaches(): Promise<number>;
   /** Boots the root disk, starts the app, waits until it is ready, seals. @throws BuildFailure, MachineError */
   seal(request: SealRequest, options: { signal?: AbortSignal }): Promise<SealedSnapshot>;
   /** Starts a new machine from a sealed snapshot: clock, seed and identity are set before it returns. @throws MachineError */

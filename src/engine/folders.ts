@@ -33,8 +33,8 @@ export class Folders {
     return path.join(this.#stateDir, 'builds', checked(id), 'engine');
   }
 
-  builderCache(owner: string): string {
-    return path.join(this.#stateDir, 'builder-cache', checked(owner));
+  get buildCaches(): string {
+    return path.join(this.#stateDir, 'builder-cache');
   }
 
   /** Makes the private folder of a machine's sockets and logs anew. */

@@ -1,16 +1,14 @@
 /** Runs a Dockerfile in the builder machine and gives back the root disk with its container config. */
-import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, open, readdir, rename, rm, rmdir } from 'node:fs/promises';
+import { mkdir, open, rename, rmdir } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
-import { createOverlay } from '../disk/overlay.ts';
 import { BuildFailure, type BuildRequest, type BuiltDisk } from '../engine.ts';
 import { remove } from '../folders.ts';
-import { type EngineContext, SPARE_DISK_BYTES } from '../machine/context.ts';
-import type { Disk } from '../vmm/vmm.ts';
-import { type Builder, ensureBuilder, makeContextDisk, makeOutDisk } from './builder.ts';
+import type { EngineContext } from '../machine/context.ts';
+import { ensureBuilder, makeContextDisk, makeOutDisk } from './builder.ts';
 import { diskFull, freeBytes, MIN_FREE_BYTES, runBuilder } from './builder-run.ts';
+import type { BuildCaches } from './caches.ts';
 import { timed } from './phases.ts';
 import { fileSystemBytes, readResult } from './result.ts';
 
@@ -22,6 +20,7 @@ const EXIT_DISK_FULL = 12;
 /** @throws BuildFailure, MachineError; nothing is left in `outDir` then */
 export async function buildImage(
   context: EngineContext,
+  caches: BuildCaches,
   request: BuildRequest,
   options: { signal?: AbortSignal | undefined },
 ): Promise<BuiltDisk> {
@@ -40,7 +39,7 @@ export async function buildImage(
     throw new BuildFailure('dockerfile-missing', 'the artifact has no Dockerfile at its root');
   }
   try {
-    return await build(context, request, work, options);
+    return await build(context, caches, request, work, options);
   } catch (error) {
     throw isFull(error) ? diskFull() : error;
   }
@@ -48,6 +47,7 @@ export async function buildImage(
 
 async function build(
   context: EngineContext,
+  caches: BuildCaches,
   request: BuildRequest,
   work: string,
   options: { signal?: AbortSignal | undefined },
@@ -58,34 +58,32 @@ async function build(
   const builder = await timed(phases, 'builder', () => ensureBuilder(context, log, options));
   const contextDisk = path.join(work, 'context.raw');
   const out = path.join(work, 'out.raw');
+  await using stack = new AsyncDisposableStack();
+  const leased = caches.lease(request.cacheOwner, builder, { signal });
+  stack.defer(async () => (await leased.catch(() => undefined))?.[Symbol.asyncDispose]());
   const [cache] = await Promise.all([
-    timed(phases, 'cache', () => openCache(context, builder, request.cacheOwner)),
+    timed(phases, 'cache', () => leased),
     timed(phases, 'context', () => makeContextDisk(request.contextDir, contextDisk, signal)),
     timed(phases, 'base', () => makeOutDisk(context.runtime, out, signal)),
   ]);
-  let isCacheSound = false;
-  try {
-    const exitCode = await runBuilder(
-      context,
-      {
-        id: request.buildId,
-        snapshotDir: builder.snapshotDir,
-        workDir: work,
-        context: { kind: 'raw', path: contextDisk },
-        cache,
-        out: { kind: 'raw', path: out },
-        egress: request.egress,
-        phases,
-        onLog: request.onLog,
-      },
-      options,
-    );
-    // The program put the cache away in order when it ended of its own accord, other than by an error of its own.
-    isCacheSound = exitCode === 0 || exitCode === EXIT_DOCKERFILE || exitCode === EXIT_NO_DOCKERFILE;
-    if (exitCode !== 0) throw failureOf(exitCode);
-  } finally {
-    if (!isCacheSound) await rm(cache.path, { force: true });
-  }
+  const exitCode = await runBuilder(
+    context,
+    {
+      id: request.buildId,
+      snapshotDir: builder.snapshotDir,
+      workDir: work,
+      context: { kind: 'raw', path: contextDisk },
+      cache: cache.disk,
+      out: { kind: 'raw', path: out },
+      egress: request.egress,
+      phases,
+      onLog: request.onLog,
+    },
+    options,
+  );
+  // The program put the cache away in order when it ended of its own accord, other than by an error of its own.
+  if (exitCode === 0 || exitCode === EXIT_DOCKERFILE || exitCode === EXIT_NO_DOCKERFILE) cache.keep();
+  if (exitCode !== 0) throw failureOf(exitCode);
   return timed(phases, 'keep', () => keepDisk(request, { contextDisk, out }));
 }
 
@@ -103,21 +101,6 @@ async function keepDisk(
   const diskPath = path.join(request.outDir, 'disk');
   await rename(out, diskPath);
   return { diskPath, config, usedBytes };
-}
-
-/** The owner's cache disk: what its builds changed over the template. Caches of other builders are of no use any more. */
-async function openCache(
-  { folders }: EngineContext,
-  builder: Builder,
-  owner: string,
-): Promise<Extract<Disk['source'], { kind: 'overlay' }>> {
-  const dir = folders.builderCache(createHash('sha256').update(owner).digest('hex').slice(0, 32));
-  await mkdir(dir, { recursive: true, mode: 0o700 });
-  const name = `${builder.key}.qcow2`;
-  for (const other of await readdir(dir)) if (other !== name) await rm(path.join(dir, other), { force: true });
-  const cachePath = path.join(dir, name);
-  if (!existsSync(cachePath)) await createOverlay(cachePath, SPARE_DISK_BYTES);
-  return { kind: 'overlay', path: cachePath, basePath: builder.cacheTemplate };
 }
 
 function failureOf(exitCode: number): Error {

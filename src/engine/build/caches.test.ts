@@ -1,0 +1,189 @@
+import assert from 'node:assert/strict';
+import { appendFile, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { describe, it } from 'node:test';
+import { silentLogger, TestClock } from '../../lib/index.ts';
+import { BuildCaches, type CacheLease, type CachesOptions } from './caches.ts';
+
+const BUILDER = { key: 'builder1', cacheTemplate: '/cache/template' };
+const MIB = 1024 * 1024;
+/** An overlay nothing was written to. */
+const EMPTY_BYTES = 4 * 65_536;
+
+interface Bench extends AsyncDisposable {
+  readonly dir: string;
+  readonly clock: TestClock;
+  open(options?: Partial<CachesOptions>): BuildCaches;
+}
+
+async function bench(): Promise<Bench> {
+  const dir = await mkdtemp(path.join(tmpdir(), 'rk-caches-'));
+  const clock = new TestClock();
+  return {
+    dir,
+    clock,
+    open: (options = {}) => new BuildCaches({ dir, clock, limitBytes: 100 * MIB, log: silentLogger, ...options }),
+    [Symbol.asyncDispose]: () => rm(dir, { recursive: true, force: true }),
+  };
+}
+
+const lease = (caches: BuildCaches, owner = 'ann', builder = BUILDER) => caches.lease(owner, builder, {});
+const isEmpty = async ({ disk }: CacheLease) => (await stat(disk.path)).size <= EMPTY_BYTES;
+
+/** A build that leaves `text` in its owner's cache. */
+async function build(b: Bench, caches: BuildCaches, owner: string, text: string | Buffer): Promise<void> {
+  await using cache = await lease(caches, owner);
+  await appendFile(cache.disk.path, text);
+  await b.clock.advance(1000);
+  cache.keep();
+  await caches[Symbol.asyncDispose]();
+}
+
+async function filesIn(dir: string): Promise<string[]> {
+  const names = await readdir(dir, { recursive: true, withFileTypes: true });
+  return names.filter((entry) => entry.isFile() && entry.name !== 'owner').map((entry) => entry.name);
+}
+
+describe('a build cache', () => {
+  it('begins over the template and holds what the build before it left', async () => {
+    await using b = await bench();
+    await using caches = b.open();
+    await using first = await lease(caches);
+    assert.equal(first.disk.basePath, BUILDER.cacheTemplate);
+    assert.ok(await isEmpty(first));
+    await appendFile(first.disk.path, 'layers');
+    first.keep();
+    await using second = await lease(caches);
+    assert.match(await readFile(second.disk.path, 'latin1'), /layers$/);
+  });
+
+  it('of one owner is never seen by another', async () => {
+    await using b = await bench();
+    await using caches = b.open();
+    await build(b, caches, 'ann', 'a secret');
+    await using cache = await lease(caches, 'bob');
+    assert.ok(await isEmpty(cache));
+  });
+
+  it('is each build’s own while two builds of its owner go on, and then that of the last to end', async () => {
+    await using b = await bench();
+    await using caches = b.open();
+    await build(b, caches, 'ann', 'old');
+    const [one, two] = await Promise.all([lease(caches), lease(caches)]);
+    assert.notEqual(one.disk.path, two.disk.path);
+    await appendFile(one.disk.path, ' one');
+    await appendFile(two.disk.path, ' two');
+    two.keep();
+    one.keep();
+    await using next = await lease(caches);
+    assert.match(await readFile(next.disk.path, 'latin1'), /old one$/);
+    assert.equal((await caches.list()).length, 1);
+  });
+
+  it('stays as it was when its build fails or is called off', async () => {
+    await using b = await bench();
+    await using caches = b.open();
+    await build(b, caches, 'ann', 'old');
+    {
+      await using failing = await lease(caches);
+      await appendFile(failing.disk.path, ' half');
+    }
+    await assert.rejects(caches.lease('ann', BUILDER, { signal: AbortSignal.abort(new Error('called off')) }));
+    assert.deepEqual(await filesIn(b.dir), [`${BUILDER.key}.qcow2`]);
+    await using next = await lease(caches);
+    assert.match(await readFile(next.disk.path, 'latin1'), /old$/);
+  });
+
+  it('stays as it was when the server is killed, and the next one removes what was open', async () => {
+    await using b = await bench();
+    const killed = b.open();
+    await build(b, killed, 'ann', 'old');
+    const open = await lease(killed);
+    await appendFile(open.disk.path, ' half');
+    await using caches = b.open();
+    await caches.sweep();
+    assert.deepEqual(await filesIn(b.dir), [`${BUILDER.key}.qcow2`]);
+    await using next = await lease(caches);
+    assert.match(await readFile(next.disk.path, 'latin1'), /old$/);
+  });
+
+  it('that is too large to copy is lent itself: its owner’s other builds begin anew meanwhile', async () => {
+    await using b = await bench();
+    await using caches = b.open({ maxCopiedBytes: MIB });
+    await build(b, caches, 'ann', Buffer.alloc(2 * MIB, 'x'));
+    {
+      await using large = await lease(caches);
+      assert.ok((await stat(large.disk.path)).size > 2 * MIB);
+      await using other = await lease(caches);
+      assert.ok(await isEmpty(other));
+      large.keep();
+    }
+    await using next = await lease(caches);
+    assert.ok((await stat(next.disk.path)).size > 2 * MIB);
+  });
+
+  it('of another builder is removed', async () => {
+    await using b = await bench();
+    await using caches = b.open();
+    await build(b, caches, 'ann', 'old');
+    await using cache = await lease(caches, 'ann', { ...BUILDER, key: 'builder2' });
+    assert.ok(await isEmpty(cache));
+    assert.deepEqual(await caches.list(), []);
+  });
+});
+
+describe('the bound of all build caches', () => {
+  it('is kept by removing those used least recently', async () => {
+    await using b = await bench();
+    await using caches = b.open({ limitBytes: 6 * MIB });
+    for (const owner of ['ann', 'bob', 'ann', 'cid']) await build(b, caches, owner, Buffer.alloc(MIB, 'x'));
+    // ann has 2 MiB by now and was used after bob.
+    await build(b, caches, 'dan', Buffer.alloc(2 * MIB, 'x'));
+    assert.equal((await caches.list()).length, 3);
+    await using bob = await lease(caches, 'bob');
+    assert.ok(await isEmpty(bob));
+    await using ann = await lease(caches, 'ann');
+    assert.ok(!(await isEmpty(ann)));
+  });
+
+  it('holds for a single one, and for what an earlier server with a larger bound left', async () => {
+    await using b = await bench();
+    await using caches = b.open({ limitBytes: MIB });
+    await build(b, caches, 'ann', Buffer.alloc(2 * MIB, 'x'));
+    assert.deepEqual(await filesIn(b.dir), []);
+    await build(b, b.open(), 'ann', Buffer.alloc(2 * MIB, 'x'));
+    await caches.sweep();
+    assert.deepEqual(await readdir(b.dir), []);
+  });
+
+  it('of nothing keeps nothing', async () => {
+    await using b = await bench();
+    await using caches = b.open({ limitBytes: 0 });
+    await build(b, caches, 'ann', 'layers');
+    await caches[Symbol.asyncDispose]();
+    assert.deepEqual(await filesIn(b.dir), []);
+  });
+
+  it('can be emptied, while builds go on', async () => {
+    await using b = await bench();
+    await using caches = b.open();
+    await build(b, caches, 'ann', Buffer.alloc(MIB, 'x'));
+    await using cache = await lease(caches);
+    const freed = await caches.drop();
+    assert.ok(freed >= MIB, String(freed));
+    assert.deepEqual(await caches.list(), []);
+    assert.ok((await stat(cache.disk.path)).size > MIB);
+  });
+});
+
+it('a cache that cannot be kept costs the build nothing', async () => {
+  await using b = await bench();
+  await using caches = b.open();
+  await using cache = await lease(caches);
+  await rm(cache.disk.path);
+  cache.keep();
+  await caches[Symbol.asyncDispose]();
+  await writeFile(path.join(b.dir, 'stray'), '');
+  assert.deepEqual(await caches.list(), []);
+});

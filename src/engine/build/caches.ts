@@ -1,0 +1,193 @@
+/**
+ * Build caches: for each owner one disk with BuildKit's state, what its builds changed over the template of the builder.
+ *
+ * Invariant: a kept cache (`<owner>/<builder>.qcow2`) is never open in a machine. Each build works on a draft of its own, and
+ * only the draft of a build that ended in order takes the cache's place, at once and whole. So builds of one owner beside each
+ * other are safe (the cache of the last to end is kept), and one that is killed costs nothing but its draft.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdir, readdir, rename, rm, rmdir, stat, utimes, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { type Clock, KeyedLock, type Logger, messageOf } from '../../lib/index.ts';
+import { copySparse } from '../disk/copy.ts';
+import { createOverlay } from '../disk/overlay.ts';
+import type { BuildCache } from '../engine.ts';
+import { syncPath } from '../folders.ts';
+import { SPARE_DISK_BYTES } from '../machine/context.ts';
+import type { Disk } from '../vmm/vmm.ts';
+import type { Builder } from './builder.ts';
+
+const DRAFT = '.draft';
+const CACHE = '.qcow2';
+/** Tells whose cache a folder is; its name is only a digest. */
+const OWNER = 'owner';
+const MIB = 1024 * 1024;
+/** Copying more than that would take longer than most builds: such a cache is lent itself, and lost when its build is killed. */
+const MAX_COPIED_BYTES = 1024 * MIB;
+
+export interface CachesOptions {
+  readonly dir: string;
+  /** Of all owners together; those used least recently go first. 0: nothing is kept between builds. */
+  readonly limitBytes: number;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Larger ones are not copied; default 1 GiB. */
+  readonly maxCopiedBytes?: number;
+}
+
+/** A build's cache disk, for it alone. Disposing it without `keep` throws it away. */
+export interface CacheLease extends AsyncDisposable {
+  readonly disk: Extract<Disk['source'], { kind: 'overlay' }>;
+  /**
+   * The machine that had it open has ended, and the build in it in order: the disk becomes the owner's cache. That goes on
+   * beside whatever follows; the owner's next lease waits for it.
+   */
+  keep(): void;
+}
+
+export class BuildCaches implements AsyncDisposable {
+  readonly #o: CachesOptions;
+  readonly #owners = new KeyedLock();
+  readonly #drafts = new Set<string>();
+  readonly #keeping = new Set<Promise<void>>();
+
+  constructor(options: CachesOptions) {
+    this.#o = options;
+  }
+
+  /** Removes what builds of an earlier server had open: what they left was never put in order. */
+  async sweep(): Promise<void> {
+    for (const owner of await namesIn(this.#o.dir)) {
+      for (const name of await namesIn(path.join(this.#o.dir, owner))) {
+        const file = path.join(this.#o.dir, owner, name);
+        if (name.endsWith(DRAFT) && !this.#drafts.has(file)) await rm(file, { force: true });
+      }
+    }
+    await this.#trim(this.#o.limitBytes);
+  }
+
+  /** @throws MachineError, with code `ENOSPC` in `cause` when the host's disk is full; the signal's reason */
+  async lease(
+    owner: string,
+    builder: Pick<Builder, 'key' | 'cacheTemplate'>,
+    { signal }: { signal?: AbortSignal | undefined },
+  ): Promise<CacheLease> {
+    const dir = path.join(this.#o.dir, createHash('sha256').update(owner).digest('hex').slice(0, 32));
+    const cache = path.join(dir, `${builder.key}${CACHE}`);
+    const draft = path.join(dir, `${randomBytes(8).toString('hex')}${DRAFT}`);
+    this.#drafts.add(draft);
+    const discard = async () => {
+      await rm(draft, { force: true });
+      this.#drafts.delete(draft);
+    };
+    try {
+      await this.#owners.run(dir, async () => {
+        await mkdir(dir, { recursive: true, mode: 0o700 });
+        await writeFile(path.join(dir, OWNER), owner, { mode: 0o600 });
+        for (const name of await namesIn(dir)) {
+          // Of another builder, and of no use to this one.
+          const other = path.join(dir, name);
+          if (name.endsWith(CACHE) && other !== cache) await rm(other, { force: true });
+        }
+        const maxBytes = this.#o.maxCopiedBytes ?? MAX_COPIED_BYTES;
+        if (!(await take(cache, draft, { maxBytes, signal }))) await createOverlay(draft, SPARE_DISK_BYTES);
+      });
+    } catch (error) {
+      await discard();
+      throw error;
+    }
+    let isKept = false;
+    return {
+      disk: { kind: 'overlay', path: draft, basePath: builder.cacheTemplate },
+      keep: () => {
+        isKept = true;
+        const keeping = this.#keep(dir, cache, draft).finally(discard);
+        this.#keeping.add(keeping);
+        void keeping.finally(() => this.#keeping.delete(keeping));
+      },
+      [Symbol.asyncDispose]: async () => {
+        if (!isKept) await discard();
+      },
+    };
+  }
+
+  /** What is kept, the one used last first. */
+  async list(): Promise<readonly (BuildCache & { readonly file: string })[]> {
+    const found: (BuildCache & { readonly file: string })[] = [];
+    for (const folder of await namesIn(this.#o.dir)) {
+      const dir = path.join(this.#o.dir, folder);
+      for (const name of await namesIn(dir)) {
+        if (!name.endsWith(CACHE)) continue;
+        const file = path.join(dir, name);
+        const facts = await stat(file).catch(() => undefined);
+        if (facts !== undefined) found.push({ file, folder, bytes: facts.blocks * 512, usedAt: facts.mtimeMs });
+      }
+    }
+    return found.sort((a, b) => b.usedAt - a.usedAt);
+  }
+
+  /** Removes all that is kept; builds under way go on. Returns how many bytes that gave back. */
+  async drop(): Promise<number> {
+    return this.#trim(-1);
+  }
+
+  /** What was to be kept is. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.allSettled([...this.#keeping]);
+  }
+
+  /** Never rejects: a cache can be done without. */
+  async #keep(dir: string, cache: string, draft: string): Promise<void> {
+    try {
+      if (this.#o.limitBytes > 0) await this.#owners.run(dir, () => this.#replace(cache, draft));
+      await this.#trim(this.#o.limitBytes);
+    } catch (error) {
+      this.#o.log.warn({ error: messageOf(error) }, 'a build cache could not be kept');
+    }
+  }
+
+  async #replace(cache: string, draft: string): Promise<void> {
+    const usedAt = this.#o.clock.now() / 1000;
+    await utimes(draft, usedAt, usedAt);
+    // A cache that a loss of power left half written would give wrong layers.
+    await syncPath(draft);
+    await rename(draft, cache);
+    await syncPath(path.dirname(cache));
+  }
+
+  async #trim(limitBytes: number): Promise<number> {
+    const kept = await this.list();
+    let total = kept.reduce((sum, { bytes }) => sum + bytes, 0);
+    let freed = 0;
+    for (const { file, bytes } of kept.toReversed()) {
+      if (total <= limitBytes) break;
+      const dir = path.dirname(file);
+      await this.#owners.run(dir, async () => {
+        await rm(file, { force: true });
+        if ((await namesIn(dir)).some((name) => name !== OWNER)) return;
+        await rm(path.join(dir, OWNER), { force: true });
+        await rmdir(dir).catch(() => {});
+      });
+      total -= bytes;
+      freed += bytes;
+    }
+    return freed;
+  }
+}
+
+/** Makes the draft of what is kept; false when nothing is. */
+async function take(
+  cache: string,
+  draft: string,
+  { maxBytes, signal }: { maxBytes: number; signal: AbortSignal | undefined },
+): Promise<boolean> {
+  const facts = await stat(cache).catch(() => undefined);
+  if (facts === undefined) return false;
+  if (facts.blocks * 512 <= maxBytes) await copySparse(cache, draft, signal);
+  else await rename(cache, draft);
+  return true;
+}
+
+async function namesIn(dir: string): Promise<string[]> {
+  return await readdir(dir).catch(() => []);
+}
