@@ -11,7 +11,7 @@ import { Readable } from 'node:stream';
 import { after, before, describe, test } from 'node:test';
 import { type GuestLink, openLink, type RestoreStep } from '../../guest/index.ts';
 import { limitsOf } from '../jail/limits.ts';
-import type { Vmm, VmmConfig, VmmDriver } from './vmm.ts';
+import type { PageRun, Vmm, VmmConfig, VmmDriver } from './vmm.ts';
 
 export interface Subject {
   readonly driver: VmmDriver;
@@ -112,6 +112,7 @@ export function vmmContract(name: string, skip: string | false, subjectOf: () =>
         await link[Symbol.asyncDispose]();
         await vmm.pause();
         assert.ok(vmm.changedMemory, 'a private mapping can be saved apart');
+        assertPages(await vmm.changedMemory.touched());
         const sink = { write: async (...parts: Buffer[]) => void delta.push(Buffer.concat(parts)) };
         const [bytes] = await Promise.all([vmm.changedMemory.save(sink), vmm.saveState(later)]);
         assert.ok(bytes > 0 && bytes < MEMORY_MIB * 2 ** 20);
@@ -155,6 +156,15 @@ export function vmmContract(name: string, skip: string | false, subjectOf: () =>
       await assert.rejects(openLink({ socketPath: vmm.linkSocketPath, secret, timeoutMs: 50 }), { kind: 'timeout' });
     });
   });
+}
+
+function assertPages(runs: readonly PageRun[]): void {
+  let end = 0;
+  for (const { firstPage, pages } of runs) {
+    assert.ok(firstPage >= end && pages > 0, 'in order, each once');
+    end = firstPage + pages;
+  }
+  assert.ok(end > 0 && end <= MEMORY_MIB * 256, `some of the memory was touched, up to page ${end}`);
 }
 
 function hex(): string {

@@ -123,12 +123,20 @@ export interface MemorySink {
   write(...parts: readonly Buffer[]): Promise<void>;
 }
 
+/** Neighbouring pages of 4 KiB, by their place in the RAM file. */
+export interface PageRun {
+  readonly firstPage: number;
+  readonly pages: number;
+}
+
 /** Pages written since the start, relative to the RAM file. */
 export interface ChangedMemory {
   /** Hands them to `sink`. The VM is paused. Returns the bytes of page data. */
   save(sink: MemorySink): Promise<number>;
   /** Puts back the same chunks in the same order; before `restore`. A chunk's buffer is used before the next is asked for. */
   load(chunks: AsyncIterable<Buffer>): Promise<void>;
+  /** Those read or written since the start, in the file's order; some neighbours may be among them. The VM may run meanwhile. */
+  touched(): Promise<readonly PageRun[]>;
 }
 
 export interface Vmm extends AsyncDisposable {

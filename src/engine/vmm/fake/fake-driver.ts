@@ -75,7 +75,11 @@ class FakeVmm implements Vmm {
     this.exited = this.#exit.promise;
     this.changedMemory =
       deltaSave && config.ram.sharing === 'private'
-        ? { save: (sink) => this.#saveChanges(sink), load: (chunks) => this.#loadChanges(chunks) }
+        ? {
+            save: (sink) => this.#saveChanges(sink),
+            load: (chunks) => this.#loadChanges(chunks),
+            touched: async () => [{ firstPage: 0, pages: 1 }],
+          }
         : undefined;
   }
 

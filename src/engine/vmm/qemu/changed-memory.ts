@@ -5,18 +5,15 @@
  * zeros are only named. Each chunk stands for itself: the number of its runs, the runs, their pages in the same order.
  */
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
-import { open, readFile, stat } from 'node:fs/promises';
 import { MachineError } from '../../../lib/index.ts';
-import type { ChangedMemory, MemorySink } from '../vmm.ts';
+import type { ChangedMemory, MemorySink, PageRun } from '../vmm.ts';
+import { findMappings, forEachRun, isChanged, isTouched, type Mapping, PAGE_BYTES } from './page-map.ts';
 
-const PAGE_BYTES = 4096;
 const COUNT_BYTES = 4;
 /** First page, number of pages, whether they are zeros. */
 const RUN_BYTES = 16;
 /** With the page data below the chunk limit of `MemorySink`. */
 const MAX_RUNS = 4096;
-/** Pagemap entries read at once: 512 MiB of memory. */
-const SCAN_ENTRIES = 131_072;
 /** Page data moved at once; the event loop gets its turn in between. Reads of memory are too quick to leave the thread. */
 const CHUNK_BYTES = 1024 * 1024;
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
@@ -28,18 +25,11 @@ interface Run {
   readonly isZero: boolean;
 }
 
-/** One mapping of the RAM file. */
-interface Mapping {
-  readonly address: number;
-  readonly bytes: number;
-  /** Place of its start in the RAM file. */
-  readonly fileOffset: number;
-}
-
 export function changedMemoryOf(pid: number, ramPath: string): ChangedMemory {
   return {
     save: (sink) => save(pid, ramPath, sink),
     load: (chunks) => load(pid, ramPath, chunks),
+    touched: () => touched(pid, ramPath),
   };
 }
 
@@ -147,44 +137,22 @@ class DeltaWriter {
 }
 
 /** Walks one mapping's pagemap and hands every run of changed pages on. */
-async function scan(pid: number, mapping: Mapping, writer: DeltaWriter): Promise<void> {
-  await using pagemap = await open(`/proc/${pid}/pagemap`, 'r');
-  const entries = new Uint32Array(SCAN_ENTRIES * 2);
-  const bytes = Buffer.from(entries.buffer);
-  const total = mapping.bytes / PAGE_BYTES;
-  for (let base = 0; base < total; base += SCAN_ENTRIES) {
-    const count = Math.min(SCAN_ENTRIES, total - base);
-    const { bytesRead } = await pagemap.read(bytes, 0, count * 8, (mapping.address / PAGE_BYTES + base) * 8);
-    if (bytesRead !== count * 8) throw new MachineError('failed', 'the page map of the VMM is cut short');
-    for (let page = 0; page < count; page++) {
-      if (!isChanged(entries[page * 2 + 1] ?? 0)) continue;
-      let end = page + 1;
-      while (end < count && isChanged(entries[end * 2 + 1] ?? 0)) end += 1;
-      const first = base + page;
-      await writer.add(mapping.address + first * PAGE_BYTES, mapping.fileOffset / PAGE_BYTES + first, end - page);
-      page = end;
-    }
-  }
+function scan(pid: number, mapping: Mapping, writer: DeltaWriter): Promise<void> {
+  return forEachRun(pid, mapping, isChanged, (first, pages) =>
+    writer.add(mapping.address + first * PAGE_BYTES, mapping.fileOffset / PAGE_BYTES + first, pages),
+  );
 }
 
-/** High half of a pagemap entry: bit 63 present, 62 swapped, 61 file-backed. */
-function isChanged(high: number): boolean {
-  const bits = high >>> 29;
-  return (bits & 1) === 0 && bits !== 0;
-}
-
-async function findMappings(pid: number, ramPath: string): Promise<Mapping[]> {
-  const { ino } = await stat(ramPath, { bigint: true });
-  const found: Mapping[] = [];
-  for (const line of (await readFile(`/proc/${pid}/maps`, 'latin1')).split('\n')) {
-    const match = /^([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ (\d+) /.exec(line);
-    if (match === null || match[4] !== `${ino}`) continue;
-    const address = Number.parseInt(match[1] ?? '', 16);
-    const bytes = Number.parseInt(match[2] ?? '', 16) - address;
-    found.push({ address, bytes, fileOffset: Number.parseInt(match[3] ?? '', 16) });
+/** See `ChangedMemory.touched`. */
+async function touched(pid: number, ramPath: string): Promise<PageRun[]> {
+  const runs: PageRun[] = [];
+  for (const mapping of await findMappings(pid, ramPath)) {
+    const before = mapping.fileOffset / PAGE_BYTES;
+    await forEachRun(pid, mapping, isTouched, (first, pages) => {
+      runs.push({ firstPage: before + first, pages });
+    });
   }
-  if (found.length === 0) throw new MachineError('failed', 'the VMM does not map its RAM file');
-  return found;
+  return runs.sort((a, b) => a.firstPage - b.firstPage);
 }
 
 function encodeRuns(runs: readonly Run[]): Buffer {
