@@ -1,16 +1,15 @@
 /** The engine of this host: keeps the live machines and hands each operation to the file that does it. */
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { type Clock, DomainError, type Ids, type Logger, MachineError } from '../lib/index.ts';
+import { type Clock, DomainError, type Ids, KeyedLock, type Logger, MachineError } from '../lib/index.ts';
 import { buildImage } from './build/build.ts';
-import { BuildCaches } from './build/caches.ts';
 import type { Egress, FlowRecord } from './egress.ts';
 import type {
-  BuildCache,
   BuildRequest,
   BuiltDisk,
   Engine,
   HostReport,
+  KeptDisk,
   LaunchRequest,
   Machine,
   Recalled,
@@ -55,8 +54,6 @@ export interface EngineOptions {
   readonly keyring?: Keyring;
   /** Guests sealed from now on erase memory when it is freed: what a process of the app knew does not outlive it. */
   readonly erasesFreedMemory?: boolean;
-  /** Of all build caches together; default 20 GiB. */
-  readonly buildCacheBytes?: number;
   /** Behave as on a host that forbids ptrace; for tests of that fallback. */
   readonly deltaSave?: boolean;
   /** Start VMMs as on a host that allows no jail; for measuring what the jail costs. No setting leads here. */
@@ -117,13 +114,8 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     erasesFreedMemory: options.erasesFreedMemory ?? false,
   };
   await context.vault.start();
-  const limitBytes = options.buildCacheBytes ?? BUILD_CACHE_BYTES;
-  const caches = new BuildCaches({ dir: folders.buildCaches, limitBytes, clock, log });
-  await caches.sweep();
-  return new HostEngine(context, { jail, leaving, caches });
+  return new HostEngine(context, { jail, leaving });
 }
-
-const BUILD_CACHE_BYTES = 20 * 1024 ** 3;
 
 const SWAP = 'swap is on, so what machines hold in memory may reach the disk unencrypted: turn it off or encrypt it';
 
@@ -133,15 +125,11 @@ class HostEngine implements Engine {
   readonly #jail: Jail;
   readonly #leaving: AbortController;
   readonly #machines = new Map<string, RunningMachine>();
-  readonly #caches: BuildCaches;
+  readonly #builds = new KeyedLock();
   readonly #closing = new AbortController();
 
-  constructor(
-    context: EngineContext,
-    { jail, leaving, caches }: { jail: Jail; leaving: AbortController; caches: BuildCaches },
-  ) {
+  constructor(context: EngineContext, { jail, leaving }: { jail: Jail; leaving: AbortController }) {
     this.#jail = jail;
-    this.#caches = caches;
     this.#leaving = leaving;
     this.host = context.host;
     this.#context = context;
@@ -149,18 +137,13 @@ class HostEngine implements Engine {
   }
 
   build(request: BuildRequest, { signal }: Options): Promise<BuiltDisk> {
-    return buildImage(this.#context, this.#caches, request, { signal: this.#bounded(signal) });
+    // A cache disk belongs to one builder at a time.
+    return this.#builds.run(request.cacheOwner, () =>
+      buildImage(this.#context, request, { signal: this.#bounded(signal) }),
+    );
   }
 
-  async buildCaches(): Promise<readonly BuildCache[]> {
-    return (await this.#caches.list()).map(({ folder, bytes, usedAt }) => ({ folder, bytes, usedAt }));
-  }
-
-  dropBuildCaches(): Promise<number> {
-    return this.#caches.drop();
-  }
-
-  keptDisk(snapshotDir: string): Promise<BuiltDisk | undefined> {
+  keptDisk(snapshotDir: string): Promise<KeptDisk | undefined> {
     return keptDisk(this.#context, snapshotDir);
   }
 
@@ -235,7 +218,6 @@ class HostEngine implements Engine {
     this.#context.integrity[Symbol.dispose]();
     await Promise.all([...this.#machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
     await this.#context.network[Symbol.asyncDispose]();
-    await this.#caches[Symbol.asyncDispose]();
     await this.#context.vault[Symbol.asyncDispose]();
     await this.#jail[Symbol.asyncDispose]();
   }

@@ -48,6 +48,12 @@ export interface BuiltDisk {
   readonly usedBytes: number;
 }
 
+/** A root disk with what it holds: its chunks of 1 MiB that are not all zero, in order, each with its SHA-256. */
+export interface KeptDisk extends BuiltDisk {
+  readonly bytes: number;
+  readonly chunks: readonly { readonly at: number; readonly digest: Buffer }[];
+}
+
 /** When the app counts as started, so that its snapshot may be taken. */
 export type Readiness =
   | { readonly kind: 'listening'; readonly port: number; readonly graceMs: number }
@@ -230,16 +236,6 @@ export interface CheckpointReport {
   readonly pausedMs: number;
 }
 
-/** Layers and cache mounts of one owner's builds. */
-export interface BuildCache {
-  /** Its folder's name, a digest of the owner. */
-  readonly folder: string;
-  /** Allocated, not the length of a sparse file. */
-  readonly bytes: number;
-  /** When a build last left it, ms since the epoch. */
-  readonly usedAt: number;
-}
-
 export interface SnapshotDamage {
   readonly snapshotDir: string;
   readonly part: 'ram' | 'state' | 'disk' | 'changes' | 'manifest';
@@ -259,13 +255,9 @@ export interface Engine extends AsyncDisposable {
   build(request: BuildRequest, options: { signal?: AbortSignal }): Promise<BuiltDisk>;
   /**
    * The root disk a sealed snapshot was made of, as its build left it; undefined when there is none any more that is whole.
-   * It lies in the snapshot's folder: to be read, and only while that is there.
+   * It lies in the snapshot's folder: to be read, and only while that is there. The snapshot need not fit this host.
    */
-  keptDisk(snapshotDir: string): Promise<BuiltDisk | undefined>;
-  /** The build caches that are kept, the one used last first. */
-  buildCaches(): Promise<readonly BuildCache[]>;
-  /** Removes them all; builds under way go on. Returns how many bytes that gave back. */
-  dropBuildCaches(): Promise<number>;
+  keptDisk(snapshotDir: string): Promise<KeptDisk | undefined>;
   /** Boots the root disk, starts the app, waits until it is ready, seals. @throws BuildFailure, MachineError */
   seal(request: SealRequest, options: { signal?: AbortSignal }): Promise<SealedSnapshot>;
   /** Starts a new machine from a sealed snapshot: clock, seed and identity are set before it returns. @throws MachineError */

@@ -15,5 +15,14 @@ export {
   sendPaced,
   TUNNEL_PROTOCOL,
 } from './socket-bytes.ts';
+export {
+  ARCHIVE_CHUNK_BYTES,
+  type ArchiveChunk,
+  type ArchiveHead,
+  type ArchiveReader,
+  readArchive,
+  type SourcePart,
+  writeArchive,
+} from './sparse-archive.ts';
 export { requestOverStream, type StreamRequest } from './stream-http.ts';
 export { addTags, removeTags, type Tags } from './tags.ts';

@@ -11,7 +11,7 @@ import { createOverlay } from '../disk/overlay.ts';
 import type { Egress } from '../egress.ts';
 import {
   BuildFailure,
-  type BuiltDisk,
+  type KeptDisk,
   MEMORY_SIZES_MIB,
   type MemoryMiB,
   type RoleCredentials,
@@ -20,7 +20,7 @@ import {
 } from '../engine.ts';
 import { remove } from '../folders.ts';
 import { attached } from '../network/network.ts';
-import { changesPassphrase, type Manifest, readManifest } from '../snapshot/manifest.ts';
+import { changesPassphrase, type Manifest, readForeignManifest } from '../snapshot/manifest.ts';
 import { allocatedBytes, createDraft, type Draft, sealDraft } from '../snapshot/seal.ts';
 import { type Booted, bootMachine } from './boot.ts';
 import type { EngineContext } from './context.ts';
@@ -86,19 +86,20 @@ export async function sealMachine(
 
 /** See `Engine.keptDisk`. */
 export async function keptDisk(
-  { integrity, driver, keyring }: EngineContext,
+  { integrity, keyring }: EngineContext,
   snapshotDir: string,
-): Promise<BuiltDisk | undefined> {
+): Promise<KeptDisk | undefined> {
   let manifest: Manifest;
   try {
-    manifest = await readManifest(snapshotDir, driver, keyring);
+    // Of another VMM or CPU, too: a root disk knows of neither.
+    manifest = await readForeignManifest(snapshotDir, keyring);
   } catch {
-    // Also one that does not fit this host: its guest's file system might not either.
     return undefined;
   }
   const { built, parts } = manifest;
-  if (built === null || !(await integrity.isWhole(snapshotDir, 'disk', parts.disk))) return undefined;
-  return { ...built, diskPath: path.join(snapshotDir, 'disk') };
+  const chunks = built && (await integrity.chunksIfWhole(snapshotDir, 'disk', parts.disk));
+  if (built === null || chunks == null) return undefined;
+  return { ...built, diskPath: path.join(snapshotDir, 'disk'), bytes: parts.disk.bytes, chunks };
 }
 
 /**

@@ -3,17 +3,15 @@
  * SHA-256. Holes and written zeros count the same, so the digest does not depend on how the file was copied; and the chunks
  * are hashed beside each other, away from the event loop.
  */
-import { execFile } from 'node:child_process';
 import { createHash, webcrypto } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
-import { promisify } from 'node:util';
 import { MachineError } from '../../lib/index.ts';
+import { dataExtents } from './extents.ts';
 import type { Part } from './manifest.ts';
 
 const CHUNK_BYTES = 1024 * 1024;
 /** As many as Node's threads; one alone reaches two fifths of the rate. */
 const LANES = 4;
-const MAP_TIMEOUT_MS = 60_000;
 /** Reading holes of a file up to this size is quicker than asking for its map. */
 const MAP_FROM_BYTES = 64 * CHUNK_BYTES;
 const ZEROS = Buffer.alloc(CHUNK_BYTES);
@@ -28,8 +26,23 @@ export interface DigestOptions {
   readonly pace?: (bytes: number) => Promise<void>;
 }
 
+/** A chunk that is not all zero. */
+export interface DigestedChunk {
+  readonly at: number;
+  readonly digest: Buffer;
+}
+
 export async function digestFile(path: string, options: DigestOptions): Promise<Part> {
-  const chunks: { at: number; digest: Buffer }[] = [];
+  const { bytes, sha256 } = await digestChunks(path, options);
+  return { bytes, sha256 };
+}
+
+/** The digest with what it was made of, in order. */
+export async function digestChunks(
+  path: string,
+  options: DigestOptions,
+): Promise<Part & { readonly chunks: readonly DigestedChunk[] }> {
+  const chunks: DigestedChunk[] = [];
   const bytes = await forEachChunk(path, options, async (at, chunk) => {
     if (chunk.compare(ZEROS, 0, chunk.length) === 0) return;
     chunks.push({ at, digest: Buffer.from(await webcrypto.subtle.digest('SHA-256', chunk)) });
@@ -40,7 +53,7 @@ export async function digestFile(path: string, options: DigestOptions): Promise<
     place.writeUIntBE(at, 2, 6);
     hash.update(place).update(digest);
   }
-  return { bytes, sha256: hash.digest('hex') };
+  return { bytes, sha256: hash.digest('hex'), chunks };
 }
 
 /**
@@ -87,17 +100,12 @@ function* placesOf(from: number, to: number): Generator<number> {
 
 /** Places of the chunks that hold data, in order, each once. */
 async function dataPlaces(path: string, mapper: string, length: number): Promise<number[]> {
-  const args = ['map', '-U', '--output=json', '-f', 'raw', path];
-  const { stdout } = await promisify(execFile)(mapper, args, { timeout: MAP_TIMEOUT_MS, maxBuffer: 64 * 1024 * 1024 });
-  const found = JSON.parse(stdout) as { start: number; length: number; data: boolean }[];
-  if (!Array.isArray(found)) throw new MachineError('failed', 'the map of a disk could not be read');
   const places: number[] = [];
   let done = 0;
-  for (const extent of found) {
-    if (!extent.data) continue;
-    const from = Math.max(done, Math.floor(extent.start / CHUNK_BYTES) * CHUNK_BYTES);
-    const to = Math.min(length, extent.start + extent.length);
-    for (const at of placesOf(from, to)) places.push(at);
+  for (const { at, bytes } of await dataExtents(path, mapper)) {
+    const from = Math.max(done, Math.floor(at / CHUNK_BYTES) * CHUNK_BYTES);
+    const to = Math.min(length, at + bytes);
+    for (const place of placesOf(from, to)) places.push(place);
     done = Math.max(done, Math.ceil(to / CHUNK_BYTES) * CHUNK_BYTES);
   }
   return places;

@@ -11,7 +11,7 @@ import path from 'node:path';
 import { type Clock, KeyedLock, type Logger, MachineError, messageOf } from '../../lib/index.ts';
 import type { SnapshotDamage } from '../engine.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
-import { digestFile } from './digest.ts';
+import { type DigestedChunk, digestChunks } from './digest.ts';
 import type { Keyring } from './encryption.ts';
 import { type Manifest, type Part, readManifest } from './manifest.ts';
 
@@ -109,11 +109,15 @@ export class Integrity implements Disposable {
     });
   }
 
-  /** Reads one part, whatever is known of it. */
-  async isWhole(snapshotDir: string, part: PartName, expected: Part): Promise<boolean> {
+  /** Reads one part, whatever is known of it. What it holds, when it is whole. */
+  async chunksIfWhole(
+    snapshotDir: string,
+    part: PartName,
+    expected: Part,
+  ): Promise<readonly DigestedChunk[] | undefined> {
     const options = { mapper: this.#o.mapper, signal: this.#over.signal };
     const found = await digestOrNothing(path.join(snapshotDir, part), options);
-    return found?.bytes === expected.bytes && found.sha256 === expected.sha256;
+    return found?.bytes === expected.bytes && found.sha256 === expected.sha256 ? found.chunks : undefined;
   }
 
   /** Reads the snapshot that was not read for longest, slowly. Resolves when that is done or nothing is due. */
@@ -183,9 +187,11 @@ export class Integrity implements Disposable {
 }
 
 /** A file that is gone is damage; one that cannot be read for another reason is a failure. */
-async function digestOrNothing(...args: Parameters<typeof digestFile>): Promise<Part | undefined> {
+async function digestOrNothing(
+  ...args: Parameters<typeof digestChunks>
+): Promise<Awaited<ReturnType<typeof digestChunks>> | undefined> {
   try {
-    return await digestFile(...args);
+    return await digestChunks(...args);
   } catch (error) {
     if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'EIO'))
       return undefined;

@@ -96,6 +96,19 @@ export const KEY_OWNER = 'snapshot';
  * `unsupported` when the snapshot does not fit this host
  */
 export async function readManifest(snapshotDir: string, driver: VmmDriver, keyring?: Keyring): Promise<Manifest> {
+  const manifest = await readForeignManifest(snapshotDir, keyring);
+  const misfit = misfitOf(manifest, driver);
+  if (misfit !== undefined) {
+    throw new MachineError('unsupported', `the snapshot cannot run on this host: ${misfit}; build the version again`);
+  }
+  return manifest;
+}
+
+/**
+ * The manifest of a snapshot that need not fit this host: of another VMM or CPU, but of this format.
+ * @throws MachineError as `readManifest` does
+ */
+export async function readForeignManifest(snapshotDir: string, keyring?: Keyring): Promise<Manifest> {
   let text: string;
   try {
     text = await readFile(path.join(snapshotDir, 'manifest.json'), 'utf8');
@@ -104,9 +117,9 @@ export async function readManifest(snapshotDir: string, driver: VmmDriver, keyri
   }
   const manifest = decodeSelfChecked(text) as Manifest | undefined;
   if (manifest === undefined) throw unreadable(text);
-  const misfit = misfitOf(manifest, driver);
-  if (misfit !== undefined) {
-    throw new MachineError('unsupported', `the snapshot cannot run on this host: ${misfit}; build the version again`);
+  if (manifest.generation !== FORMAT_GENERATION) {
+    const why = `its format is of generation ${manifest.generation}`;
+    throw new MachineError('unsupported', `the snapshot cannot run on this host: ${why}; build the version again`);
   }
   return reveal(manifest, keyring);
 }

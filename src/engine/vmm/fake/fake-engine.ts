@@ -18,6 +18,7 @@ import type {
   CheckpointReport,
   ContainerConfig,
   Engine,
+  KeptDisk,
   LaunchRequest,
   LogLine,
   Machine,
@@ -32,6 +33,7 @@ import type {
   SuspendReport,
   TerminalSize,
 } from '../../engine.ts';
+import { digestChunks } from '../../snapshot/digest.ts';
 
 /** `launched`, `resumed`, `suspended` and `checkpointed` come when the work is done and the caller has not been told yet. */
 export type FakeOperation =
@@ -247,20 +249,13 @@ class InMemoryEngine implements FakeEngine {
     return { diskPath, config: { ...defaultConfig, ...this.#options.config }, usedBytes: 100_000_000 };
   }
 
-  /** Builds here have no caches. */
-  async buildCaches(): Promise<readonly []> {
-    return [];
-  }
-
-  async dropBuildCaches(): Promise<number> {
-    return 0;
-  }
-
-  async keptDisk(snapshotDir: string): Promise<BuiltDisk | undefined> {
+  async keptDisk(snapshotDir: string): Promise<KeptDisk | undefined> {
     await this.enter('keptDisk', snapshotDir);
     const diskPath = path.join(snapshotDir, 'disk');
     if (!existsSync(diskPath)) return undefined;
-    return { diskPath, config: { ...defaultConfig, ...this.#options.config }, usedBytes: 100_000_000 };
+    const { bytes, chunks } = await digestChunks(diskPath, { mapper: 'qemu-img' });
+    const config = { ...defaultConfig, ...this.#options.config };
+    return { bytes, chunks, diskPath, config, usedBytes: 100_000_000 };
   }
 
   async seal(request: SealRequest, { signal }: { signal?: AbortSignal }): Promise<SealedSnapshot> {
