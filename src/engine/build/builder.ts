@@ -3,11 +3,12 @@
  * under `<cache>/builder/<key>/`: `snapshot/` and `cache`.
  *
  * No disk but the root was opened before the snapshot, so any disk can be attached at launch. Whoever finds the pair
- * missing makes it; two at once waste work but do no harm, since both are renamed into place whole.
+ * missing makes it; two at once waste work but do no harm: what is there first, whole, is never replaced. Owners' caches
+ * hold for the very template they were begun on.
  */
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, open, rename, writeFile } from 'node:fs/promises';
+import { chmod, link, mkdir, open, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { GuestLink } from '../../guest/index.ts';
 import { type Logger, MachineError, randomIds, systemClock } from '../../lib/index.ts';
@@ -205,7 +206,7 @@ async function makeTemplate(
   }
   await syncPath(cache);
   await chmod(cache, 0o444);
-  await rename(cache, builder.cacheTemplate);
+  await unlessThere(builder.cacheTemplate, () => link(cache, builder.cacheTemplate));
   await syncPath(path.dirname(builder.cacheTemplate));
 }
 

@@ -1,7 +1,8 @@
 /**
  * Build caches: for each owner one disk with BuildKit's state, what its builds changed over the template of the builder.
  *
- * Invariant: a kept cache (`<owner>/<builder>.qcow2`) is never open in a machine. Each build works on a draft of its own, and
+ * Invariant: a kept cache (`<owner>/<template>.qcow2`) is never open in a machine, and is only ever put over the template it was
+ * begun on. Each build works on a draft of its own, and
  * only the draft of a build that ended in order takes the cache's place, at once and whole. So builds of one owner beside each
  * other are safe (the cache of the last to end is kept), and one that is killed costs nothing but its draft.
  */
@@ -73,7 +74,7 @@ export class BuildCaches implements AsyncDisposable {
     { signal }: { signal?: AbortSignal | undefined },
   ): Promise<CacheLease> {
     const dir = path.join(this.#o.dir, createHash('sha256').update(owner).digest('hex').slice(0, 32));
-    const cache = path.join(dir, `${builder.key}${CACHE}`);
+    const cache = path.join(dir, `${await identityOf(builder)}${CACHE}`);
     const draft = path.join(dir, `${randomBytes(8).toString('hex')}${DRAFT}`);
     this.#drafts.add(draft);
     const discard = async () => {
@@ -85,7 +86,7 @@ export class BuildCaches implements AsyncDisposable {
         await mkdir(dir, { recursive: true, mode: 0o700 });
         await writeFile(path.join(dir, OWNER), owner, { mode: 0o600 });
         for (const name of await namesIn(dir)) {
-          // Of another builder, and of no use to this one.
+          // Of another template, and of no use over this one.
           const other = path.join(dir, name);
           if (name.endsWith(CACHE) && other !== cache) await rm(other, { force: true });
         }
@@ -186,6 +187,12 @@ async function take(
   if (facts.blocks * 512 <= maxBytes) await copySparse(cache, draft, signal);
   else await rename(cache, draft);
   return true;
+}
+
+/** A template that was made again under the same key has its blocks in other places. */
+async function identityOf({ key, cacheTemplate }: Pick<Builder, 'key' | 'cacheTemplate'>): Promise<string> {
+  const { ino, mtimeNs } = await stat(cacheTemplate, { bigint: true });
+  return `${key}-${ino.toString(36)}-${mtimeNs.toString(36)}`;
 }
 
 async function namesIn(dir: string): Promise<string[]> {
