@@ -16,6 +16,7 @@ import type {
   ResumeRequest,
   SealedSnapshot,
   SealRequest,
+  RehearseRequest,
   SnapshotDamage,
 } from './engine.ts';
 import { Folders, remove } from './folders.ts';
@@ -31,6 +32,7 @@ import type { RunningMachine } from './machine/machine.ts';
 import { machineFiles } from './machine/saved.ts';
 import { keptDisk, sealMachine } from './machine/seal.ts';
 import { hasSwap, memoryFolder } from './memory-folder.ts';
+import { rehearse } from './machine/rehearsal.ts';
 import { openGateway } from './network/gateway.ts';
 import type { NetworkSettings } from './network/settings.ts';
 import type { Runtime } from './runtime.ts';
@@ -40,6 +42,7 @@ import { Integrity } from './snapshot/integrity.ts';
 import { Vault } from './snapshot/vault.ts';
 import { qemuDriver } from './vmm/qemu/driver.ts';
 import type { VmmDriver } from './vmm/vmm.ts';
+import { ReadAhead } from './snapshot/read-ahead.ts';
 
 export interface EngineOptions {
   readonly runtime: Runtime;
@@ -107,6 +110,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       bubblewrap: runtime.jail.bubblewrap,
       toolsRoot: runtime.jail.root,
       settings: options.network ?? {},
+    readAhead: new ReadAhead({ clock, log }),
       log,
       mayLive: (guest) => existsSync(folders.run(guest)),
     }),
@@ -177,6 +181,18 @@ class HostEngine implements Engine {
     if (this.#machines.has(id) || !existsSync(machineFiles(this.#context.folders.machine(id)).saved)) return false;
     await this.#jail.end(id, this.#context.folders.run(id));
     return true;
+  async rehearse({ id, snapshotDir, port }: RehearseRequest, options: Options): Promise<void> {
+    try {
+      await rehearse(
+        await this.launch({ id, snapshotDir }, options),
+        { port },
+        { signal: this.#bounded(options.signal) },
+      );
+    } finally {
+      await this.destroy(id);
+    }
+  }
+
   }
 
   recall(id: string): Promise<Recalled> {
@@ -239,6 +255,7 @@ class HostEngine implements Engine {
     void machine.ended.then(() => {
       if (this.#machines.get(id) === machine) this.#machines.delete(id);
     });
+    await this.#context.readAhead[Symbol.asyncDispose]();
     if (this.#closing.signal.aborted) await machine[Symbol.asyncDispose]();
     return machine;
   }

@@ -144,6 +144,14 @@ export interface ResumeRequest extends LaunchRequest {
   readonly keepsCheckpoint?: boolean;
 }
 
+export interface RehearseRequest {
+  /** Of a machine that is gone when this is over. */
+  readonly id: string;
+  readonly snapshotDir: string;
+  /** Of the app; it is asked for `/` there, once. */
+  readonly port: number;
+}
+
 /** What the disk says of a machine that has no process. */
 export type Recalled =
   /** A complete suspended state from which no machine ran on, of that moment by the wall clock. */
@@ -220,6 +228,12 @@ export interface Machine extends AsyncDisposable, CredentialHolder {
    */
   checkpoint(options: { signal?: AbortSignal }): Promise<CheckpointReport>;
 
+  /**
+   * Adds the memory the guest touched until now to what launches of its snapshot read ahead when it is not in the host's memory.
+   * For a clone that tries an image, not for one that serves somebody. Never rejects. Absent: this engine reads nothing ahead.
+   */
+  noteTouched?(): Promise<void>;
+
   /** The app's captured output from `cursor` on; ends at what is there now unless `follow`. */
   logs(options: { cursor?: number; follow?: boolean; signal?: AbortSignal }): AsyncIterable<LogLine>;
 }
@@ -276,6 +290,11 @@ export interface Engine extends AsyncDisposable {
   isSuspended(id: string): Promise<boolean>;
   /** What a loss of power, or any end of the host, left of `id`; cheap where nothing was lost. */
   recall(id: string): Promise<Recalled>;
+  /**
+   * Launches a machine without network, asks its app once, notes what it touched (`Machine.noteTouched`) and destroys it.
+   * Absent: this engine reads nothing ahead. @throws MachineError
+   */
+  rehearse?(request: RehearseRequest, options: { signal?: AbortSignal }): Promise<void>;
   /** Its checkpoints, if any, do not hold any more. */
   forgetCheckpoints(id: string): Promise<void>;
   /**

@@ -130,11 +130,31 @@ async function inPhases(o: BuilderOptions, version: VersionRecord, work: Work): 
       ),
     { signal },
   );
-  await work.phases.time('validate', () => validate(o, version, work));
+  if (config.hooks?.microvmImageHooks?.validate === 'ENABLED') {
+    await work.phases.time('validate', () => validate(o, version, work));
+  } else {
+    await work.phases.time('rehearsal', () => rehearse(o, version, work, readiness.port));
+  }
   return sealed;
 }
 
-/** What is left of the version this one replaces. */
+/** Of no consequence for the version, but that its launches may find less in memory. */
+async function rehearse(o: BuilderOptions, { buildId }: VersionRecord, work: Work, port: number): Promise<void> {
+  const { snapshotDir, signal } = work;
+  try {
+    await withDeadline(
+      'the rehearsal',
+      LAUNCH_TIMEOUT_MS,
+      async (bounded) => o.engine.rehearse?.({ id: `rehearsal-${buildId}`, snapshotDir, port }, { signal: bounded }),
+      { signal },
+    );
+  } catch (error) {
+    signal.throwIfAborted();
+    o.log.warn({ buildId, error: messageOf(error) }, 'a launch of the new version could not be rehearsed');
+  }
+}
+
+/** What is left of the version this one replaces, or was imported for it. */
 async function keptDisk(o: BuilderOptions, version: VersionRecord, work: Work): Promise<BuiltDisk | undefined> {
   if (version.rebuildOf === undefined) return undefined;
   const from = o.snapshotDirOf({ ...version, version: version.rebuildOf });
@@ -206,7 +226,10 @@ async function validate(o: BuilderOptions, version: VersionRecord, work: Work): 
   const signal = AbortSignal.any([over.signal, work.signal]);
   for (;;) {
     const status = await askOnce(machine, port, signal);
-    if (status === 200) return;
+    if (status === 200) {
+      await machine.noteTouched?.();
+      return;
+    }
     if (status !== 503 && status !== undefined) {
       const blame = status >= 500 ? 'a server error (HTTP 5xx)' : 'a client error (HTTP 4xx)';
       throw new ValidateFailure(`Validate hook check failed: the application returned ${blame} response`);
@@ -217,6 +240,7 @@ async function validate(o: BuilderOptions, version: VersionRecord, work: Work): 
 
 /** As the version's connector is when a phase begins; it stays so for the phase. */
 async function egressOf({ connectors }: BuilderOptions, version: VersionRecord): Promise<Egress> {
+  await machine.noteTouched?.();
   const { imageArn, version: imageVersion, principal = 'unknown' } = version;
   const { policy, limits } = await connectors.egress(version.config.egressNetworkConnectors);
   return { policy, limits, labels: { principal, imageArn, imageVersion } };

@@ -21,6 +21,7 @@ import { runToSnapshot } from '../machine/seal.ts';
 import { NO_NETWORK } from '../network/network.ts';
 import type { Runtime } from '../runtime.ts';
 import { Integrity } from '../snapshot/integrity.ts';
+import { ReadAhead } from '../snapshot/read-ahead.ts';
 import { describeMachine } from '../snapshot/manifest.ts';
 import { createDraft, sealDraft } from '../snapshot/seal.ts';
 import { Vault } from '../snapshot/vault.ts';
@@ -74,6 +75,7 @@ export async function prepareBuilder(options: PrepareOptions): Promise<void> {
     log,
     clock: systemClock,
     ids: randomIds,
+    readAhead: new ReadAhead({ clock: systemClock, log }),
     integrity: new Integrity({ mapper: runtime.qemu.img, clock: systemClock, log }),
     network: NO_NETWORK,
     vault: new Vault({ memoryDir: undefined, clock: systemClock, log }),

@@ -53,7 +53,7 @@ export async function adoptMachine(
   stack.use(link);
   await vmm.setLink(linkOf(network));
   context.log.info({ microvmId: id, pid: vmm.pid }, 'machine taken over');
-  const parts = { id, manifest, files, key, restored: { vmm, link, secret }, network, isAdopted: true };
+  const parts = { id, snapshotDir, manifest, files, key, restored: { vmm, link, secret }, network, isAdopted: true };
   return new RunningMachine(context, { ...parts, owned: stack.move() });
 }
 

@@ -7,6 +7,7 @@ import type { Runtime } from '../runtime.ts';
 import type { Keyring } from '../snapshot/encryption.ts';
 import type { Integrity } from '../snapshot/integrity.ts';
 import type { Vault } from '../snapshot/vault.ts';
+import type { ReadAhead } from '../snapshot/read-ahead.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
 
 export interface EngineContext {
@@ -20,6 +21,7 @@ export interface EngineContext {
   readonly ids: Ids;
   readonly integrity: Integrity;
   readonly network: Network;
+  readonly readAhead: ReadAhead;
   readonly vault: Vault;
   /** The operator's, when what machines leave on disk is to be encrypted. */
   readonly keyring?: Keyring | undefined;

@@ -152,6 +152,7 @@ async function start(
     deltaSave && source.ramPath === undefined
       ? { path: sealed.ram, sharing: 'private' }
       : { path: files.ram, sharing: 'shared' };
+  if (ram.sharing === 'private') stack.use(context.readAhead.begin(snapshotDir, manifest, ram.path, intact));
   const attaching = attached(context.network, id, egress, { stack, signal: options.signal });
   attaching.catch(() => {});
   const runDir = await context.folders.makeRun(id);
@@ -199,6 +200,7 @@ async function start(
   await remove(path.join(runDir, STATE_NAME));
   return new RunningMachine(context, {
     id,
+    snapshotDir,
     manifest,
     files,
     key: source.key,

@@ -29,6 +29,7 @@ import { beginCheckpoint, publishCheckpoint } from './checkpoints.ts';
 import type { EngineContext } from './context.ts';
 import { GuestCredentials } from './guest-credentials.ts';
 import { voidSaved } from './last-boot.ts';
+import { TouchNotes } from './rehearsal.ts';
 import type { Restored } from './restore.ts';
 import type { MachineFiles } from './saved.ts';
 import { capture, type SavedMachine, saveAll } from './saving.ts';
@@ -46,6 +47,7 @@ const VMM_END_MS = 500;
 
 export interface MachineParts {
   readonly id: string;
+  readonly snapshotDir: string;
   readonly manifest: Manifest;
   readonly files: MachineFiles;
   /** Of all it writes to the disk, when that is encrypted. */
@@ -70,6 +72,7 @@ export class RunningMachine implements Machine {
   readonly #watch = new AbortController();
   readonly #watchTimer: NodeJS.Timeout;
   readonly #credentials: GuestCredentials;
+  readonly #notes: TouchNotes;
   #link: GuestLink;
   #isEnding = false;
   #isSuspending = false;
@@ -91,6 +94,8 @@ export class RunningMachine implements Machine {
       context.log.child({ microvmId: this.id }),
       { mayHold: parts.isAdopted ?? false },
     );
+    const { snapshotDir, manifest } = parts;
+    this.#notes = new TouchNotes(context, { snapshotDir, manifest, memory: vmm.changedMemory });
     this.#correctClock(link);
     this.#watchTimer = setTimeout(() => this.#watchApp(link), WATCH_DELAY_MS);
     this.#watchTimer.unref();
@@ -128,6 +133,10 @@ export class RunningMachine implements Machine {
     }
     await this.#context.network.update(this.id, egress);
     await this.#vmm.setLink(link);
+  }
+
+  noteTouched(): Promise<void> {
+    return this.#notes.take();
   }
 
   async suspend(options: { signal?: AbortSignal }): Promise<SuspendReport> {
