@@ -1,18 +1,20 @@
 /**
- * The queue of builds: in the order of the calls, a few at a time, each with a share of the host for as long as it works.
+ * The queue of builds: a few at a time, their principals in turn, each with a share of the host for as long as it works.
  * While there is none a build stays PENDING and its log says why. Each ends in a record that says how, whatever happens;
  * only a stopping server leaves that to its next start.
  */
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { BUILDER_MEMORY_MIB, type Budget, type Need, needOf } from '../engine/index.ts';
-import { messageOf, Slots, withDeadline } from '../lib/index.ts';
+import { messageOf, withDeadline } from '../lib/index.ts';
 import { destinationOf, LineSink, type Logs } from '../logs/index.ts';
+import { askerOf } from './asker.ts';
 import type { BuildLogs, BuildLogWriter } from './build-log.ts';
 import { type BuilderOptions, runBuild } from './builder.ts';
 import type { Catalog } from './catalog.ts';
 import { failureReason, INTERRUPTED } from './failure-reason.ts';
 import type { VersionRecord } from './lifecycle.ts';
+import { Turns } from './turns.ts';
 import { memoryMiBOf } from './version-config.ts';
 
 export interface BuildQueueOptions extends BuilderOptions {
@@ -31,13 +33,14 @@ const DISK_MIB = 2048;
 
 export class BuildQueue implements AsyncDisposable {
   readonly #o: BuildQueueOptions;
-  readonly #slots: Slots;
+  readonly #turns: Turns;
   readonly #stop = new AbortController();
-  readonly #running = new Set<Promise<void>>();
+  /** By build. */
+  readonly #running = new Map<string, { readonly off: AbortController; readonly ended: Promise<void> }>();
 
   constructor(options: BuildQueueOptions) {
     this.#o = options;
-    this.#slots = new Slots(options.concurrentBuilds);
+    this.#turns = new Turns(options.concurrentBuilds);
   }
 
   /** Fails what an earlier server left in progress and takes up what it had not begun. */
@@ -56,23 +59,33 @@ export class BuildQueue implements AsyncDisposable {
 
   /** The version was written as PENDING. */
   add(version: VersionRecord): void {
-    this.#o.logs.expect(version.buildId);
-    const build = this.#build(version).catch((error: unknown) => this.#giveUp(version, error));
-    this.#running.add(build);
-    void build.finally(() => this.#running.delete(build));
+    const { buildId } = version;
+    this.#o.logs.expect(buildId);
+    const off = new AbortController();
+    const signal = AbortSignal.any([this.#stop.signal, off.signal]);
+    const ended = this.#build(version, signal).catch((error: unknown) => this.#giveUp(version, signal, error));
+    this.#running.set(buildId, { off, ended });
+    void ended.finally(() => this.#running.delete(buildId));
+  }
+
+  /** Its version is DELETING. Resolves when nothing of it goes on; its records are left as they are. */
+  async cancel(buildId: string): Promise<void> {
+    const build = this.#running.get(buildId);
+    build?.off.abort(new Error('its version is being deleted'));
+    await build?.ended;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort(new Error('the server is stopping'));
-    await Promise.allSettled([...this.#running]);
+    await Promise.allSettled([...this.#running.values()].map(({ ended }) => ended));
   }
 
   /** What should not happen (no room for the log, say) still ends the build. */
-  async #giveUp(version: VersionRecord, error: unknown): Promise<void> {
+  async #giveUp(version: VersionRecord, signal: AbortSignal, error: unknown): Promise<void> {
     const { catalog, clock, logs } = this.#o;
     logs.end(version.buildId);
-    if (this.#stop.signal.aborted) return;
     const log = this.#o.log.child({ buildId: version.buildId });
+    if (signal.aborted) return log.info({ why: messageOf(signal.reason) }, 'build called off');
     log.error({ error: messageOf(error) }, 'a build could not be carried out');
     const failed = { type: 'failed', reason: failureReason(error, version.config), codeBytes: null } as const;
     try {
@@ -82,14 +95,13 @@ export class BuildQueue implements AsyncDisposable {
     }
   }
 
-  async #build(version: VersionRecord): Promise<void> {
+  async #build(version: VersionRecord, signal: AbortSignal): Promise<void> {
     const { imageArn: arn, version: number } = version;
     const { catalog, clock, logs } = this.#o;
-    const { signal } = this.#stop;
-    using _slot = await this.#slots.acquire({ signal });
+    using _slot = await this.#turns.acquire(askerOf(version, this.#o.accountId), { signal });
     // Disposed last, so that who followed the log finds the outcome written.
     await using buildLog = await logs.writer(version.buildId, this.#linesOf(version));
-    using _share = await this.#share(version, buildLog);
+    using _share = await this.#share(version, buildLog, signal);
     if (!(await catalog.record(arn, number, { type: 'started' }, clock.now()))) return;
     const startedMs = clock.monotonicMs();
     const outcome = await runBuild(this.#o, version, buildLog, signal);
@@ -123,7 +135,11 @@ export class BuildQueue implements AsyncDisposable {
   }
 
   /** A build's machines run one after another: their share is that of the largest. @throws DomainError `CAPACITY`, MachineError */
-  async #share({ buildId, config, ...version }: VersionRecord, buildLog: BuildLogWriter): Promise<Disposable> {
+  async #share(
+    { buildId, config, ...version }: VersionRecord,
+    buildLog: BuildLogWriter,
+    signal: AbortSignal,
+  ): Promise<Disposable> {
     const { budget, clock } = this.#o;
     const id = `build-${buildId}`;
     const need: Need = { ...needOf(Math.max(BUILDER_MEMORY_MIB, memoryMiBOf(config))), diskMiB: DISK_MIB };
@@ -132,8 +148,8 @@ export class BuildQueue implements AsyncDisposable {
       buildLog.write(`[rekindle] waiting for room on this host: ${why}\n`);
       log.info({ why }, 'a build waits for room on this host');
     };
-    const wait = (signal: AbortSignal) => budget.wait(id, need, { signal, onShort });
-    await withDeadline('waiting for room on this host', SHARE_TIMEOUT_MS, wait, { signal: this.#stop.signal, clock });
+    const wait = (bounded: AbortSignal) => budget.wait(id, need, { signal: bounded, onShort });
+    await withDeadline('waiting for room on this host', SHARE_TIMEOUT_MS, wait, { signal, clock });
     return { [Symbol.dispose]: () => budget.release(id) };
   }
 }

@@ -15,9 +15,10 @@ import {
   type SealedSnapshot,
 } from '../engine/index.ts';
 import { type Clock, type Logger, messageOf, requestOverStream, sleep, withDeadline } from '../lib/index.ts';
+import { askerOf } from './asker.ts';
 import type { BuildLogWriter } from './build-log.ts';
 import { lenderOf, type RoleSource } from './build-role.ts';
-import { failureReason, hookTimeout, ValidateFailure } from './failure-reason.ts';
+import { BuildTimeout, failureReason, hookTimeout, ValidateFailure } from './failure-reason.ts';
 import type { BuildSizes, VersionRecord } from './lifecycle.ts';
 import { containerConfigOf, HOOK_PATH, imageHookSeconds, memoryMiBOf, readinessOf } from './version-config.ts';
 
@@ -46,11 +47,13 @@ export type BuildOutcome =
 const SEAL_OVERHEAD_MS = 300_000;
 const FETCH_TIMEOUT_MS = 300_000;
 const LAUNCH_TIMEOUT_MS = 60_000;
+/** What ends a build is given that long. */
+const CALL_OFF_MS = 60_000;
 const KEPT_TIMEOUT_MS = 300_000;
 /** Pause after a 503 of the validate hook. Undocumented. GUESS: validate-hook-pace */
 const VALIDATE_RETRY_MS = 500;
 
-/** Never rejects but when `signal` aborts: the server is stopping then, and the next start says so. */
+/** Never rejects but when `signal` aborts: nobody wants the outcome then. */
 export async function runBuild(
   o: BuilderOptions,
   version: VersionRecord,
@@ -76,6 +79,7 @@ export async function runBuild(
     };
   } catch (error) {
     await discardSnapshot(o, snapshotDir, log);
+    if (signal.aborted) say(`called off: ${messageOf(signal.reason)}`);
     signal.throwIfAborted();
     say(`took: ${phases}`);
     const reason = failureReason(error, version.config);
@@ -186,16 +190,24 @@ async function buildDisk(
   );
   say('building the container image');
   const egress = await egressOf(o, version);
-  return withDeadline(
-    'the container image build',
-    o.buildTimeoutMs,
-    (deadline) =>
-      o.engine.build(
-        { buildId, contextDir, cacheOwner: o.accountId, egress, outDir: path.join(workDir, 'out'), phases, onLog },
-        { signal: deadline },
-      ),
-    { signal },
-  );
+  const over = new AbortController();
+  using _timer = o.clock.after(o.buildTimeoutMs, () => over.abort(new BuildTimeout(o.buildTimeoutMs / 1000)));
+  const outDir = path.join(workDir, 'out');
+  // Layers of somebody else's Dockerfile are nothing to build on: it may have had the builder for itself.
+  const cacheOwner = askerOf(version, o.accountId);
+  try {
+    return await withDeadline(
+      'the container image build',
+      o.buildTimeoutMs + CALL_OFF_MS,
+      (deadline) =>
+        o.engine.build({ buildId, contextDir, cacheOwner, egress, outDir, phases, onLog }, { signal: deadline }),
+      { signal: AbortSignal.any([signal, over.signal]) },
+    );
+  } catch (error) {
+    signal.throwIfAborted();
+    over.signal.throwIfAborted();
+    throw error;
+  }
 }
 
 /** Source: the guide; a clone of the new snapshot is asked and thrown away. 503 means not yet, only 200 is success. */

@@ -13,6 +13,16 @@ export class ValidateFailure extends Error {
   override readonly name = 'ValidateFailure';
 }
 
+/** The Dockerfile's run was ended when its time was over. */
+export class BuildTimeout extends Error {
+  override readonly name = 'BuildTimeout';
+  readonly seconds: number;
+  constructor(seconds: number) {
+    super('the container image build took too long');
+    this.seconds = seconds;
+  }
+}
+
 const ARTIFACT_CODES: Partial<Record<ArtifactErrorKind, string>> = {
   'no-such-bucket': 'S3_NO_SUCH_BUCKET',
   'no-such-key': 'S3_NO_SUCH_KEY',
@@ -28,6 +38,9 @@ export const INTERRUPTED =
 
 export function failureReason(error: unknown, config: VersionConfig): string {
   if (error instanceof ValidateFailure) return error.message;
+  if (error instanceof BuildTimeout) {
+    return `The container image build timed out after ${isoDuration(error.seconds)}`;
+  }
   if (error instanceof ArtifactError) return `${ARTIFACT_CODES[error.kind] ?? 'ARCHIVE_INVALID'}: ${error.message}`;
   if (error instanceof BuildFailure) return buildFailureReason(error, config);
   if (error instanceof DomainError && error.code === 'CAPACITY') return `INTERNAL_PLATFORM_ERROR: ${error.message}`;

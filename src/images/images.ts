@@ -33,6 +33,7 @@ import {
   type ImageRecord,
   imageMoved,
   imageUpdating,
+  isBuilding,
   latestOf,
   type VersionRecord,
   versionMoved,
@@ -142,7 +143,11 @@ class ImagesRoom implements Images {
       concurrentBuilds: options.concurrentBuilds ?? 1,
       budget: options.budget ?? unboundedBudget(),
     });
-    this.#removals = new Removals({ ...common, imageDir: (arn) => this.#imageDir(arn) });
+    this.#removals = new Removals({
+      ...common,
+      imageDir: (arn) => this.#imageDir(arn),
+      cancelBuild: (buildId) => this.#queue.cancel(buildId),
+    });
     this.managed = managedImages(options.region);
     this.upkeep = createUpkeep({
       stateDir: options.stateDir,
@@ -263,10 +268,13 @@ class ImagesRoom implements Images {
       const seen = await this.#catalog.image(arn);
       const at = this.#clock.now();
       const image = imageMoved(seen.body, 'delete', at);
-      if (image === undefined) {
+      const all = await this.#catalog.versionsOf(arn);
+      // A build is called off; a version that is being deleted is not interfered with.
+      const isFree = seen.body.state !== 'UPDATING' || all.some(({ body }) => isBuilding(body));
+      if (image === undefined || !isFree) {
         throw new DomainError('INVALID', `Cannot delete MicroVM image in its current state: ${seen.body.state}`);
       }
-      const versions = (await this.#catalog.versionsOf(arn)).flatMap((row) => {
+      const versions = all.flatMap((row) => {
         const version = versionMoved(row.body, 'delete', at);
         return version === undefined ? [] : [this.#catalog.saveVersion(row, version)];
       });
@@ -357,10 +365,12 @@ class ImagesRoom implements Images {
   /** Makes it DELETING. */
   async #deleting(arn: string, imageVersion: string): Promise<VersionRecord> {
     const result = await this.#catalog.change(async () => {
-      const seen = await this.#changeable(arn);
       const version = await this.#catalog.version(arn, imageVersion);
+      // The image is UPDATING for its build already.
+      const isCalledOff = isBuilding(version.body);
+      const seen = isCalledOff ? await this.#catalog.image(arn) : await this.#changeable(arn);
       const at = this.#clock.now();
-      const image = imageMoved(seen.body, 'update', at);
+      const image = isCalledOff ? { ...seen.body, updatedAt: at } : imageMoved(seen.body, 'update', at);
       const going = versionMoved(version.body, 'delete', at);
       if (image === undefined || going === undefined) throw busy(seen.body);
       if ((await this.#catalog.versions.list({ group: arn, limit: 2 })).length < 2) {

@@ -86,7 +86,7 @@ export const IMAGE_TRANSITIONS = {
     succeeded: 'CREATED',
     failed: 'CREATE_FAILED',
     update: null,
-    delete: null,
+    delete: 'DELETING',
     deleted: null,
     'delete-failed': null,
   },
@@ -113,7 +113,7 @@ export const IMAGE_TRANSITIONS = {
     succeeded: 'UPDATED',
     failed: 'UPDATE_FAILED',
     update: null,
-    delete: null,
+    delete: 'DELETING',
     deleted: 'UPDATED',
     'delete-failed': 'UPDATE_FAILED',
   },
@@ -170,7 +170,7 @@ export const VERSION_TRANSITIONS = {
     succeeded: null,
     failed: 'FAILED',
     damaged: null,
-    delete: null,
+    delete: 'DELETING',
     deleted: null,
     'delete-failed': null,
   },
@@ -179,7 +179,7 @@ export const VERSION_TRANSITIONS = {
     succeeded: 'SUCCESSFUL',
     failed: 'FAILED',
     damaged: null,
-    delete: null,
+    delete: 'DELETING',
     deleted: null,
     'delete-failed': null,
   },
@@ -323,6 +323,11 @@ export function buildAfter(build: BuildRecord, event: BuildEvent | DamageEvent):
     default:
       return event satisfies never;
   }
+}
+
+/** Its build is under way, or will be. */
+export function isBuilding({ state }: VersionRecord): boolean {
+  return state === 'PENDING' || state === 'IN_PROGRESS';
 }
 
 /** Only SUCCESSFUL versions have a say in it. What PENDING ones show is undocumented. GUESS: pending-version-status */

@@ -24,6 +24,8 @@ export interface RemovalOptions {
   readonly catalog: Catalog;
   readonly engine: Pick<Engine, 'deleteSnapshot'>;
   readonly logs: BuildLogs;
+  /** Resolves when nothing of the build goes on. */
+  readonly cancelBuild: (buildId: string) => Promise<void>;
   readonly clock: Clock;
   readonly log: Logger;
   /** Folder of everything kept of an image. */
@@ -144,6 +146,7 @@ export class Removals implements AsyncDisposable {
   }
 
   async #clearVersion(version: VersionRecord): Promise<void> {
+    await this.#o.cancelBuild(version.buildId);
     const snapshotDir = this.#o.snapshotDirOf(version);
     await this.#o.engine.deleteSnapshot(snapshotDir);
     await rm(path.dirname(snapshotDir), { recursive: true, force: true });

@@ -132,9 +132,17 @@ test('changes while the image is UPDATING are the recorded conflict', async () =
   await assert.rejects(sdk.send(new UpdateMicrovmImageCommand({ ...configuration, imageIdentifier })), busy);
   await assert.rejects(sdk.send(new UpdateMicrovmImageVersionCommand({ ...onFirst, status: 'ACTIVE' })), busy);
   await assert.rejects(sdk.send(new DeleteMicrovmImageVersionCommand(onFirst)), busy);
-  await assert.rejects(sdk.send(new DeleteMicrovmImageCommand({ imageIdentifier })), {
-    name: 'ValidationException',
-    message: 'Cannot delete MicroVM image in its current state: UPDATING',
+});
+
+test('deleting an image calls its build off', async () => {
+  await using bench = await benchWithImage();
+  bench.engine.hold('build');
+  await bench.sdk.send(new UpdateMicrovmImageCommand({ ...configuration, imageIdentifier }));
+  const { state } = await bench.sdk.send(new DeleteMicrovmImageCommand({ imageIdentifier }));
+  assert.equal(state, 'DELETING');
+  await until(async () => {
+    const { items } = await bench.sdk.send(new ListMicrovmImagesCommand());
+    return items?.length === 0 || undefined;
   });
 });
 

@@ -83,6 +83,7 @@ async function build(
   );
   // The program put the cache away in order when it ended of its own accord, other than by an error of its own.
   if (exitCode === 0 || exitCode === EXIT_DOCKERFILE || exitCode === EXIT_NO_DOCKERFILE) cache.keep();
+  else await cache.forget();
   if (exitCode !== 0) throw failureOf(exitCode);
   return timed(phases, 'keep', () => keepDisk(request, { contextDisk, out }));
 }

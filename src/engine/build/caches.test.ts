@@ -96,6 +96,18 @@ describe('a build cache', () => {
     assert.match(await readFile(next.disk.path, 'latin1'), /old$/);
   });
 
+  it('is forgotten when a build says it could not work with it', async () => {
+    await using b = await bench();
+    await using caches = b.open();
+    await build(b, caches, 'ann', 'cannot be mounted');
+    {
+      await using failing = await lease(caches);
+      await failing.forget();
+    }
+    await using next = await lease(caches);
+    assert.ok(await isEmpty(next));
+  });
+
   it('stays as it was when the server is killed, and the next one removes what was open', async () => {
     await using b = await bench();
     const killed = b.open();

@@ -44,6 +44,8 @@ export interface CacheLease extends AsyncDisposable {
    * beside whatever follows; the owner's next lease waits for it.
    */
   keep(): void;
+  /** Nothing came of it, and that may be the cache's fault: the owner's next build begins anew. */
+  forget(): Promise<void>;
 }
 
 export class BuildCaches implements AsyncDisposable {
@@ -106,6 +108,7 @@ export class BuildCaches implements AsyncDisposable {
         this.#keeping.add(keeping);
         void keeping.finally(() => this.#keeping.delete(keeping));
       },
+      forget: () => this.#owners.run(dir, () => rm(cache, { force: true })),
       [Symbol.asyncDispose]: async () => {
         if (!isKept) await discard();
       },
