@@ -29,10 +29,15 @@ export interface MuxOutput {
   forget(stream: MuxStream): void;
   /** Counts what is held for a reader; false when that is too much for one session. */
   hold(bytes: number): boolean;
+  /** A block to hold bytes in. */
+  takeBlock(): Buffer;
+  /** Nobody has a view of the block any more: it may be filled again. */
+  spareBlock(block: Buffer): void;
 }
 
 const GRANT_BYTES = INITIAL_CREDIT_BYTES / 4;
-const BLOCK_BYTES = 16_384;
+/** What is held is held in blocks of this size. */
+export const BLOCK_BYTES = 16_384;
 
 type Callback = (error?: Error | null) => void;
 
@@ -170,7 +175,11 @@ export class MuxStream extends Duplex implements DirectRead {
     const taker = this.#taker;
     if (taker === undefined || this.#isTaking) return;
     this.#isTaking = true;
-    while (this.#isTaking && this.#blocks.length > 0) this.#isTaking = taker.data(this.#nextBlock());
+    while (this.#isTaking && this.#blocks.length > 0) {
+      const block = this.#blocks[0];
+      this.#isTaking = taker.data(this.#nextBlock());
+      if (block !== undefined) this.#mux.spareBlock(block);
+    }
     if (this.#hasEnded && this.#blocks.length === 0) this.#endReading();
   }
 
@@ -262,7 +271,7 @@ export class MuxStream extends Duplex implements DirectRead {
     while (at < part.length) {
       let block = this.#blocks.at(-1);
       if (block === undefined || this.#lastBlockLength === block.length) {
-        block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+        block = this.#mux.takeBlock();
         this.#blocks.push(block);
         this.#lastBlockLength = 0;
       }

@@ -14,6 +14,7 @@ import {
   encodeFrame,
   encodeHeader,
   FrameDecoder,
+  INITIAL_CREDIT_BYTES,
   MAX_PAYLOAD_BYTES,
   OPEN,
   PING,
@@ -22,7 +23,7 @@ import {
   type Side,
   violation,
 } from './frames.ts';
-import { type MuxOutput, MuxStream } from './mux-stream.ts';
+import { BLOCK_BYTES, type MuxOutput, MuxStream } from './mux-stream.ts';
 
 /** Payloads up to this are copied behind their header: one buffer is cheaper than two in a writev. */
 const COPY_BYTES = 8192;
@@ -31,6 +32,8 @@ const BULK_BYTES = 32_768;
 /** The other side stopped reading altogether while we kept opening streams. */
 const MAX_QUEUED_BYTES = 16 * 1024 * 1024;
 const MAX_STREAMS = 4096;
+/** As many as the credit of one stream can fill. */
+const SPARE_BLOCKS = INITIAL_CREDIT_BYTES / BLOCK_BYTES;
 /** All that streams hold for readers that do not read, beside what each reader was handed. */
 export const MAX_HELD_BYTES = 64 * 1024 * 1024;
 /**
@@ -53,6 +56,7 @@ export class Mux implements MuxOutput {
   readonly #onOpen: MuxOptions['onOpen'];
   readonly #streams = new Map<number, MuxStream>();
   readonly #waiting = new Set<MuxStream>();
+  readonly #spareBlocks: Buffer[] = [];
   readonly #pings: { sentAt: number; resolve(ms: number): void; reject(error: Error): void }[] = [];
   readonly #ended = Promise.withResolvers<Error>();
   #error: Error | undefined;
@@ -183,6 +187,14 @@ export class Mux implements MuxOutput {
   hold(bytes: number): boolean {
     this.#heldBytes += bytes;
     return this.#heldBytes <= MAX_HELD_BYTES;
+  }
+
+  takeBlock(): Buffer {
+    return this.#spareBlocks.pop() ?? Buffer.allocUnsafeSlow(BLOCK_BYTES);
+  }
+
+  spareBlock(block: Buffer): void {
+    if (this.#spareBlocks.length < SPARE_BLOCKS) this.#spareBlocks.push(block);
   }
 
   #data(id: number, part: Buffer): void {

@@ -7,7 +7,7 @@
  * and the next one then, because the restore step may have been done while only its answer was lost.
  */
 import { randomBytes } from 'node:crypto';
-import { connect, type Socket } from 'node:net';
+import { connect, type IpcSocketConnectOpts, type Socket, type SocketConstructorOpts } from 'node:net';
 import { MachineError } from '../lib/index.ts';
 import { quoted, violation } from './frames.ts';
 import type { RestoreStep } from './link.ts';
@@ -20,6 +20,8 @@ const MAX_SKIPPED_BYTES = 16 * 1024 * 1024;
 /** An earlier session leaves one answer behind, perhaps a few. */
 const MAX_FALSE_ANSWERS = 64;
 const READ_BYTES = 65_536;
+/** What all streams together may have on its way to the guest; less has bulk stop and go for every frame. */
+const QUEUED_BYTES = 262_144;
 const MAX_PATIENCE_MS = 5000;
 
 export interface SessionRequest {
@@ -176,7 +178,13 @@ function attemptSession(request: SessionRequest, secret: string, patienceMs: num
       }
     },
   };
-  const socket = connect({ path: request.socketPath, onread });
+  // Node takes the stream's own options too, which its types do not tell.
+  const options: IpcSocketConnectOpts & SocketConstructorOpts & { writableHighWaterMark: number } = {
+    path: request.socketPath,
+    onread,
+    writableHighWaterMark: QUEUED_BYTES,
+  };
+  const socket = connect(options);
   const leftMs = request.deadlineAt - performance.now();
   const timer = setTimeout(
     () => retry(new Error(`no answer within ${Math.round(patienceMs)} ms`)),

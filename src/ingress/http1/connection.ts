@@ -11,6 +11,7 @@ import type { RawHeaders } from '../headers.ts';
 import type { Limits } from '../limits.ts';
 import { AnswerWriter } from './answer-writer.ts';
 import { BodyReader } from './body.ts';
+import { bulkTaken } from './bulk-garbage.ts';
 import { HeadBuffer, MalformedMessage } from './head.ts';
 import { type Http1RequestHead, parseRequestHead } from './request-head.ts';
 
@@ -138,6 +139,7 @@ export class Connection {
   }
 
   readonly #onData = (chunk: Buffer): void => {
+    bulkTaken(chunk.length);
     if (this.#isClosing) return;
     this.#rest = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
     this.#parse();

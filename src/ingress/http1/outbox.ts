@@ -11,7 +11,9 @@ import type { Socket } from 'node:net';
 const LARGE_BYTES = 16_384;
 /** A frame of the guest's link with the frame of its chunk. */
 const BLOCK_BYTES = 65_536 + 1024;
-const KEPT_BLOCKS = 4;
+const KEPT_BLOCKS = 8;
+/** More than this waits for nobody but a client that reads slowly. */
+const ENOUGH_BYTES = 262_144;
 
 export class Outbox {
   readonly #socket: Socket;
@@ -37,7 +39,8 @@ export class Outbox {
   bytes(chunk: Buffer): boolean {
     if (chunk.length < LARGE_BYTES) this.#add(Buffer.from(chunk));
     else this.#bulk(chunk);
-    return !this.#socket.writableNeedDrain;
+    // The socket says `drain` when all of it is written, as it does for what is above its own mark, which is far lower.
+    return this.#socket.writableLength < ENOUGH_BYTES;
   }
 
   flush(): void {
