@@ -198,7 +198,7 @@ async function start(
   stack.use(restored.link);
   await writeKept(runDir, { stage: 'running', secret: restored.secret, previousSecret: null, hasOwnRam });
   await remove(path.join(runDir, STATE_NAME));
-  return new RunningMachine(context, {
+  const machine = new RunningMachine(context, {
     id,
     snapshotDir,
     manifest,
@@ -208,6 +208,9 @@ async function start(
     network: config.network,
     owned: stack.move(),
   });
+  // The app would see the time of its sleep: what is signed or logged then is wrong.
+  await machine.clockCorrected;
+  return machine;
 }
 
 /** A state to load: the snapshot's or the saved one, or what that is decrypted. */

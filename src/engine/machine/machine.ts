@@ -37,6 +37,9 @@ import { capture, type SavedMachine, saveAll } from './saving.ts';
 const CONNECT_TIMEOUT_MS = 30_000;
 const SUSPEND_TIMEOUT_MS = 300_000;
 const CLOCK_TIMEOUT_MS = 10_000;
+/** After a launch and a resume the guest's clock may be off by 50 ms. */
+const CLOCK_OFF_MS = 40;
+const CLOCK_ATTEMPTS = 5;
 const REOPEN_TIMEOUT_MS = 30_000;
 /** The guest's first moments belong to the request that waits for it; its end is watched a little later. */
 const WATCH_DELAY_MS = 250;
@@ -64,6 +67,8 @@ export class RunningMachine implements Machine {
   readonly id: string;
   readonly pid: number;
   readonly exited: Promise<MachineExit>;
+  /** Resolves once the guest's clock is right, or cannot be set. */
+  readonly clockCorrected: Promise<void>;
   readonly #context: EngineContext;
   readonly #parts: MachineParts;
   readonly #vmm: Vmm;
@@ -96,7 +101,7 @@ export class RunningMachine implements Machine {
     );
     const { snapshotDir, manifest } = parts;
     this.#notes = new TouchNotes(context, { snapshotDir, manifest, memory: vmm.changedMemory });
-    this.#correctClock(link);
+    this.clockCorrected = this.#correctClock(link);
     this.#watchTimer = setTimeout(() => this.#watchApp(link), WATCH_DELAY_MS);
     this.#watchTimer.unref();
     void vmm.exited.then(({ byGuest, ...end }) => this.#vmmExited({ kind: byGuest ? 'guest' : 'vmm', ...end }));
@@ -250,7 +255,7 @@ export class RunningMachine implements Machine {
         throw error;
       });
       // It stood still meanwhile.
-      this.#correctClock(this.#link);
+      void this.#correctClock(this.#link);
     }
   }
 
@@ -304,14 +309,19 @@ export class RunningMachine implements Machine {
     }
   }
 
-  /** The preamble's clock is as old as the guest took to run its first instructions. */
-  #correctClock(link: GuestLink): void {
-    link
-      .setClock(() => this.#context.clock.now(), { timeoutMs: CLOCK_TIMEOUT_MS, signal: this.#watch.signal })
-      .catch((error: unknown) => {
-        if (!this.#isEnding)
-          this.#context.log.warn({ microvmId: this.id, error: messageOf(error) }, 'clock not corrected');
-      });
+  /** The preamble's clock is as old as the guest took to run its first instructions. Never rejects. */
+  async #correctClock(link: GuestLink): Promise<void> {
+    const { clock, log } = this.#context;
+    try {
+      for (let attempt = 0; attempt < CLOCK_ATTEMPTS; attempt++) {
+        const askedMs = clock.monotonicMs();
+        await link.setClock(() => clock.now(), { timeoutMs: CLOCK_TIMEOUT_MS, signal: this.#watch.signal });
+        // It is off by at most the time this took; on a busy host that may be long.
+        if (clock.monotonicMs() - askedMs <= CLOCK_OFF_MS) return;
+      }
+    } catch (error) {
+      if (!this.#isEnding) log.warn({ microvmId: this.id, error: messageOf(error) }, 'clock not corrected');
+    }
   }
 
   #watchApp(link: GuestLink): void {
