@@ -17,6 +17,7 @@ const STABLE = ['RUNNING', 'SUSPENDED', 'TERMINATED'];
  */
 export async function judge(world: World, random: Random, wakesAll: boolean): Promise<string[]> {
   const objections = world.findings.splice(0);
+  world.forgetClockSkew();
   await world.discover();
   const states = await settled(world);
   for (const { model } of world.guests.values()) {
