@@ -13,7 +13,7 @@ import type { Logs } from '../logs/index.ts';
 import { accessDenied, callerOf, demand } from './access.ts';
 import { authorise, resourceOf, resourceTags } from './authorisation.ts';
 import { signatureWireError, toWireError } from './errors.ts';
-import { answerExtension, EXTENSION_PREFIX } from './extensions/index.ts';
+import { answerExtension, EXTENSION_PREFIX, isStreamed } from './extensions/index.ts';
 import { isForLogs, LogsWire } from './logs/logs-wire.ts';
 import { isLocalProgram } from './loopback.ts';
 import type { AnyBehaviour, OperationName, Rooms } from './operation.ts';
@@ -56,6 +56,8 @@ export type RequestHandler = (request: IncomingMessage, response: ServerResponse
 
 /** The services allow five minutes between the clocks. */
 const MAX_SKEW_MS = 5 * 60_000;
+
+const NO_BODY = Buffer.alloc(0);
 
 export function createApi(options: ApiOptions): RequestHandler {
   const api = new Api(options);
@@ -116,8 +118,15 @@ class Api {
   /** Rekindle's own resources: authenticated and authorised like the rest. */
   async #answerExtension(request: IncomingMessage, response: ServerResponse, logger: Logger): Promise<void> {
     const { identity, region, host = () => ({}) } = this.#options;
-    const { principal, body } = await this.#authenticate(request);
+    const isStream = isStreamed(request.url ?? '');
+    const { principal, body } = await this.#authenticate(request, { isStream });
     const caller = callerOf(request, principal, region);
+    const checkOperation = async (name: 'CreateMicrovmImage', input: object) => {
+      const raw = { labels: {}, query: [], body: Buffer.from(JSON.stringify(input)) };
+      const checked = readInput(lambdaMicrovms.operations[name], raw);
+      await authorise({ name, behaviour: behaviours[name], input: checked }, caller, this.#options);
+      return { ...checked, principal: principal.arn };
+    };
     const ask = (action: string, resource: string | undefined) => demand(identity, caller, { action, resource });
     const askOn = async (action: string, resource: string | undefined) => {
       const context = resource === undefined ? {} : await resourceTags(resource, this.#options);
@@ -133,7 +142,7 @@ class Api {
         tokens: this.#options.microvms,
         host,
       },
-      { body, demand: ask, demandOn: askOn },
+      { body, ...(isStream && { content: request }), checkOperation, demand: ask, demandOn: askOn },
       logger,
     );
   }
@@ -167,13 +176,21 @@ class Api {
   }
 
   /** Unknown keys and stale requests are refused before their body is read. */
-  async #authenticate(request: IncomingMessage): Promise<{ principal: Principal; body: Buffer }> {
+  async #authenticate(
+    request: IncomingMessage,
+    { isStream }: { isStream: boolean } = { isStream: false },
+  ): Promise<{ principal: Principal; body: Buffer }> {
     const { identity, auth } = this.#options;
     if (auth === 'off') {
       checkLocal(request);
-      return { principal: identity.root, body: await readBody(request) };
+      return { principal: identity.root, body: isStream ? NO_BODY : await readBody(request) };
     }
     const signed = readSignature(request, { rules: this.#rules, identity, now: this.#clock.now() });
+    if (isStream) {
+      // What comes is held against the digest in the query, which is signed.
+      const rules = { rules: this.#rules, bodyHash: 'UNSIGNED-PAYLOAD' };
+      return { principal: checkSignature(request, signed, rules), body: NO_BODY };
+    }
     const body = await readBody(request);
     // What the body hashes to is computed, never believed: botocore does not even send x-amz-content-sha256.
     return { principal: checkSignature(request, signed, { rules: this.#rules, bodyHash: sha256(body) }), body };

@@ -2,6 +2,7 @@
 import { createHash, createHmac } from 'node:crypto';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { request as httpsRequest } from 'node:https';
+import type { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import type { LambdaMicrovms } from '@aws-sdk/client-lambda-microvms';
 import type { S3Client } from '@aws-sdk/client-s3';
@@ -45,10 +46,22 @@ export async function callExtension(target: Target, method: string, path: string
   return JSON.parse(await text(response));
 }
 
+/** POSTs a file as it is read; its content is no part of what is signed. @returns the JSON it answered @throws CliError with the server's words */
+export async function sendToExtension(
+  target: Target,
+  path: string,
+  query: URLSearchParams,
+  content: Readable,
+): Promise<unknown> {
+  const url = new URL(path, target.apiUrl);
+  url.search = query.toString();
+  return JSON.parse(await text(await askExtension(target, { method: 'POST', url, body: content }, {})));
+}
+
 interface ExtensionRequest {
   readonly method: string;
   readonly url: URL;
-  readonly body: string;
+  readonly body: string | Readable;
 }
 
 async function askExtension(
@@ -61,7 +74,10 @@ async function askExtension(
   const send = url.protocol === 'https:' ? httpsRequest : httpRequest;
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
     const sent = send(url, { method, headers, ...(options.signal === undefined ? {} : { signal: options.signal }) });
-    sent.once('response', resolve).once('error', reject).end(body);
+    sent.once('response', resolve).once('error', reject);
+    if (typeof body === 'string') return void sent.end(body);
+    body.once('error', (error) => sent.destroy(error));
+    body.pipe(sent);
   });
   if (response.statusCode === 200 || response.statusCode === 201 || response.statusCode === 202) return response;
   throw new CliError(messageIn(await text(response)) ?? `The server answered ${response.statusCode}.`);
@@ -94,7 +110,7 @@ function sign({ method, url, body }: ExtensionRequest, target: Target, now: Date
     `x-amz-date:${stamp}`,
     '',
     'host;x-amz-date',
-    createHash('sha256').update(body).digest('hex'),
+    typeof body === 'string' ? createHash('sha256').update(body).digest('hex') : 'UNSIGNED-PAYLOAD',
   ];
   const digest = createHash('sha256').update(canonical.join('\n')).digest('hex');
   const hmac = (key: string | Buffer, text: string) => createHmac('sha256', key).update(text).digest();

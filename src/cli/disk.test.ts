@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { createFakeEngine } from '../engine/index.ts';
@@ -42,4 +43,42 @@ test('du says what takes disk and what nobody owns; gc takes that away and says 
   );
   assert.equal((await run('images', 'gc')).stdout, 'Nothing to take away.\n');
   assert.deepEqual((await run('images', 'gc', '--keep', 'two')).exitCode, 2);
+});
+
+test('a version is exported to a file, imported by another server, and its root disk looked at', async () => {
+  await using from = await startFakeServer(async () => createFakeEngine());
+  await using to = await startFakeServer(async () => createFakeEngine());
+  const folder = await mkdtemp(join(tmpdir(), 'rk-files-'));
+  const at = (home: { stateDir: string }, ...args: string[]) => rekindle([...args, '--state', home.stateDir]);
+  const file = join(folder, 'counter.rekindle');
+  try {
+    await at(from, 'images', 'build', join(import.meta.dirname, '../../examples/counter'), '--quiet');
+    const made = await at(from, 'images', 'export', 'counter', file);
+    assert.equal(made.exitCode, 0, made.stderr);
+    assert.match(made.stderr, /not encrypted/);
+    assert.equal((await at(from, 'images', 'export', 'counter:1.0', file)).exitCode, 2, 'the file is there already');
+    assert.match((await at(from, 'images', 'export', 'counter:9.0', join(folder, 'none'))).stderr, /not found/);
+
+    const taken = await at(to, 'images', 'import', file, '--name', 'shop');
+    assert.equal(taken.exitCode, 0, taken.stderr);
+    assert.match(taken.stderr, /imported as shop 1\.0[\s\S]*using the imported root disk/);
+    assert.match(taken.stdout, /:microvm-image:shop\n$/);
+    assert.match((await at(to, 'run', 'shop')).stdout, /^microvm-/);
+
+    const disk = join(folder, 'disk.ext4');
+    assert.equal((await at(to, 'images', 'root-disk', 'shop', disk)).exitCode, 0);
+    assert.equal(await readFile(disk, 'utf8'), 'disk');
+
+    const bytes = await readFile(file);
+    const wrong = join(folder, 'wrong.rekindle');
+    await writeFile(wrong, bytes.subarray(0, -1));
+    const refused = await at(to, 'images', 'import', wrong);
+    assert.deepEqual([refused.exitCode, refused.stdout], [1, '']);
+    assert.match(refused.stderr, /cut off/);
+    assert.match((await at(to, 'images', 'import', join(folder, 'no'))).stderr, /no such file/);
+    assert.deepEqual(await readdir(join(to.stateDir, 'imports')), []);
+    assert.deepEqual((await readdir(folder)).sort(), ['counter.rekindle', 'disk.ext4', 'wrong.rekindle']);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });

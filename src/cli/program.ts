@@ -100,6 +100,32 @@ function addImages(program: Command, env: Environment): void {
     .addHelpText('after', examples('rekindle images rebuild counter --image-version 1.0'))
     .action(async (image, options) => (await import('./commands/images.ts')).rebuildImage(image, options, env));
 
+  const files = () => import('./commands/image-files.ts');
+  command(images, 'export', "write an image's version to a file, to be imported elsewhere")
+    .argument('<image>[:version]', 'name or ARN (default: its latest active version)')
+    .argument('<file>', 'must not be there yet')
+    .addHelpText(
+      'after',
+      examples('rekindle images export counter counter.rekindle', 'rekindle images export counter:2.0 c2.rekindle'),
+    )
+    .action(async (image, file, options) => (await files()).exportImage(image, file, options, env));
+
+  command(images, 'import', 'make an image, or its next version, of an exported file')
+    .argument('<file>')
+    .option('--name <name>', "the image's name (default: as it was exported)")
+    .option('--egress <connector>', 'in place of the connectors it was exported with')
+    .addHelpText(
+      'after',
+      examples('rekindle images import counter.rekindle', 'rekindle images import counter.rekindle --name shop'),
+    )
+    .action(async (file, options) => (await files()).importImage(file, options, env));
+
+  command(images, 'root-disk', "write a version's root disk to a file, as its build left it: raw ext4, sparse")
+    .argument('<image>[:version]', 'name or ARN (default: its latest active version, else its latest that failed)')
+    .argument('<file>', 'must not be there yet')
+    .addHelpText('after', examples('rekindle images root-disk counter disk.ext4', "debugfs -R 'ls -l /' disk.ext4"))
+    .action(async (image, file, options) => (await files()).exportRootDisk(image, file, options, env));
+
   command(images, 'gc', 'take away what nothing owns on disk, and old versions if told how many to keep')
     .option('--dry-run', 'only say what would go')
     .option('--keep <n>', 'delete inactive and failed versions too, but for the newest n of each image')

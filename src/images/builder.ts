@@ -20,6 +20,7 @@ import type { BuildLogWriter } from './build-log.ts';
 import { lenderOf, type RoleSource } from './build-role.ts';
 import { BuildTimeout, failureReason, hookTimeout, ValidateFailure } from './failure-reason.ts';
 import type { BuildSizes, VersionRecord } from './lifecycle.ts';
+import { forgetImport, importedDisk } from './upkeep/import.ts';
 import { containerConfigOf, HOOK_PATH, imageHookSeconds, memoryMiBOf, readinessOf } from './version-config.ts';
 
 export interface BuilderOptions {
@@ -32,6 +33,8 @@ export interface BuilderOptions {
   readonly log: Logger;
   readonly region: string;
   readonly accountId: string;
+  /** What is imported lies below it. */
+  readonly stateDir: string;
   /** Parent of the work folders. */
   readonly workDir: string;
   readonly snapshotDirOf: (version: VersionRecord) => string;
@@ -69,6 +72,8 @@ export async function runBuild(
   try {
     await using stack = new AsyncDisposableStack();
     stack.defer(() => rm(workDir, { recursive: true, force: true }));
+    const { importId } = version;
+    if (importId !== undefined) stack.defer(() => forgetImport(o.stateDir, importId));
     await mkdir(workDir, { recursive: true });
     const sealed = await inPhases(o, version, { workDir, snapshotDir, buildLog, say, signal, progress, phases });
     say(`took: ${phases}`);

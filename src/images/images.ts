@@ -59,6 +59,7 @@ import type {
   VersionView,
 } from './types.ts';
 import { Holds } from './upkeep/holds.ts';
+import { sweepImports } from './upkeep/import.ts';
 import { createUpkeep } from './upkeep/upkeep.ts';
 import { configOf, memoryMiBOf } from './version-config.ts';
 import {
@@ -138,6 +139,7 @@ class ImagesRoom implements Images {
       roles: options.roles,
       region: options.region,
       accountId: options.accountId,
+      stateDir: options.stateDir,
       workDir: path.join(options.stateDir, 'builds'),
       buildTimeoutMs: options.buildTimeoutMs ?? 3_600_000,
       concurrentBuilds: options.concurrentBuilds ?? 1,
@@ -152,6 +154,9 @@ class ImagesRoom implements Images {
     this.upkeep = createUpkeep({
       stateDir: options.stateDir,
       owner: this.#owner,
+      engine: options.engine,
+      snapshotDirOf: common.snapshotDirOf,
+      addImported: (input, importId) => this.#addImported(input, importId),
       store: options.store,
       catalog: this.#catalog,
       holds: this.#holds,
@@ -165,6 +170,7 @@ class ImagesRoom implements Images {
 
   async start(): Promise<void> {
     await this.#queue.resume();
+    await sweepImports(this.#o.stateDir, this.#catalog);
     await this.#removals.resume();
   }
 
@@ -500,6 +506,38 @@ class ImagesRoom implements Images {
     const { imageArn: arn, version: imageVersion, buildId } = version;
     this.#o.log.info({ imageArn: arn, imageVersion, buildId }, what);
     this.#queue.add(version);
+  }
+
+  /** The image with its first version, or the next version of the one there is, made of what was imported. */
+  async #addImported(input: CreateImageInput, importId: string): Promise<UpdatedImageView> {
+    const { name, principal, tags: _tags, clientToken: _token, ...rest } = input;
+    const arn = imageArn(this.#owner, name);
+    const config = await this.#configOf(rest, principal);
+    const origin = { ...askedBy(principal), importId };
+    const result = await this.#recording(arn, async () => {
+      const seen = await this.#catalog.images.get(arn);
+      const at = this.#clock.now();
+      const image = seen === undefined ? newImage(this.#ids, { arn, name, tags: {}, at }) : imageUpdating(seen.body, at);
+      if (seen !== undefined && image === undefined) throw busy(seen.body);
+      assert(image);
+      const next = newVersion(this.#ids, image, config, at, origin);
+      const quotas = this.#o.quotas ?? {};
+      return {
+        answer: { image, version: next.version },
+        conditions:
+          seen === undefined
+            ? newImageConditions(quotas, this.#catalog)
+            : newVersionConditions(quotas, this.#catalog, arn),
+        writes: [
+          seen === undefined ? this.#catalog.newImage(image) : this.#catalog.saveImage(seen, image),
+          ...this.#catalog.newVersion(next),
+        ],
+      };
+    });
+    assert(result.kind === 'done', 'there was no client token');
+    const { image, version } = result.answer;
+    this.#announceBuild('version imported', version);
+    return updatedViewOf(image, version);
   }
 
   /** Writes records of a name or number that was free: what is left under it from before is not cleared away meanwhile. */

@@ -35,7 +35,7 @@ export function newVersion(
   image: ImageRecord,
   config: VersionConfig,
   at: number,
-  origin: Pick<VersionRecord, 'principal' | 'rebuildOf'>,
+  origin: Pick<VersionRecord, 'principal' | 'rebuildOf' | 'importId'>,
 ): NewVersion {
   const version = `${image.lastMajor}.0`;
   const builds = GENERATIONS.map(

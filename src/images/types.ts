@@ -9,6 +9,7 @@ import type { Upkeep } from './upkeep/upkeep.ts';
 
 export type * from './upkeep/disk-use.ts';
 export type { Garbage, GarbageRequest } from './upkeep/garbage.ts';
+export type { ImportRequest } from './upkeep/import.ts';
 export type { Upkeep } from './upkeep/upkeep.ts';
 
 export type ImageState =

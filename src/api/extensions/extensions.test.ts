@@ -18,7 +18,7 @@ const everything: ExtensionRequest = { body: Buffer.alloc(0), demand: () => {}, 
 async function serve(rooms: Partial<ExtensionRooms>, asked = everything): Promise<Listening> {
   const all: ExtensionRooms = {
     images: { buildLog: () => refuse(), rebuild: noMicrovm },
-    upkeep: { diskUse: noMicrovm, collectGarbage: noMicrovm },
+    upkeep: noUpkeep,
     microvms: { get: noMicrovm, logs: () => refuse(), flows: () => refuse() },
     drain: { drain: noMicrovm, undrain: () => {}, drainStatus: noMicrovm },
     tokens: { rotateTokenKey: noMicrovm },
@@ -49,6 +49,13 @@ async function serve(rooms: Partial<ExtensionRooms>, asked = everything): Promis
 async function noMicrovm(): Promise<never> {
   throw new DomainError('NOT_FOUND', 'There is no such thing.');
 }
+
+const noUpkeep: ExtensionRooms['upkeep'] = {
+  diskUse: noMicrovm,
+  collectGarbage: noMicrovm,
+  exportVersion: () => refuse(),
+  importVersion: noMicrovm,
+};
 
 // biome-ignore lint/correctness/useYield: a stream that fails before its first piece
 async function* refuse(): AsyncGenerator<never> {
@@ -226,6 +233,7 @@ test('disk use is asked of an image or of everything; what is to go is said in f
   const space = { bytes: 0, apparentBytes: 0 };
   const rooms: Partial<ExtensionRooms> = {
     upkeep: {
+      ...noUpkeep,
       diskUse: async (arn) => {
         calls.push(arn);
         return { total: space, images: [], microvms: [], fileSystem: { bytes: 0, freeBytes: 0 } };
@@ -264,4 +272,44 @@ test('disk use is asked of an image or of everything; what is to go is said in f
     'rekindle:GetDiskUse arn:a',
     'rekindle:CollectGarbage *',
   ]);
+});
+
+test('an import names the digest of its manifest, is allowed as a create is, and its refusal is read by who still sends', async () => {
+  const demanded: string[] = [];
+  const seen: unknown[] = [];
+  const digest = 'ab'.repeat(32);
+  const rooms: Partial<ExtensionRooms> = {
+    upkeep: {
+      ...noUpkeep,
+      importVersion: async (source, { accept, ...request }) => {
+        for await (const chunk of source) if (chunk.length > 0) break;
+        seen.push(request, await accept({ name: 'shop' }, 'arn:shop'));
+        throw new DomainError('CAPACITY', 'The disk is full.');
+      },
+    },
+  };
+  const content = async function* () {
+    for (let piece = 0; piece < 64; piece++) yield Buffer.alloc(65_536, 1);
+  };
+  await using server = await serve(rooms, {
+    ...everything,
+    content: content(),
+    demand: (action, resource) => void demanded.push(`${action} ${resource}`),
+    checkOperation: async (name, input) => {
+      demanded.push(name);
+      return input as never;
+    },
+  });
+  const path = '/rekindle/v1/images/import';
+  const answered = await server.ask(`${path}?manifest=${digest}&name=shop&egress=arn%3Aa&egress=arn%3Ab`, 'POST');
+  assert.deepEqual([answered.status, JSON.parse(answered.body)], [503, { message: 'The disk is full.' }]);
+  assert.deepEqual(seen, [
+    { name: 'shop', egressNetworkConnectors: ['arn:a', 'arn:b'], manifestDigest: digest },
+    { name: 'shop' },
+  ]);
+  assert.deepEqual(demanded, ['rekindle:ImportMicrovmImageVersion arn:shop', 'CreateMicrovmImage']);
+  for (const wrong of ['', '?manifest=abc', `?manifest=${digest.toUpperCase()}`]) {
+    assert.equal((await server.ask(path + wrong, 'POST')).status, 400);
+  }
+  assert.equal((await server.ask(path, 'GET')).status, 405);
 });

@@ -4,6 +4,8 @@
  *
  *   GET /rekindle/v1/images/{arn}/versions/{version}/build-log[?follow=true]   the build log as it was printed, text
  *   POST /rekindle/v1/images/{arn}/versions/{version}/rebuild                  the image's next version from what this one kept
+ *   GET /rekindle/v1/images/{arn}/versions/{version}/export                    the version as one file
+ *   POST /rekindle/v1/images/import?manifest={sha256}[&name=…&egress=…]        an image's first or next version from such a file
  *   GET /rekindle/v1/disk[?image={arn}], POST /rekindle/v1/images/gc           what takes disk, and what may go (upkeep.ts)
  *   GET /rekindle/v1/microvms/{id}/logs[?follow=true&cursor=N]                 the app's output, one JSON document a line
  *   GET /rekindle/v1/microvms/{id}/flows[?follow=true&refused=true&kind=dns]   what it reached and tried to, one JSON document a line
@@ -20,12 +22,13 @@ import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Connectors } from '../../connectors/index.ts';
 import type { Identity } from '../../identity/index.ts';
-import type { Images, Upkeep } from '../../images/index.ts';
+import type { CreateImageInput, Images, Upkeep } from '../../images/index.ts';
 import { DomainError, type DomainErrorCode, type Logger, messageOf } from '../../lib/index.ts';
 import type { FlowRecord, Microvms } from '../../microvms/index.ts';
+import { WireError } from '../wire-error.ts';
 import { answerDomains, DOMAINS_PATH } from './connectors.ts';
 import { answerIdentity, IDENTITY_PATH } from './identity.ts';
-import { answerDisk, answerGarbage } from './upkeep.ts';
+import { answerDisk, answerGarbage, answerImport, IMPORT_PATH } from './upkeep.ts';
 
 export const EXTENSION_PREFIX = '/rekindle/';
 
@@ -44,6 +47,10 @@ export interface ExtensionRooms {
 /** Who asks, and with what. */
 export interface ExtensionRequest {
   readonly body: Buffer;
+  /** In place of `body` where `isStreamed`: as it comes, and no part of what was signed. */
+  readonly content?: AsyncIterable<Buffer>;
+  /** As if the caller sent `input` to an operation of the wire: checked by its table. @throws DomainError DENIED, WireError */
+  checkOperation?(name: 'CreateMicrovmImage', input: object): Promise<CreateImageInput>;
   /** Whether policies let the caller; `undefined` for a resource that does not exist. @throws DomainError DENIED */
   demand(action: string, resource: string | undefined): void;
   /** The same, with the resource's tags for policies that ask for them. */
@@ -69,6 +76,8 @@ const routes: readonly {
 }[] = [
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/build-log$/, run: buildLog },
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/rebuild$/, method: 'POST', run: rebuild },
+  { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/export$/, run: exportVersion },
+  { path: IMPORT_PATH, method: 'POST', run: importVersion },
   { path: /^\/rekindle\/v1\/images\/gc$/, method: 'POST', run: garbage },
   { path: /^\/rekindle\/v1\/disk$/, run: disk },
   { path: /^\/rekindle\/v1\/microvms\/([^/]+)\/logs$/, run: microvmLogs },
@@ -89,6 +98,11 @@ const statuses: Readonly<Record<DomainErrorCode, number>> = {
   CAPACITY: 503,
   THROTTLED: 429,
 };
+
+/** Whether a request's body is too large to be read before it is answered. */
+export function isStreamed(url: string): boolean {
+  return IMPORT_PATH.test(url.split('?')[0] ?? '');
+}
 
 /** Answers an authenticated request below EXTENSION_PREFIX. Never rejects. */
 export async function answerExtension(
@@ -113,6 +127,8 @@ export async function answerExtension(
   } catch (error) {
     if (gone.signal.aborted) return;
     if (response.headersSent) return void response.destroy();
+    await drained(asked.content);
+    if (error instanceof WireError) return answer(response, error.status, { message: messageIn(error) });
     if (error instanceof DomainError) return answer(response, statuses[error.code], { message: error.message });
     log.error({ error: messageOf(error) }, 'extension request failed');
     answer(response, 500, { message: 'Internal error.' });
@@ -130,6 +146,18 @@ async function rebuild({ asked, rooms, labels, response }: Call): Promise<void> 
   const [arn = '', version = ''] = labels;
   asked.demand('rekindle:RebuildMicrovmImageVersion', arn);
   const { imageArn, imageVersion, state } = await rooms.images.rebuild(arn, version);
+  answer(response, 200, { imageArn, imageVersion, state });
+}
+
+async function exportVersion(call: Call): Promise<void> {
+  const [arn = '', version = ''] = call.labels;
+  call.asked.demand('rekindle:ExportMicrovmImageVersion', arn);
+  const pieces = call.rooms.upkeep.exportVersion(arn, version, { signal: call.signal });
+  await stream(call, 'application/octet-stream', pieces);
+}
+
+async function importVersion({ asked, rooms, query, response, signal }: Call): Promise<void> {
+  const { imageArn, imageVersion, state } = await answerImport({ asked, upkeep: rooms.upkeep, signal }, query);
   answer(response, 200, { imageArn, imageVersion, state });
 }
 
@@ -255,6 +283,19 @@ function decoded(text: string): string {
   } catch {
     throw new DomainError('INVALID', 'The path is not properly percent-encoded.');
   }
+}
+
+/** A client that is still sending does not read an answer. The server's request timeout bounds the wait. */
+async function drained(content: AsyncIterable<Buffer> = none()): Promise<void> {
+  try {
+    for await (const _ of content);
+  } catch {}
+}
+
+async function* none(): AsyncGenerator<Buffer> {}
+
+function messageIn({ body, type }: WireError): string {
+  return typeof body.message === 'string' ? body.message : type;
 }
 
 function answer(response: ServerResponse, status: number, body: object): void {

@@ -1,2 +1,2 @@
 /** What AWS has no operation for. */
-export { answerExtension, EXTENSION_PREFIX, type ExtensionRooms } from './extensions.ts';
+export { answerExtension, EXTENSION_PREFIX, type ExtensionRooms, isStreamed } from './extensions.ts';

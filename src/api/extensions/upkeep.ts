@@ -1,12 +1,15 @@
 /**
- * The upkeep of images: what takes how much disk, and clearing away what nobody needs.
+ * The upkeep of images: what takes how much disk, clearing away what nobody needs, versions as files.
  *
  *   GET  /rekindle/v1/disk[?image={arn}]   rekindle:GetDiskUse on the image, or on * for everything
  *   POST /rekindle/v1/images/gc            rekindle:CollectGarbage on *
+ *   GET  …/versions/{version}/export       rekindle:ExportMicrovmImageVersion on the image
+ *   POST /rekindle/v1/images/import?…      rekindle:ImportMicrovmImageVersion on the image to be, and what a
+ *                                          CreateMicrovmImage with the file's configuration takes
  *
  * The body of the second may be {"dryRun": true, "keep": 3, "olderThanDays": 30}, each member left out or not.
  */
-import type { DiskUse, Garbage, GarbageRequest, Upkeep } from '../../images/index.ts';
+import type { DiskUse, Garbage, GarbageRequest, UpdatedImageView, Upkeep } from '../../images/index.ts';
 import { DomainError } from '../../lib/index.ts';
 import type { ExtensionRequest } from './extensions.ts';
 
@@ -26,6 +29,35 @@ export async function answerDisk({ asked, upkeep, signal }: UpkeepCall, image: s
 export async function answerGarbage({ asked, upkeep, signal }: UpkeepCall): Promise<Garbage> {
   asked.demand('rekindle:CollectGarbage', '*');
   return upkeep.collectGarbage(garbageRequest(asked.body), { signal });
+}
+
+export const IMPORT_PATH = /^\/rekindle\/v1\/images\/import$/;
+
+/** `manifest` is the SHA-256 of the file's manifest; `egress`, repeatable, stands in for its connectors. */
+export async function answerImport(
+  { asked, upkeep, signal }: UpkeepCall,
+  query: URLSearchParams,
+): Promise<UpdatedImageView> {
+  const { content, checkOperation } = asked;
+  const manifestDigest = query.get('manifest') ?? '';
+  if (!/^[0-9a-f]{64}$/.test(manifestDigest)) {
+    throw new DomainError('INVALID', "manifest must be the SHA-256 of the file's manifest, in hexadecimal.");
+  }
+  if (content === undefined || checkOperation === undefined) throw new DomainError('INVALID', 'There is no file.');
+  const egress = query.getAll('egress');
+  return upkeep.importVersion(
+    content,
+    {
+      name: query.get('name') ?? undefined,
+      ...(egress.length > 0 && { egressNetworkConnectors: egress }),
+      manifestDigest,
+      accept: async (body, imageArn) => {
+        asked.demand('rekindle:ImportMicrovmImageVersion', imageArn);
+        return checkOperation('CreateMicrovmImage', body);
+      },
+    },
+    { signal },
+  );
 }
 
 function garbageRequest(body: Buffer): GarbageRequest {

@@ -80,6 +80,17 @@ export async function upload(target: Target, key: string, bytes: Buffer): Promis
   return `s3://${target.artifactBucket}/${key}`;
 }
 
+/** Follows the making of a version that does not come from the wire's own operations, and says how it ended. */
+export async function followVersion(session: Session, imageArn: string, version: string, what: string): Promise<void> {
+  const { client, terminal } = session;
+  await followBuild(session, imageArn, version);
+  const settled = await waitForImage(client, imageArn, version);
+  terminal.json({ imageArn, imageVersion: version, ...settled });
+  if (!settled.isUsable) {
+    throw new CliError(`${what} failed: ${settled.stateReason ?? 'no reason given'}`, EXIT.buildFailed);
+  }
+}
+
 /** Copies the build log to stderr until the build ended. */
 async function followBuild({ target, terminal }: Session, imageArn: string, version: string): Promise<void> {
   try {
@@ -170,15 +181,7 @@ export async function rebuildImage(
   const path = `/rekindle/v1/images/${encodeURIComponent(imageArn)}/versions/${encodeURIComponent(from)}/rebuild`;
   const { imageVersion } = (await callExtension(target, 'POST', path)) as { imageVersion: string };
   terminal.note(`rebuilding version ${from} as ${imageVersion}`);
-  await followBuild(session, imageArn, imageVersion);
-  const settled = await waitForImage(client, imageArn, imageVersion);
-  terminal.json({ imageArn, imageVersion, ...settled });
-  if (!settled.isUsable) {
-    throw new CliError(
-      `Rebuilding version ${from} failed: ${settled.stateReason ?? 'no reason given'}`,
-      EXIT.buildFailed,
-    );
-  }
+  await followVersion(session, imageArn, imageVersion, `Rebuilding version ${from}`);
   terminal.say(imageVersion);
 }
 

@@ -1,6 +1,10 @@
-/** The upkeep of images on disk, behind the images room's door: what takes how much, and what may go. */
+/** The upkeep of images on disk, behind the images room's door: what takes how much, what may go, versions as files. */
+import { Slots } from '../../lib/index.ts';
+import type { CreateImageInput, UpdatedImageView } from '../types.ts';
 import { type DiskUse, diskUse } from './disk-use.ts';
+import { type ExportOptions, exportVersion } from './export.ts';
 import { collectGarbage, type Garbage, type GarbageOptions, type GarbageRequest } from './garbage.ts';
+import { type ImportRequest, stageImport } from './import.ts';
 
 export interface Upkeep {
   /**
@@ -10,15 +14,39 @@ export interface Upkeep {
   diskUse(arn: string | undefined, options: { signal?: AbortSignal }): Promise<DiskUse>;
   /** One at a time; callers wait for each other. @throws DomainError INVALID */
   collectGarbage(request: GarbageRequest, options: { signal?: AbortSignal }): Promise<Garbage>;
+  /**
+   * A version as one file: its configuration and its root disk, not encrypted. @throws DomainError INVALID, DENIED, NOT_FOUND,
+   * CONFLICT (it is being built, or has no whole root disk)
+   */
+  exportVersion(
+    imageIdentifier: string,
+    imageVersion: string,
+    options: { signal?: AbortSignal },
+  ): AsyncIterable<Buffer>;
+  /**
+   * Reads an exported file to its end and makes an image, or its next version, of it; its snapshot is sealed on this host
+   * like that of any build. @throws DomainError INVALID, CONFLICT, QUOTA, CAPACITY, and what `accept` throws
+   */
+  importVersion(
+    source: AsyncIterable<Buffer>,
+    request: ImportRequest,
+    options: { signal?: AbortSignal },
+  ): Promise<UpdatedImageView>;
 }
 
-export interface UpkeepOptions extends GarbageOptions {
+export interface UpkeepOptions extends GarbageOptions, ExportOptions {
   /** @throws DomainError */
   readonly check: (imageIdentifier: string) => string;
+  /** Writes the records of a version whose root disk was imported. @throws DomainError */
+  readonly addImported: (input: CreateImageInput, importId: string) => Promise<UpdatedImageView>;
   readonly stopping: AbortSignal;
 }
 
+/** Each takes a core and the disk's attention. */
+const AT_ONCE = 2;
+
 export function createUpkeep(o: UpkeepOptions): Upkeep {
+  const slots = new Slots(AT_ONCE);
   const bounded = (signal: AbortSignal | undefined) =>
     signal === undefined ? o.stopping : AbortSignal.any([signal, o.stopping]);
   let last: Promise<unknown> = Promise.resolve();
@@ -28,6 +56,20 @@ export function createUpkeep(o: UpkeepOptions): Upkeep {
       const mine = last.then(() => collectGarbage(o, request, bounded(signal)));
       last = mine.catch(() => {});
       return mine;
+    },
+    async *exportVersion(imageIdentifier, imageVersion, options) {
+      const signal = bounded(options.signal);
+      const { body } = await o.catalog.version(o.check(imageIdentifier), imageVersion);
+      using _slot = await slots.acquire({ signal });
+      yield* exportVersion(o, body, signal);
+    },
+    importVersion: async (source, request, options) => {
+      const signal = bounded(options.signal);
+      using _slot = await slots.acquire({ signal });
+      await using staged = await stageImport(o, source, request, signal);
+      const view = await o.addImported(staged.input, staged.importId);
+      staged.keep();
+      return view;
     },
   };
 }
