@@ -163,7 +163,8 @@ async function readRanges(file: FileHandle, ranges: readonly Range[], signal: Ab
   const lane = async () => {
     const buffer = Buffer.allocUnsafeSlow(BLOCK_BYTES);
     for (let block = blocks.next(); !block.done && !signal.aborted; block = blocks.next()) {
-      bytes += (await file.read(buffer, 0, block.value.bytes, block.value.at)).bytesRead;
+      const { bytesRead } = await file.read(buffer, 0, block.value.bytes, block.value.at);
+      bytes += bytesRead;
     }
   };
   await Promise.all(Array.from({ length: LANES }, lane));

@@ -85,11 +85,14 @@ export function removeWorkingSet(snapshotDir: string): Promise<void> {
   return rm(path.join(snapshotDir, PREFETCH_NAME), { force: true });
 }
 
+/** What is too long is as good as empty. */
 async function readBounded(file: string): Promise<string | undefined> {
   try {
     await using handle = await open(file, 'r');
-    const buffer = Buffer.allocUnsafe(MAX_TEXT_BYTES + 1);
-    const { bytesRead } = await handle.read(buffer, 0, buffer.length, 0);
+    const { size } = await handle.stat();
+    if (size > MAX_TEXT_BYTES) return '';
+    const buffer = Buffer.allocUnsafe(size);
+    const { bytesRead } = await handle.read(buffer, 0, size, 0);
     return buffer.toString('latin1', 0, bytesRead);
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
@@ -99,7 +102,6 @@ async function readBounded(file: string): Promise<string | undefined> {
 
 /** Believes nothing but what it can be: whole, of this file, within it, and bounded. */
 function decode(text: string, ram: Part): Range[] | undefined {
-  if (text.length > MAX_TEXT_BYTES) return undefined;
   let runs: unknown;
   try {
     const found = decodeSelfChecked(text) as { generation?: unknown; ram?: unknown; runs?: unknown } | undefined;
