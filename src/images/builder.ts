@@ -165,6 +165,10 @@ async function rehearse(o: BuilderOptions, { buildId }: VersionRecord, work: Wor
 
 /** What is left of the version this one replaces, or was imported for it. */
 async function keptDisk(o: BuilderOptions, version: VersionRecord, work: Work): Promise<BuiltDisk | undefined> {
+  if (version.importId !== undefined) {
+    work.say('using the imported root disk');
+    return importedDisk(o.stateDir, version.importId);
+  }
   if (version.rebuildOf === undefined) return undefined;
   const from = o.snapshotDirOf({ ...version, version: version.rebuildOf });
   const kept = await withDeadline('reading the kept root disk', KEPT_TIMEOUT_MS, () => o.engine.keptDisk(from), {
@@ -233,6 +237,7 @@ async function validate(o: BuilderOptions, version: VersionRecord, work: Work): 
       { signal: work.signal },
     ),
   );
+  await machine.noteTouched?.();
   const lent = await lenderOf(o.roles, version)?.(machine, { signal: work.signal });
   if (lent !== undefined) stack.use(lent);
   const seconds = imageHookSeconds(hooks, 'validate');
@@ -257,7 +262,6 @@ async function validate(o: BuilderOptions, version: VersionRecord, work: Work): 
 
 /** As the version's connector is when a phase begins; it stays so for the phase. */
 async function egressOf({ connectors }: BuilderOptions, version: VersionRecord): Promise<Egress> {
-  await machine.noteTouched?.();
   const { imageArn, version: imageVersion, principal = 'unknown' } = version;
   const { policy, limits } = await connectors.egress(version.config.egressNetworkConnectors);
   return { policy, limits, labels: { principal, imageArn, imageVersion } };

@@ -517,7 +517,8 @@ class ImagesRoom implements Images {
     const result = await this.#recording(arn, async () => {
       const seen = await this.#catalog.images.get(arn);
       const at = this.#clock.now();
-      const image = seen === undefined ? newImage(this.#ids, { arn, name, tags: {}, at }) : imageUpdating(seen.body, at);
+      const image =
+        seen === undefined ? newImage(this.#ids, { arn, name, tags: {}, at }) : imageUpdating(seen.body, at);
       if (seen !== undefined && image === undefined) throw busy(seen.body);
       assert(image);
       const next = newVersion(this.#ids, image, config, at, origin);
