@@ -18,7 +18,7 @@ import { promisify } from 'node:util';
 import { median, printTable, type Row } from './table.ts';
 
 const PARTS = ['requests', 'latency', 'bulk'] as const;
-const TURNS = 3;
+const TURNS = 5;
 const SECONDS = 5;
 /** A server runs for weeks: what its compiler does in the first seconds is not what a request costs. */
 const WARM_SECONDS = 12;
@@ -104,6 +104,7 @@ async function measureRequests(contenders: readonly Contender[], { token }: Arou
     }
   }
   const ratio = of(perCore, 'rekindle') / of(perCore, 'haproxy');
+  const bestRatio = best(perCore.get('rekindle') ?? []) / best(perCore.get('haproxy') ?? []);
   return [
     ...contenders.map(({ name }) => ({
       what: `requests/s with all on this machine, ${name}`,
@@ -111,9 +112,11 @@ async function measureRequests(contenders: readonly Contender[], { token }: Arou
     })),
     ...[...perCore].map(([name, values]) => ({
       what: `requests/s per core of the proxy, ${name}`,
-      value: median(values).toFixed(0),
+      value: `${median(values).toFixed(0)} (best turn ${best(values).toFixed(0)})`,
     })),
     { what: 'rekindle / HAProxy', value: ratio.toFixed(2), promise: '>= 0.5', kept: ratio >= 0.5 },
+    // Neighbours on the machine only ever add to what a request costs, so the best turns tell most about the proxies.
+    { what: 'rekindle / HAProxy, best turns', value: bestRatio.toFixed(2) },
     { what: 'rekindle / nginx', value: (of(perCore, 'rekindle') / of(perCore, 'nginx')).toFixed(2) },
   ];
 }
@@ -288,6 +291,10 @@ async function reachable(port: number): Promise<void> {
 
 function add(to: Map<string, number[]>, name: string, value: number): void {
   to.set(name, [...(to.get(name) ?? []), value]);
+}
+
+function best(values: readonly number[]): number {
+  return Math.max(...values);
 }
 
 function of(values: Map<string, number[]>, name: string): number {
