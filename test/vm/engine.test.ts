@@ -5,7 +5,20 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
-import { link, mkdir, mkdtemp, open, readdir, readFile, readlink, rm, unlink, writeFile } from 'node:fs/promises';
+import {
+  link,
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  rm,
+  stat,
+  statfs,
+  unlink,
+  writeFile,
+} from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -23,14 +36,16 @@ import {
   type Readiness,
   type Runtime,
 } from '../../src/engine/index.ts';
-import { encodeManifest } from '../../src/engine/snapshot/manifest.ts';
-import { type Clock, randomIds, silentLogger, systemClock } from '../../src/lib/index.ts';
+import { encodeManifest, type Manifest } from '../../src/engine/snapshot/manifest.ts';
+import { readWorkingSet } from '../../src/engine/snapshot/working-set.ts';
+import { type Clock, type Logger, randomIds, silentLogger, systemClock } from '../../src/lib/index.ts';
 
 const { cacheDir } = loadConfig({}, process.env);
 const found = findRuntime();
 const skip = found === undefined ? 'set-up has not run: no runtime.json' : false;
 
 const PARTS = ['ram', 'state', 'disk', 'changes'];
+const TMPFS = 0x01021994;
 const PORT = 8080;
 const APP = `
 import http.server, os, sys, time
@@ -365,6 +380,33 @@ describe('the engine on real machines', { skip }, () => {
     await fallback.destroy('vm-12');
   });
 
+  test('what a clone touched is read ahead by a launch that finds it on the disk only', async (context) => {
+    const told: number[] = [];
+    const log = Object.create(silentLogger) as Logger;
+    log.debug = (fields: { bytes?: number }, text?: string) => {
+      if (text === 'memory read ahead') told.push(fields.bytes ?? 0);
+    };
+    await using other = await openEngine(stateDir, { log });
+    assert.ok(other.rehearse);
+    await other.rehearse({ id: 'vm-15', snapshotDir, port: PORT }, {});
+    const { parts } = JSON.parse(await readFile(path.join(snapshotDir, 'manifest.json'), 'utf8')) as Manifest;
+    const ranges = await readWorkingSet(snapshotDir, parts.ram);
+    const bytes = ranges?.reduce((sum, range) => sum + range.bytes, 0) ?? 0;
+    const ram = path.join(snapshotDir, 'ram');
+    const data = (await stat(ram)).blocks * 512;
+    assert.ok(bytes > 4 * 2 ** 20 && bytes < data, `a part of the ${data} bytes there are: ${bytes}`);
+    await (await other.launch({ id: 'vm-15', snapshotDir }, {}))[Symbol.asyncDispose]();
+    await other.destroy('vm-15');
+    told.length = 0;
+    if ((await statfs(ram)).type === TMPFS) return context.skip('nothing of a tmpfs can be on the disk only');
+    await promisify(execFile)('dd', [`if=${ram}`, 'iflag=nocache', 'count=0', 'status=none']);
+    const machine = await other.launch({ id: 'vm-15', snapshotDir }, {});
+    assert.equal(await get(machine, '/count'), '1');
+    await other.destroy('vm-15');
+    assert.equal(told.length, 1);
+    assert.ok((told[0] ?? 0) > 0 && (told[0] ?? 0) <= bytes, `${told[0]} of ${bytes}`);
+  });
+
   test('what a crashed server left running is found and ended', async () => {
     await using lost = await openEngine(stateDir);
     const machine = await lost.launch({ id: 'vm-13', snapshotDir }, {});
@@ -387,7 +429,10 @@ describe('the engine on real machines', { skip }, () => {
   });
 });
 
-function openEngine(stateDir: string, extra: { deltaSave?: boolean; clock?: Clock } = {}): Promise<Engine> {
+function openEngine(
+  stateDir: string,
+  extra: { deltaSave?: boolean; clock?: Clock; log?: Logger } = {},
+): Promise<Engine> {
   const log = silentLogger;
   return createEngine({ runtime: runtime(), stateDir, cacheDir, log, clock: systemClock, ids: randomIds, ...extra });
 }
