@@ -3,7 +3,7 @@
  * beside the parts as `prefetch`, written once the snapshot is sealed, for a clone must run to know.
  *
  * Only advice: it vouches for itself and names the `ram` it is of, and one that is missing, damaged or of something else
- * is as good as none (docs/decisions/0010-read-ahead.md).
+ * is as good as none (docs/decisions/0013-read-ahead.md).
  */
 import { open, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
