@@ -42,6 +42,8 @@ export interface Config {
   readonly checkpointSeconds: number;
   /** Memory that microVMs may be promised together; undefined: the host's, less what others need. */
   readonly memoryBudgetMiB: number | undefined;
+  /** Of the build caches of all principals together; 0: none are kept. */
+  readonly buildCacheGiB: number;
   /** 32 random bytes in base64, under which suspended microVMs and their disks are encrypted. */
   readonly encryptionKeyFile: string | undefined;
   /** How microVMs' endpoints are told apart: a name for each behind one listener; undefined: a loopback port for each. */
@@ -240,6 +242,13 @@ export const SETTINGS = {
     help: 'memory that running microVMs may be promised together, by their minimum memory',
     fallback: "the host's, less 1 GiB",
   },
+  buildCache: {
+    flag: '--build-cache',
+    env: 'REKINDLE_BUILD_CACHE',
+    value: '<GiB>',
+    help: 'disk that build caches may take together; those used least recently go first; 0: none are kept',
+    fallback: '20',
+  },
   encryptionKeyFile: {
     flag: '--encryption-key-file',
     env: 'REKINDLE_ENCRYPTION_KEY_FILE',
@@ -300,6 +309,7 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     shutdownSeconds: optional(raw('shutdownSeconds'), (found) => integer(found, 1, 3600)) ?? 30,
     checkpointSeconds: optional(raw('checkpointSeconds'), (found) => integer(found, 0, 86_400)) ?? 0,
     memoryBudgetMiB: optional(raw('memoryBudget'), (found) => integer(found, 512, 100_000_000)),
+    buildCacheGiB: optional(raw('buildCache'), (found) => integer(found, 0, 100_000)) ?? 20,
     encryptionKeyFile: optional(raw('encryptionKeyFile'), ({ value }) => resolve(value)),
     quotas: quotas(raw('quotas'), region),
     roles: optional(raw('roles'), path),

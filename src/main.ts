@@ -300,11 +300,17 @@ async function settle(microvms: Microvms, how: Config['onShutdown'], signal: Abo
 
 async function openEngine(config: Config, log: Logger, network: NetworkSettings): Promise<Engine> {
   const { stateDir, cacheDir, encryptionKeyFile, roles } = config;
+  const buildCacheBytes = config.buildCacheGiB * 1024 ** 3;
   const keyring = encryptionKeyFile === undefined ? undefined : readKeyFile(encryptionKeyFile);
   const runtime = loadRuntime(cacheDir);
   const room = log.child({ room: 'engine' });
   const common = { runtime, stateDir, cacheDir, log: room, clock: systemClock, ids: randomIds, network };
-  return createEngine({ ...common, erasesFreedMemory: roles !== undefined, ...(keyring && { keyring }) });
+  return createEngine({
+    ...common,
+    buildCacheBytes,
+    erasesFreedMemory: roles !== undefined,
+    ...(keyring && { keyring }),
+  });
 }
 
 /** What the engine says about this host; changes nothing. A set-up that has not run is one of the findings. */

@@ -1,10 +1,12 @@
 /** The engine of this host: keeps the live machines and hands each operation to the file that does it. */
 import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { type Clock, DomainError, type Ids, KeyedLock, type Logger, MachineError } from '../lib/index.ts';
+import { type Clock, DomainError, type Ids, type Logger, MachineError } from '../lib/index.ts';
 import { buildImage } from './build/build.ts';
+import { BuildCaches } from './build/caches.ts';
 import type { Egress, FlowRecord } from './egress.ts';
 import type {
+  BuildCache,
   BuildRequest,
   BuiltDisk,
   Engine,
@@ -13,10 +15,10 @@ import type {
   LaunchRequest,
   Machine,
   Recalled,
+  RehearseRequest,
   ResumeRequest,
   SealedSnapshot,
   SealRequest,
-  RehearseRequest,
   SnapshotDamage,
 } from './engine.ts';
 import { Folders, remove } from './folders.ts';
@@ -29,20 +31,20 @@ import type { EngineContext } from './machine/context.ts';
 import { recall } from './machine/last-boot.ts';
 import { launchMachine, resumeMachine } from './machine/launch.ts';
 import type { RunningMachine } from './machine/machine.ts';
+import { rehearse } from './machine/rehearsal.ts';
 import { machineFiles } from './machine/saved.ts';
 import { keptDisk, sealMachine } from './machine/seal.ts';
 import { hasSwap, memoryFolder } from './memory-folder.ts';
-import { rehearse } from './machine/rehearsal.ts';
 import { openGateway } from './network/gateway.ts';
 import type { NetworkSettings } from './network/settings.ts';
 import type { Runtime } from './runtime.ts';
 import { claimKey } from './snapshot/claimed-key.ts';
 import type { Keyring } from './snapshot/encryption.ts';
 import { Integrity } from './snapshot/integrity.ts';
+import { ReadAhead } from './snapshot/read-ahead.ts';
 import { Vault } from './snapshot/vault.ts';
 import { qemuDriver } from './vmm/qemu/driver.ts';
 import type { VmmDriver } from './vmm/vmm.ts';
-import { ReadAhead } from './snapshot/read-ahead.ts';
 
 export interface EngineOptions {
   readonly runtime: Runtime;
@@ -57,6 +59,8 @@ export interface EngineOptions {
   readonly keyring?: Keyring;
   /** Guests sealed from now on erase memory when it is freed: what a process of the app knew does not outlive it. */
   readonly erasesFreedMemory?: boolean;
+  /** Of all build caches together; default 20 GiB. */
+  readonly buildCacheBytes?: number;
   /** Behave as on a host that forbids ptrace; for tests of that fallback. */
   readonly deltaSave?: boolean;
   /** Start VMMs as on a host that allows no jail; for measuring what the jail costs. No setting leads here. */
@@ -102,6 +106,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     clock,
     ids,
     integrity: new Integrity({ mapper: runtime.qemu.img, clock, log, keyring }),
+    readAhead: new ReadAhead({ clock, log }),
     vault: new Vault({ memoryDir, clock, log }),
     restoring: new Set<object>(),
     network: openGateway({
@@ -110,7 +115,6 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
       bubblewrap: runtime.jail.bubblewrap,
       toolsRoot: runtime.jail.root,
       settings: options.network ?? {},
-    readAhead: new ReadAhead({ clock, log }),
       log,
       mayLive: (guest) => existsSync(folders.run(guest)),
     }),
@@ -118,8 +122,13 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     erasesFreedMemory: options.erasesFreedMemory ?? false,
   };
   await context.vault.start();
-  return new HostEngine(context, { jail, leaving });
+  const limitBytes = options.buildCacheBytes ?? BUILD_CACHE_BYTES;
+  const caches = new BuildCaches({ dir: folders.buildCaches, limitBytes, clock, log });
+  await caches.sweep();
+  return new HostEngine(context, { jail, leaving, caches });
 }
+
+const BUILD_CACHE_BYTES = 20 * 1024 ** 3;
 
 const SWAP = 'swap is on, so what machines hold in memory may reach the disk unencrypted: turn it off or encrypt it';
 
@@ -129,11 +138,15 @@ class HostEngine implements Engine {
   readonly #jail: Jail;
   readonly #leaving: AbortController;
   readonly #machines = new Map<string, RunningMachine>();
-  readonly #builds = new KeyedLock();
+  readonly #caches: BuildCaches;
   readonly #closing = new AbortController();
 
-  constructor(context: EngineContext, { jail, leaving }: { jail: Jail; leaving: AbortController }) {
+  constructor(
+    context: EngineContext,
+    { jail, leaving, caches }: { jail: Jail; leaving: AbortController; caches: BuildCaches },
+  ) {
     this.#jail = jail;
+    this.#caches = caches;
     this.#leaving = leaving;
     this.host = context.host;
     this.#context = context;
@@ -141,10 +154,15 @@ class HostEngine implements Engine {
   }
 
   build(request: BuildRequest, { signal }: Options): Promise<BuiltDisk> {
-    // A cache disk belongs to one builder at a time.
-    return this.#builds.run(request.cacheOwner, () =>
-      buildImage(this.#context, request, { signal: this.#bounded(signal) }),
-    );
+    return buildImage(this.#context, this.#caches, request, { signal: this.#bounded(signal) });
+  }
+
+  async buildCaches(): Promise<readonly BuildCache[]> {
+    return (await this.#caches.list()).map(({ folder, bytes, usedAt }) => ({ folder, bytes, usedAt }));
+  }
+
+  dropBuildCaches(): Promise<number> {
+    return this.#caches.drop();
   }
 
   keptDisk(snapshotDir: string): Promise<KeptDisk | undefined> {
@@ -157,6 +175,18 @@ class HostEngine implements Engine {
 
   launch(request: LaunchRequest, options: Options): Promise<Machine> {
     return this.#start(request.id, options, (bounded) => launchMachine(this.#context, request, bounded));
+  }
+
+  async rehearse({ id, snapshotDir, port }: RehearseRequest, options: Options): Promise<void> {
+    try {
+      await rehearse(
+        await this.launch({ id, snapshotDir }, options),
+        { port },
+        { signal: this.#bounded(options.signal) },
+      );
+    } finally {
+      await this.destroy(id);
+    }
   }
 
   resume(request: ResumeRequest, options: Options): Promise<Machine> {
@@ -181,18 +211,6 @@ class HostEngine implements Engine {
     if (this.#machines.has(id) || !existsSync(machineFiles(this.#context.folders.machine(id)).saved)) return false;
     await this.#jail.end(id, this.#context.folders.run(id));
     return true;
-  async rehearse({ id, snapshotDir, port }: RehearseRequest, options: Options): Promise<void> {
-    try {
-      await rehearse(
-        await this.launch({ id, snapshotDir }, options),
-        { port },
-        { signal: this.#bounded(options.signal) },
-      );
-    } finally {
-      await this.destroy(id);
-    }
-  }
-
   }
 
   recall(id: string): Promise<Recalled> {
@@ -233,7 +251,9 @@ class HostEngine implements Engine {
     this.#closing.abort(new MachineError('exited', 'the engine was closed'));
     this.#context.integrity[Symbol.dispose]();
     await Promise.all([...this.#machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
+    await this.#context.readAhead[Symbol.asyncDispose]();
     await this.#context.network[Symbol.asyncDispose]();
+    await this.#caches[Symbol.asyncDispose]();
     await this.#context.vault[Symbol.asyncDispose]();
     await this.#jail[Symbol.asyncDispose]();
   }
@@ -255,7 +275,6 @@ class HostEngine implements Engine {
     void machine.ended.then(() => {
       if (this.#machines.get(id) === machine) this.#machines.delete(id);
     });
-    await this.#context.readAhead[Symbol.asyncDispose]();
     if (this.#closing.signal.aborted) await machine[Symbol.asyncDispose]();
     return machine;
   }

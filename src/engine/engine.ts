@@ -42,6 +42,7 @@ export interface BuildRequest {
 }
 
 export interface BuiltDisk {
+  /** Only to be read: it may be another name of a file that is kept. */
   readonly diskPath: string;
   readonly config: ContainerConfig;
   /** Bytes used in the root file system. */
@@ -250,6 +251,16 @@ export interface CheckpointReport {
   readonly pausedMs: number;
 }
 
+/** Layers and cache mounts of one owner's builds. */
+export interface BuildCache {
+  /** Its folder's name, a digest of the owner. */
+  readonly folder: string;
+  /** Allocated, not the length of a sparse file. */
+  readonly bytes: number;
+  /** When a build last left it, ms since the epoch. */
+  readonly usedAt: number;
+}
+
 export interface SnapshotDamage {
   readonly snapshotDir: string;
   readonly part: 'ram' | 'state' | 'disk' | 'changes' | 'manifest';
@@ -272,10 +283,19 @@ export interface Engine extends AsyncDisposable {
    * It lies in the snapshot's folder: to be read, and only while that is there. The snapshot need not fit this host.
    */
   keptDisk(snapshotDir: string): Promise<KeptDisk | undefined>;
+  /** The build caches that are kept, the one used last first. */
+  buildCaches(): Promise<readonly BuildCache[]>;
+  /** Removes them all; builds under way go on. Returns how many bytes that gave back. */
+  dropBuildCaches(): Promise<number>;
   /** Boots the root disk, starts the app, waits until it is ready, seals. @throws BuildFailure, MachineError */
   seal(request: SealRequest, options: { signal?: AbortSignal }): Promise<SealedSnapshot>;
   /** Starts a new machine from a sealed snapshot: clock, seed and identity are set before it returns. @throws MachineError */
   launch(request: LaunchRequest, options: { signal?: AbortSignal }): Promise<Machine>;
+  /**
+   * Launches a machine without network, asks its app once, notes what it touched (`Machine.noteTouched`) and destroys it.
+   * Absent: this engine reads nothing ahead. @throws MachineError
+   */
+  rehearse?(request: RehearseRequest, options: { signal?: AbortSignal }): Promise<void>;
   /** Brings a suspended machine back. Once it ran, what was saved is void: overlay and old memory must never be joined. @throws MachineError */
   resume(request: ResumeRequest, options: { signal?: AbortSignal }): Promise<Machine>;
   /**
@@ -290,11 +310,6 @@ export interface Engine extends AsyncDisposable {
   isSuspended(id: string): Promise<boolean>;
   /** What a loss of power, or any end of the host, left of `id`; cheap where nothing was lost. */
   recall(id: string): Promise<Recalled>;
-  /**
-   * Launches a machine without network, asks its app once, notes what it touched (`Machine.noteTouched`) and destroys it.
-   * Absent: this engine reads nothing ahead. @throws MachineError
-   */
-  rehearse?(request: RehearseRequest, options: { signal?: AbortSignal }): Promise<void>;
   /** Its checkpoints, if any, do not hold any more. */
   forgetCheckpoints(id: string): Promise<void>;
   /**

@@ -1,16 +1,17 @@
 /** Runs a Dockerfile in the builder machine and gives back the root disk with its container config. */
 import { existsSync } from 'node:fs';
-import { mkdir, open, rename, rmdir } from 'node:fs/promises';
+import { mkdir, open, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../lib/index.ts';
 import { BuildFailure, type BuildRequest, type BuiltDisk } from '../engine.ts';
 import { remove } from '../folders.ts';
 import type { EngineContext } from '../machine/context.ts';
-import { ensureBuilder, makeContextDisk, makeOutDisk } from './builder.ts';
+import { type Builder, ensureBuilder, makeContextDisk, makeOutDisk } from './builder.ts';
 import { diskFull, freeBytes, MIN_FREE_BYTES, runBuilder } from './builder-run.ts';
 import type { BuildCaches } from './caches.ts';
 import { timed } from './phases.ts';
-import { fileSystemBytes, readResult } from './result.ts';
+import { fileSystemBytes, readResult, resultBytes } from './result.ts';
+import { sourceKey } from './source-key.ts';
 
 /** Exit codes of the build program. */
 const EXIT_DOCKERFILE = 10;
@@ -56,6 +57,12 @@ async function build(
   const log = (line: string) => request.onLog(Buffer.from(`${line}\n`));
   const { phases } = request;
   const builder = await timed(phases, 'builder', () => ensureBuilder(context, log, options));
+  const key = await timed(phases, 'compare', () => keyOf(context, builder, request, signal));
+  const earlier = key === undefined ? undefined : await earlierResult(caches, request, key, work);
+  if (earlier !== undefined) {
+    log('[rekindle] nothing changed since an earlier build: using its root disk');
+    return earlier;
+  }
   const contextDisk = path.join(work, 'context.raw');
   const out = path.join(work, 'out.raw');
   await using stack = new AsyncDisposableStack();
@@ -85,14 +92,48 @@ async function build(
   if (exitCode === 0 || exitCode === EXIT_DOCKERFILE || exitCode === EXIT_NO_DOCKERFILE) cache.keep();
   else await cache.forget();
   if (exitCode !== 0) throw failureOf(exitCode);
-  return timed(phases, 'keep', () => keepDisk(request, { contextDisk, out }));
+  return timed(phases, 'keep', async () => {
+    const { record, ...built } = await keepDisk(request, { contextDisk, out });
+    if (key !== undefined) await caches.keepResult(request.cacheOwner, key, { disk: built.diskPath, record });
+    return built;
+  });
+}
+
+/** Undefined: the build may come to something else each time. */
+async function keyOf(
+  { runtime }: EngineContext,
+  { key: stamp }: Builder,
+  { contextDir }: BuildRequest,
+  signal: AbortSignal | undefined,
+): Promise<string | undefined> {
+  return sourceKey(contextDir, { bases: runtime.base.aliases, stamp, signal });
+}
+
+async function earlierResult(
+  caches: BuildCaches,
+  { cacheOwner, outDir }: BuildRequest,
+  key: string,
+  work: string,
+): Promise<BuiltDisk | undefined> {
+  const diskPath = path.join(outDir, 'disk');
+  const found = await caches.result(cacheOwner, key, diskPath);
+  if (found === undefined) return undefined;
+  const recordPath = path.join(work, 'record');
+  await writeFile(recordPath, found.record, { mode: 0o600 });
+  await using file = await open(recordPath, 'r');
+  try {
+    return { diskPath, ...(await readResult(file)) };
+  } catch {
+    await rm(diskPath, { force: true });
+    return undefined;
+  }
 }
 
 /** Takes what the builder wrote. */
 async function keepDisk(
   request: BuildRequest,
   { contextDisk, out }: { contextDisk: string; out: string },
-): Promise<BuiltDisk> {
+): Promise<BuiltDisk & { record: Buffer }> {
   await using file = await open(contextDisk, 'r');
   const { config, usedBytes } = await readResult(file);
   const bytes = await fileSystemBytes(out);
@@ -101,7 +142,7 @@ async function keepDisk(
   await disk.datasync();
   const diskPath = path.join(request.outDir, 'disk');
   await rename(out, diskPath);
-  return { diskPath, config, usedBytes };
+  return { diskPath, config, usedBytes, record: await resultBytes(file) };
 }
 
 function failureOf(exitCode: number): Error {

@@ -162,6 +162,61 @@ describe('a build cache', () => {
   });
 });
 
+describe('the result of a build', () => {
+  const disk = async (b: Bench, text = 'x') => {
+    const file = path.join(b.dir, 'built');
+    await rm(file, { force: true });
+    await writeFile(file, text);
+    return file;
+  };
+  const record = Buffer.from('config');
+
+  it('is found again by its owner and key alone, as another name of the same disk', async () => {
+    await using b = await bench();
+    await using caches = b.open();
+    const built = await disk(b, 'root disk');
+    await caches.keepResult('ann', 'key', { disk: built, record });
+    await rm(built);
+    const to = path.join(b.dir, 'linked');
+    assert.equal(await caches.result('bob', 'key', to), undefined);
+    assert.equal(await caches.result('ann', 'other', to), undefined);
+    const found = await caches.result('ann', 'key', to);
+    assert.deepEqual([found?.disk, found?.record.toString()], [to, 'config']);
+    assert.equal(await readFile(to, 'utf8'), 'root disk');
+    // It can be found as often as it is asked for, and be replaced.
+    await rm(to);
+    await caches.keepResult('ann', 'key', { disk: await disk(b, 'newer'), record });
+    await caches.result('ann', 'key', to);
+    assert.equal(await readFile(to, 'utf8'), 'newer');
+  });
+
+  it('is no result without its disk or its record', async () => {
+    await using b = await bench();
+    await using caches = b.open();
+    for (const part of ['.disk', '.record']) {
+      await caches.keepResult('ann', 'key', { disk: await disk(b), record });
+      const [folder = ''] = (await caches.list()).map((cache) => cache.folder);
+      await rm(path.join(b.dir, folder, `key${part}`));
+      assert.equal(await caches.result('ann', 'key', path.join(b.dir, 'linked')), undefined);
+    }
+  });
+
+  it('counts towards the bound, goes with its record, and is not kept where nothing is', async () => {
+    await using b = await bench();
+    await using caches = b.open({ limitBytes: 3 * MIB });
+    const large = 'x'.repeat(2 * MIB);
+    await caches.keepResult('ann', 'one', { disk: await disk(b, large), record });
+    await b.clock.advance(1000);
+    await caches.keepResult('ann', 'two', { disk: await disk(b, large), record });
+    await rm(path.join(b.dir, 'built'));
+    assert.deepEqual((await filesIn(b.dir)).sort(), ['two.disk', 'two.record']);
+    await caches.drop();
+    await b.open({ limitBytes: 0 }).keepResult('ann', 'one', { disk: await disk(b), record });
+    await rm(path.join(b.dir, 'built'));
+    assert.deepEqual(await readdir(b.dir), []);
+  });
+});
+
 describe('the bound of all build caches', () => {
   it('is kept by removing those used least recently', async () => {
     await using b = await bench();

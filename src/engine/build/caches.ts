@@ -1,5 +1,5 @@
 /**
- * Build caches: for each owner one disk with BuildKit's state, what its builds changed over the template of the builder.
+ * Build caches. For each owner the results of earlier builds: root disks by what they follow from. And one disk with BuildKit's state, what its builds changed over the template of the builder.
  *
  * Invariant: a kept cache (`<owner>/<template>.qcow2`) is never open in a machine, and is only ever put over the template it was
  * begun on. Each build works on a draft of its own, and
@@ -7,7 +7,7 @@
  * other are safe (the cache of the last to end is kept), and one that is killed costs nothing but its draft.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdir, readdir, rename, rm, rmdir, stat, utimes, writeFile } from 'node:fs/promises';
+import { link, mkdir, readdir, readFile, rename, rm, rmdir, stat, utimes, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { type Clock, KeyedLock, type Logger, messageOf } from '../../lib/index.ts';
 import { copySparse } from '../disk/copy.ts';
@@ -20,6 +20,8 @@ import type { Builder } from './builder.ts';
 
 const DRAFT = '.draft';
 const CACHE = '.qcow2';
+const RESULT = '.disk';
+const RECORD = '.record';
 /** Tells whose cache a folder is; its name is only a digest. */
 const OWNER = 'owner';
 const MIB = 1024 * 1024;
@@ -46,6 +48,14 @@ export interface CacheLease extends AsyncDisposable {
   keep(): void;
   /** Nothing came of it, and that may be the cache's fault: the owner's next build begins anew. */
   forget(): Promise<void>;
+}
+
+/** What a build came to. */
+export interface BuildResult {
+  /** Its root disk, another name of a file that nobody writes to. */
+  readonly disk: string;
+  /** What the build said of it. */
+  readonly record: Buffer;
 }
 
 export class BuildCaches implements AsyncDisposable {
@@ -75,7 +85,7 @@ export class BuildCaches implements AsyncDisposable {
     builder: Pick<Builder, 'key' | 'cacheTemplate'>,
     { signal }: { signal?: AbortSignal | undefined },
   ): Promise<CacheLease> {
-    const dir = path.join(this.#o.dir, createHash('sha256').update(owner).digest('hex').slice(0, 32));
+    const dir = this.#folderOf(owner);
     const cache = path.join(dir, `${await identityOf(builder)}${CACHE}`);
     const draft = path.join(dir, `${randomBytes(8).toString('hex')}${DRAFT}`);
     this.#drafts.add(draft);
@@ -85,8 +95,7 @@ export class BuildCaches implements AsyncDisposable {
     };
     try {
       await this.#owners.run(dir, async () => {
-        await mkdir(dir, { recursive: true, mode: 0o700 });
-        await writeFile(path.join(dir, OWNER), owner, { mode: 0o600 });
+        await this.#make(dir, owner);
         for (const name of await namesIn(dir)) {
           // Of another template, and of no use over this one.
           const other = path.join(dir, name);
@@ -115,13 +124,50 @@ export class BuildCaches implements AsyncDisposable {
     };
   }
 
+  /** What the owner's build of this key came to; its disk is linked to `disk`. */
+  async result(owner: string, key: string, disk: string): Promise<BuildResult | undefined> {
+    const dir = this.#folderOf(owner);
+    return this.#owners.run(dir, async () => {
+      try {
+        const record = await readFile(path.join(dir, `${key}${RECORD}`));
+        await link(path.join(dir, `${key}${RESULT}`), disk);
+        await this.#touch(disk);
+        return { disk, record };
+      } catch {
+        return undefined;
+      }
+    });
+  }
+
+  /** Keeps it for `result`. Never rejects: it can be done without. */
+  async keepResult(owner: string, key: string, { disk, record }: BuildResult): Promise<void> {
+    if (this.#o.limitBytes <= 0) return;
+    const dir = this.#folderOf(owner);
+    try {
+      await this.#owners.run(dir, async () => {
+        await this.#make(dir, owner);
+        const [keptDisk, keptRecord] = [path.join(dir, `${key}${RESULT}`), path.join(dir, `${key}${RECORD}`)];
+        await rm(keptDisk, { force: true });
+        await writeFile(keptRecord, record, { mode: 0o600, flush: true });
+        await this.#touch(disk);
+        await syncPath(disk);
+        // Last: without its disk a record is nothing.
+        await link(disk, keptDisk);
+        await syncPath(dir);
+      });
+      await this.#trim(this.#o.limitBytes);
+    } catch (error) {
+      this.#o.log.warn({ error: messageOf(error) }, 'a build result could not be kept');
+    }
+  }
+
   /** What is kept, the one used last first. */
   async list(): Promise<readonly (BuildCache & { readonly file: string })[]> {
     const found: (BuildCache & { readonly file: string })[] = [];
     for (const folder of await namesIn(this.#o.dir)) {
       const dir = path.join(this.#o.dir, folder);
       for (const name of await namesIn(dir)) {
-        if (!name.endsWith(CACHE)) continue;
+        if (!name.endsWith(CACHE) && !name.endsWith(RESULT)) continue;
         const file = path.join(dir, name);
         const facts = await stat(file).catch(() => undefined);
         if (facts !== undefined) found.push({ file, folder, bytes: facts.blocks * 512, usedAt: facts.mtimeMs });
@@ -151,12 +197,25 @@ export class BuildCaches implements AsyncDisposable {
   }
 
   async #replace(cache: string, draft: string): Promise<void> {
-    const usedAt = this.#o.clock.now() / 1000;
-    await utimes(draft, usedAt, usedAt);
+    await this.#touch(draft);
     // A cache that a loss of power left half written would give wrong layers.
     await syncPath(draft);
     await rename(draft, cache);
     await syncPath(path.dirname(cache));
+  }
+
+  #folderOf(owner: string): string {
+    return path.join(this.#o.dir, createHash('sha256').update(owner).digest('hex').slice(0, 32));
+  }
+
+  async #make(dir: string, owner: string): Promise<void> {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await writeFile(path.join(dir, OWNER), owner, { mode: 0o600 });
+  }
+
+  async #touch(file: string): Promise<void> {
+    const usedAt = this.#o.clock.now() / 1000;
+    await utimes(file, usedAt, usedAt);
   }
 
   async #trim(limitBytes: number): Promise<number> {
@@ -168,6 +227,7 @@ export class BuildCaches implements AsyncDisposable {
       const dir = path.dirname(file);
       await this.#owners.run(dir, async () => {
         await rm(file, { force: true });
+        if (file.endsWith(RESULT)) await rm(`${file.slice(0, -RESULT.length)}${RECORD}`, { force: true });
         if ((await namesIn(dir)).some((name) => name !== OWNER)) return;
         await rm(path.join(dir, OWNER), { force: true });
         await rmdir(dir).catch(() => {});

@@ -30,6 +30,15 @@ export async function readResult(file: FileHandle): Promise<{ config: ContainerC
   return { config: containerConfig(record(config ?? {})), usedBytes };
 }
 
+/** The bytes `readResult` found good. */
+export async function resultBytes(file: FileHandle): Promise<Buffer> {
+  const head = Buffer.alloc(MAGIC.length + 4);
+  await file.read(head, 0, head.length, 0);
+  const bytes = Buffer.alloc(head.length + Math.min(MAX_RESULT_BYTES, head.readUInt32BE(MAGIC.length)));
+  await file.read(bytes, 0, bytes.length, 0);
+  return bytes;
+}
+
 /** From the `config` object of an OCI image. */
 function containerConfig(config: Record<string, unknown>): ContainerConfig {
   const ports = Object.keys(record(config.ExposedPorts ?? {})).map((key) => Number.parseInt(key, 10));

@@ -249,6 +249,15 @@ class InMemoryEngine implements FakeEngine {
     return { diskPath, config: { ...defaultConfig, ...this.#options.config }, usedBytes: 100_000_000 };
   }
 
+  /** Builds here have no caches. */
+  async buildCaches(): Promise<readonly []> {
+    return [];
+  }
+
+  async dropBuildCaches(): Promise<number> {
+    return 0;
+  }
+
   async keptDisk(snapshotDir: string): Promise<KeptDisk | undefined> {
     await this.enter('keptDisk', snapshotDir);
     const diskPath = path.join(snapshotDir, 'disk');
