@@ -82,3 +82,26 @@ test('a version is exported to a file, imported by another server, and its root 
     await rm(folder, { recursive: true });
   }
 });
+
+test('a version is sealed anew in place: what sleeps wakes from the old snapshot, what is launched takes the new one', async () => {
+  await using home = await startFakeServer(async () => createFakeEngine());
+  const run = (...args: string[]) => rekindle([...args, '--state', home.stateDir]);
+  const earlier = async () =>
+    JSON.parse((await run('du', 'counter', '--json')).stdout).images[0].versions[0].earlier.bytes;
+  await run('images', 'build', join(import.meta.dirname, '../../examples/counter'), '--quiet');
+  const old = (await run('run', 'counter')).stdout.trim();
+  await run('suspend', old);
+  const done = await run('images', 'reseal', 'counter');
+  assert.equal(done.stdout, 'counter:1.0 is launched from its snapshot 2 now\n', done.stderr);
+  assert.ok((await earlier()) > 0);
+  const young = (await run('run', 'counter')).stdout.trim();
+  assert.equal((await run('resume', old)).stdout, `${old} is RUNNING\n`);
+  assert.equal((await run('images', 'reseal', '--all')).stdout, '0 sealed anew, 1 fit as they are\n');
+  await run('rm', old);
+  await run('images', 'gc');
+  assert.equal(await earlier(), 0);
+  assert.equal((await run('suspend', young)).stdout, `${young} is SUSPENDED\n`);
+  assert.equal((await run('resume', young)).stdout, `${young} is RUNNING\n`);
+  assert.equal((await run('images', 'reseal')).exitCode, 2);
+  assert.match((await run('images', 'reseal', 'counter:7.0')).stderr, /not found/);
+});

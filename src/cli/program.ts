@@ -100,6 +100,16 @@ function addImages(program: Command, env: Environment): void {
     .addHelpText('after', examples('rekindle images rebuild counter --image-version 1.0'))
     .action(async (image, options) => (await import('./commands/images.ts')).rebuildImage(image, options, env));
 
+  command(
+    images,
+    'reseal',
+    "make a version's snapshot anew on this host, after a change of QEMU or kernel; same version",
+  )
+    .argument('[image[:version]]', 'name or ARN (default: its latest active version)')
+    .option('--all', 'every version of every image whose snapshot needs it')
+    .addHelpText('after', examples('rekindle images reseal counter', 'rekindle images reseal --all'))
+    .action(async (image, options) => (await import('./commands/reseal.ts')).resealImages(image, options, env));
+
   const files = () => import('./commands/image-files.ts');
   command(images, 'export', "write an image's version to a file, to be imported elsewhere")
     .argument('<image>[:version]', 'name or ARN (default: its latest active version)')

@@ -20,6 +20,7 @@ import type {
   SealedSnapshot,
   SealRequest,
   SnapshotDamage,
+  SnapshotFit,
 } from './engine.ts';
 import { Folders, remove } from './folders.ts';
 import { probeHost } from './host/host.ts';
@@ -40,6 +41,7 @@ import type { NetworkSettings } from './network/settings.ts';
 import type { Runtime } from './runtime.ts';
 import { claimKey } from './snapshot/claimed-key.ts';
 import type { Keyring } from './snapshot/encryption.ts';
+import { snapshotFit } from './snapshot/fit.ts';
 import { Integrity } from './snapshot/integrity.ts';
 import { ReadAhead } from './snapshot/read-ahead.ts';
 import { Vault } from './snapshot/vault.ts';
@@ -232,6 +234,11 @@ class HostEngine implements Engine {
 
   onDamage(listener: (damage: SnapshotDamage) => void): Disposable {
     return this.#context.integrity.watch(listener);
+  }
+
+  fit(snapshotDir: string): Promise<SnapshotFit> {
+    const { driver, keyring, runtime } = this.#context;
+    return snapshotFit(snapshotDir, { driver, keyring, kernelRelease: runtime.guest.kernelRelease });
   }
 
   async deleteSnapshot(snapshotDir: string): Promise<void> {

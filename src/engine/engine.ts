@@ -266,6 +266,9 @@ export interface SnapshotDamage {
   readonly part: 'ram' | 'state' | 'disk' | 'changes' | 'manifest';
 }
 
+/** `older`: it can be launched, but one sealed now would be better. `misfit`: it cannot. */
+export type SnapshotFit = { readonly kind: 'fits' } | { readonly kind: 'older' | 'misfit'; readonly why: string };
+
 export interface HostReport {
   readonly accelerator: 'kvm' | 'tcg';
   readonly vmmVersion: string;
@@ -326,6 +329,8 @@ export interface Engine extends AsyncDisposable {
   destroy(id: string): Promise<void>;
   /** Calls `listener` when a sealed snapshot is found not to be as it was written: at a launch, or by the scrub. */
   onDamage(listener: (damage: SnapshotDamage) => void): Disposable;
+  /** Whether a sealed snapshot can be launched on this host; reads its manifest only. */
+  fit(snapshotDir: string): Promise<SnapshotFit>;
   /** Deletes a sealed snapshot's folder. Idempotent. */
   deleteSnapshot(snapshotDir: string): Promise<void>;
   /** From now on a machine that is disposed, or the engine, lets go of what runs instead of ending it: for a later server. */

@@ -14,7 +14,15 @@ import {
   Phases,
   type SealedSnapshot,
 } from '../engine/index.ts';
-import { type Clock, type Logger, messageOf, requestOverStream, sleep, withDeadline } from '../lib/index.ts';
+import {
+  type Clock,
+  DomainError,
+  type Logger,
+  messageOf,
+  requestOverStream,
+  sleep,
+  withDeadline,
+} from '../lib/index.ts';
 import { askerOf } from './asker.ts';
 import type { BuildLogWriter } from './build-log.ts';
 import { lenderOf, type RoleSource } from './build-role.ts';
@@ -38,6 +46,8 @@ export interface BuilderOptions {
   /** Parent of the work folders. */
   readonly workDir: string;
   readonly snapshotDirOf: (version: VersionRecord) => string;
+  /** Of another version of the same image, by what is on record now. @throws DomainError `NOT_FOUND` */
+  readonly snapshotDirNow: (imageArn: string, imageVersion: string) => Promise<string>;
   /** Bounds the Dockerfile's run. */
   readonly buildTimeoutMs: number;
 }
@@ -95,6 +105,36 @@ export async function runBuild(
   }
 }
 
+/**
+ * Seals a version once more, from the root disk of the snapshot in `from` into the folder `into`. Rejects as the phases of a
+ * build do; nothing is left in `into` then.
+ */
+export async function sealAgain(
+  o: BuilderOptions,
+  version: VersionRecord,
+  { from, into }: { readonly from: string; readonly into: string },
+  say: (text: string) => void,
+  signal: AbortSignal,
+): Promise<SealedSnapshot> {
+  const disk = await withDeadline('reading the kept root disk', KEPT_TIMEOUT_MS, () => o.engine.keptDisk(from), {
+    signal,
+  });
+  if (disk === undefined)
+    throw new DomainError('CONFLICT', 'the root disk it kept is damaged: rekindle images rebuild');
+  const buildLog: BuildLogWriter = {
+    write: (chunk) => say(chunk.toString()),
+    [Symbol.asyncDispose]: async () => {},
+  };
+  const phases = new Phases(o.clock);
+  const work = { workDir: '', snapshotDir: into, buildLog, say, signal, progress: { codeBytes: null }, phases };
+  try {
+    return await sealDisk(o, version, disk, work);
+  } catch (error) {
+    await o.engine.deleteSnapshot(into);
+    throw error;
+  }
+}
+
 interface Work {
   readonly workDir: string;
   readonly snapshotDir: string;
@@ -106,12 +146,21 @@ interface Work {
 }
 
 async function inPhases(o: BuilderOptions, version: VersionRecord, work: Work): Promise<SealedSnapshot> {
-  const { buildId, config } = version;
-  const { signal, say } = work;
   const onLog = (chunk: Buffer) => work.buildLog.write(chunk);
   const disk = (await keptDisk(o, version, work)) ?? (await buildDisk(o, version, work, onLog));
   work.progress.codeBytes = disk.usedBytes;
+  return sealDisk(o, version, disk, work);
+}
 
+async function sealDisk(
+  o: BuilderOptions,
+  version: VersionRecord,
+  disk: BuiltDisk,
+  work: Work,
+): Promise<SealedSnapshot> {
+  const { buildId, config } = version;
+  const { signal, say } = work;
+  const onLog = (chunk: Buffer) => work.buildLog.write(chunk);
   say('starting the application and taking its snapshot');
   const readiness = readinessOf(config, disk.config);
   await mkdir(path.dirname(work.snapshotDir), { recursive: true });
@@ -170,7 +219,7 @@ async function keptDisk(o: BuilderOptions, version: VersionRecord, work: Work): 
     return importedDisk(o.stateDir, version.importId);
   }
   if (version.rebuildOf === undefined) return undefined;
-  const from = o.snapshotDirOf({ ...version, version: version.rebuildOf });
+  const from = await o.snapshotDirNow(version.imageArn, version.rebuildOf);
   const kept = await withDeadline('reading the kept root disk', KEPT_TIMEOUT_MS, () => o.engine.keptDisk(from), {
     signal: work.signal,
   });

@@ -8,28 +8,35 @@ import { DomainError } from '../lib/index.ts';
 import type { Row } from '../store/index.ts';
 import { type Catalog, versionId } from './catalog.ts';
 import { buildAfter, latestOf, type VersionRecord, versionAfter } from './lifecycle.ts';
+import { newestSnapshot, snapshotNumber } from './upkeep/snapshots.ts';
 
 const CODE = 'SNAPSHOT_DAMAGED';
 
 /** Image and version that a snapshot's folder belongs to, below the folder of all images. */
-export function ownerOf(imagesDir: string, snapshotDir: string): { name: string; version: string } | undefined {
-  const [name, version, leaf, more] = path.relative(imagesDir, snapshotDir).split(path.sep);
-  if (name === undefined || version === undefined || leaf !== 'snapshot' || more !== undefined) return undefined;
-  return name === '..' ? undefined : { name, version };
+export function ownerOf(
+  imagesDir: string,
+  snapshotDir: string,
+): { name: string; version: string; snapshot: number } | undefined {
+  const [name, version, leaf = '', more] = path.relative(imagesDir, snapshotDir).split(path.sep);
+  const snapshot = snapshotNumber(leaf);
+  if (name === undefined || version === undefined || snapshot === undefined || more !== undefined) return undefined;
+  return name === '..' ? undefined : { name, version, snapshot };
 }
 
 /** False when the version is not one that could be launched, or is gone. */
 export async function markDamaged(
   catalog: Catalog,
   arn: string,
-  version: string,
+  { version, snapshot }: { readonly version: string; readonly snapshot: number },
   part: SnapshotDamage['part'],
   at: number,
 ): Promise<boolean> {
   const event = { type: 'damaged', reason: `${CODE}: Its sealed snapshot is damaged (${part}). ${ADVICE}` } as const;
   const result = await catalog.change(async () => {
     const row = await catalog.versions.get(versionId(arn, version));
-    const damaged = row && versionAfter(row.body, event, at);
+    // An earlier one is for the microVMs that were launched from it: they are told when they resume.
+    const isLaunched = row !== undefined && newestSnapshot(row.body) === snapshot;
+    const damaged = isLaunched ? versionAfter(row.body, event, at) : undefined;
     if (row === undefined || damaged === undefined) return { answer: false, writes: [] };
     const image = await catalog.image(arn);
     const versions = (await catalog.versionsOf(arn)).map(({ body }) => (body.version === version ? damaged : body));

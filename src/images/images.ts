@@ -60,6 +60,8 @@ import type {
 } from './types.ts';
 import { Holds } from './upkeep/holds.ts';
 import { sweepImports } from './upkeep/import.ts';
+import { Reseals } from './upkeep/reseal.ts';
+import { newestSnapshot, snapshotName } from './upkeep/snapshots.ts';
 import { createUpkeep } from './upkeep/upkeep.ts';
 import { configOf, memoryMiBOf } from './version-config.ts';
 import {
@@ -114,6 +116,7 @@ class ImagesRoom implements Images {
   readonly #logs: BuildLogs;
   readonly #queue: BuildQueue;
   readonly #removals: Removals;
+  readonly #reseals: Reseals;
   readonly #damage: Disposable;
 
   constructor(options: ImagesOptions) {
@@ -129,10 +132,13 @@ class ImagesRoom implements Images {
       logs: this.#logs,
       clock: this.#clock,
       log: options.log,
-      snapshotDirOf: (version: VersionRecord) => this.snapshotDir(version.imageArn, version.version),
+      snapshotDirOf: (version: VersionRecord) =>
+        this.snapshotDir(version.imageArn, version.version, newestSnapshot(version)),
     };
-    this.#queue = new BuildQueue({
+    const builder = {
       ...common,
+      snapshotDirNow: async (arn: string, version: string) =>
+        common.snapshotDirOf((await this.#catalog.version(arn, version)).body),
       artifacts: options.artifacts,
       events: options.logs,
       connectors: options.connectors,
@@ -142,8 +148,24 @@ class ImagesRoom implements Images {
       stateDir: options.stateDir,
       workDir: path.join(options.stateDir, 'builds'),
       buildTimeoutMs: options.buildTimeoutMs ?? 3_600_000,
+    };
+    const budget = options.budget ?? unboundedBudget();
+    this.#queue = new BuildQueue({
+      ...builder,
       concurrentBuilds: options.concurrentBuilds ?? 1,
-      budget: options.budget ?? unboundedBudget(),
+      budget,
+    });
+    this.#reseals = new Reseals({
+      ...common,
+      stateDir: options.stateDir,
+      owner: this.#owner,
+      store: options.store,
+      holds: this.#holds,
+      ids: this.#ids,
+      budget,
+      builder,
+      stopping: this.#stopping.signal,
+      snapshotDir: (version, snapshot) => this.snapshotDir(version.imageArn, version.version, snapshot),
     });
     this.#removals = new Removals({
       ...common,
@@ -157,6 +179,7 @@ class ImagesRoom implements Images {
       engine: options.engine,
       snapshotDirOf: common.snapshotDirOf,
       addImported: (input, importId) => this.#addImported(input, importId),
+      reseals: this.#reseals,
       store: options.store,
       catalog: this.#catalog,
       holds: this.#holds,
@@ -171,6 +194,7 @@ class ImagesRoom implements Images {
   async start(): Promise<void> {
     await this.#queue.resume();
     await sweepImports(this.#o.stateDir, this.#catalog);
+    await this.#reseals.recover();
     await this.#removals.resume();
   }
 
@@ -459,7 +483,8 @@ class ImagesRoom implements Images {
     return {
       imageArn: arn,
       imageVersion: version.version,
-      snapshotDir: this.snapshotDir(arn, version.version),
+      snapshotDir: this.snapshotDir(arn, version.version, newestSnapshot(version)),
+      ...(version.snapshots !== undefined && { snapshot: newestSnapshot(version) }),
       memoryMiB: memoryMiBOf(version.config),
       hooks: version.config.hooks,
       egressNetworkConnectors: version.config.egressNetworkConnectors,
@@ -467,14 +492,18 @@ class ImagesRoom implements Images {
     };
   }
 
-  snapshotDir(arn: string, version: string): string {
-    return path.join(this.#imageDir(arn), version, 'snapshot');
+  snapshotDir(arn: string, version: string, snapshot = 1): string {
+    return path.join(this.#imageDir(arn), version, snapshotName(snapshot));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort(new Error('the server is stopping'));
     this.#damage[Symbol.dispose]();
-    await Promise.all([this.#queue[Symbol.asyncDispose](), this.#removals[Symbol.asyncDispose]()]);
+    await Promise.all([
+      this.#queue[Symbol.asyncDispose](),
+      this.#removals[Symbol.asyncDispose](),
+      this.#reseals[Symbol.asyncDispose](),
+    ]);
   }
 
   #imageDir(arn: string): string {
@@ -488,7 +517,7 @@ class ImagesRoom implements Images {
     const arn = imageArn(this.#owner, owner.name);
     const log = this.#o.log.child({ imageArn: arn, imageVersion: owner.version });
     try {
-      const isNew = await markDamaged(this.#catalog, arn, owner.version, part, this.#clock.now());
+      const isNew = await markDamaged(this.#catalog, arn, owner, part, this.#clock.now());
       if (isNew) log.error({ part }, 'version marked FAILED: its snapshot is damaged');
     } catch (error) {
       log.error({ error: messageOf(error) }, 'a damaged version could not be marked');

@@ -18,6 +18,12 @@ export const HOLDING_STATES: readonly string[] = [
   'TERMINATING',
 ];
 
+/** Which of the version's snapshots a microVM was launched from, by its row's body (compared by the microVMs' tests). */
+export function snapshotUsedBy(body: unknown): number {
+  const { snapshot } = body as { readonly snapshot?: unknown };
+  return typeof snapshot === 'number' ? snapshot : 1;
+}
+
 /** Source of the text: recorded. */
 export function imageUnused(store: Store, arn: string): Condition {
   return {

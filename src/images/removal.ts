@@ -19,6 +19,7 @@ import {
   type VersionRecord,
   versionMoved,
 } from './lifecycle.ts';
+import { snapshotName, snapshotsOf } from './upkeep/snapshots.ts';
 
 export interface RemovalOptions {
   readonly catalog: Catalog;
@@ -148,8 +149,10 @@ export class Removals implements AsyncDisposable {
   async #clearVersion(version: VersionRecord): Promise<void> {
     await this.#o.cancelBuild(version.buildId);
     const snapshotDir = this.#o.snapshotDirOf(version);
-    await this.#o.engine.deleteSnapshot(snapshotDir);
-    await rm(path.dirname(snapshotDir), { recursive: true, force: true });
+    const dir = path.dirname(snapshotDir);
+    for (const number of snapshotsOf(version))
+      await this.#o.engine.deleteSnapshot(path.join(dir, snapshotName(number)));
+    await rm(dir, { recursive: true, force: true });
     await this.#o.logs.remove(version.buildId);
   }
 

@@ -190,6 +190,8 @@ export interface LaunchableVersion {
   readonly imageArn: string;
   readonly imageVersion: string;
   readonly snapshotDir: string;
+  /** Which of the version's snapshots that is; absent: the first. To be kept with what is launched from it. */
+  readonly snapshot?: number;
   readonly memoryMiB: MemoryMiB;
   readonly hooks: Hooks | null;
   readonly egressNetworkConnectors: readonly string[];
@@ -257,5 +259,5 @@ export interface Images extends AsyncDisposable {
   /** The named version, or the latest active one. @throws DomainError INVALID, DENIED, NOT_FOUND ("No active version found …") */
   resolve(imageIdentifier: string, imageVersion?: string): Promise<LaunchableVersion>;
   /** Where a version's sealed snapshot lies, whatever its state; for resuming what was launched from it. */
-  snapshotDir(imageArn: string, imageVersion: string): string;
+  snapshotDir(imageArn: string, imageVersion: string, snapshot?: number): string;
 }

@@ -18,6 +18,8 @@ export interface Identity {
   readonly id: string;
   readonly imageArn: string;
   readonly imageVersion: string;
+  /** Which of its version's snapshots it was launched from; absent: the first. */
+  readonly snapshot?: number;
   /** ARN of who called RunMicrovm; absent in records from before it was kept. */
   readonly principal?: string;
   /** The size of its version. */
@@ -480,6 +482,7 @@ function commonOf(record: Microvm): Common {
     id: record.id,
     imageArn: record.imageArn,
     imageVersion: record.imageVersion,
+    ...(record.snapshot !== undefined && { snapshot: record.snapshot }),
     ...(record.principal !== undefined && { principal: record.principal }),
     memoryMiB: record.memoryMiB,
     endpointId: record.endpointId,

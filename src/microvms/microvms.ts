@@ -186,7 +186,7 @@ class MicrovmsRoom implements Microvms {
       checkpoints: this.#checkpoints,
       clock,
       log,
-      snapshotDirOf: (record) => options.images.snapshotDir(record.imageArn, record.imageVersion),
+      snapshotDirOf: (record) => options.images.snapshotDir(record.imageArn, record.imageVersion, record.snapshot),
       concurrentLaunches: options.concurrentLaunches ?? 2 * availableParallelism(),
       concurrentSuspends: options.concurrentSuspends ?? 2 * availableParallelism(),
       stepTimeoutMs: this.#stepTimeoutMs,

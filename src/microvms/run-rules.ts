@@ -30,6 +30,7 @@ export function draftOf(
     state: 'PENDING',
     imageArn: version.imageArn,
     imageVersion: version.imageVersion,
+    ...(version.snapshot !== undefined && { snapshot: version.snapshot }),
     ...(input.principal !== undefined && { principal: input.principal }),
     memoryMiB: version.memoryMiB,
     executionRoleArn: input.executionRoleArn ?? null,

@@ -55,6 +55,7 @@ const noUpkeep: ExtensionRooms['upkeep'] = {
   collectGarbage: noMicrovm,
   exportVersion: () => refuse(),
   importVersion: noMicrovm,
+  reseal: noMicrovm,
 };
 
 // biome-ignore lint/correctness/useYield: a stream that fails before its first piece

@@ -4,6 +4,7 @@
  *
  *   GET /rekindle/v1/images/{arn}/versions/{version}/build-log[?follow=true]   the build log as it was printed, text
  *   POST /rekindle/v1/images/{arn}/versions/{version}/rebuild                  the image's next version from what this one kept
+ *   POST /rekindle/v1/images/{arn}/versions/{version}/reseal[?ifNeeded=true]   the same version's snapshot made anew
  *   GET /rekindle/v1/images/{arn}/versions/{version}/export                    the version as one file
  *   POST /rekindle/v1/images/import?manifest={sha256}[&name=…&egress=…]        an image's first or next version from such a file
  *   GET /rekindle/v1/disk[?image={arn}], POST /rekindle/v1/images/gc           what takes disk, and what may go (upkeep.ts)
@@ -77,6 +78,7 @@ const routes: readonly {
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/build-log$/, run: buildLog },
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/rebuild$/, method: 'POST', run: rebuild },
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/export$/, run: exportVersion },
+  { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/reseal$/, method: 'POST', run: reseal },
   { path: IMPORT_PATH, method: 'POST', run: importVersion },
   { path: /^\/rekindle\/v1\/images\/gc$/, method: 'POST', run: garbage },
   { path: /^\/rekindle\/v1\/disk$/, run: disk },
@@ -147,6 +149,12 @@ async function rebuild({ asked, rooms, labels, response }: Call): Promise<void> 
   asked.demand('rekindle:RebuildMicrovmImageVersion', arn);
   const { imageArn, imageVersion, state } = await rooms.images.rebuild(arn, version);
   answer(response, 200, { imageArn, imageVersion, state });
+}
+
+async function reseal(call: Call): Promise<void> {
+  const [arn = '', version = ''] = call.labels;
+  call.asked.demand('rekindle:ResealMicrovmImageVersion', arn);
+  answer(call.response, 200, await call.rooms.upkeep.reseal(arn, version, { ifNeeded: flag(call, 'ifNeeded') }));
 }
 
 async function exportVersion(call: Call): Promise<void> {

@@ -88,13 +88,13 @@ async function digestOf(file: string): Promise<string> {
   }
 }
 
-interface Version {
+export interface ImageVersion {
   readonly imageArn: string;
   readonly imageVersion: string;
 }
 
 /** From `name`, `name:1.0` or an ARN with or without a version behind it. */
-async function versionOf({ client, target }: Session, image: string): Promise<Version> {
+export async function versionOf({ client, target }: Session, image: string): Promise<ImageVersion> {
   const [, name = image, named] = /^(.*):(\d+\.\d+)$/.exec(image) ?? [];
   const imageArn = imageArnOf(target, name);
   if (named !== undefined) return { imageArn, imageVersion: named };
@@ -104,7 +104,7 @@ async function versionOf({ client, target }: Session, image: string): Promise<Ve
   return { imageArn, imageVersion };
 }
 
-function download({ target }: Session, { imageArn, imageVersion }: Version): Promise<Readable> {
+function download({ target }: Session, { imageArn, imageVersion }: ImageVersion): Promise<Readable> {
   const path = `/rekindle/v1/images/${encodeURIComponent(imageArn)}/versions/${encodeURIComponent(imageVersion)}/export`;
   return getExtension(target, path, {});
 }

@@ -10,17 +10,9 @@ import { HOLDING_STATES } from '../in-use.ts';
 import { statusOf, type VersionRecord } from '../lifecycle.ts';
 import type { VersionState, VersionStatus } from '../types.ts';
 import type { Holds } from './holds.ts';
+import { snapshotName, snapshotsOf } from './snapshots.ts';
 import { forEachOf, NOTHING, namesIn, type Space, spaceOf, sum } from './space.ts';
-import {
-  BUILD_LOGS_DIR,
-  BUILDS_DIR,
-  generationsOf,
-  IMAGES_DIR,
-  IMPORTS_DIR,
-  type Places,
-  snapshotName,
-  unowned,
-} from './unowned.ts';
+import { BUILD_LOGS_DIR, BUILDS_DIR, IMAGES_DIR, IMPORTS_DIR, type Places, unowned } from './unowned.ts';
 
 export type SnapshotPart = 'ram' | 'state' | 'disk' | 'changes';
 const PARTS: readonly SnapshotPart[] = ['ram', 'state', 'disk', 'changes'];
@@ -131,7 +123,7 @@ async function versionUse(
   signal: AbortSignal,
 ): Promise<VersionUse> {
   const dir = path.join(stateDir, IMAGES_DIR, record.imageName, record.version);
-  const [newest = 1, ...earlier] = generationsOf(record).toSorted((a, b) => b - a);
+  const [newest = 1, ...earlier] = snapshotsOf(record);
   const snapshot = path.join(dir, snapshotName(newest));
   const part = async (name: SnapshotPart) => [name, await spaceOf(path.join(snapshot, name), signal)] as const;
   const parts = Object.fromEntries(await Promise.all(PARTS.map(part))) as Record<SnapshotPart, Space>;

@@ -11,6 +11,7 @@ import { versionId } from '../catalog.ts';
 import { imageArn, type Owner } from '../image-arn.ts';
 import type { VersionRecord } from '../lifecycle.ts';
 import type { Holds } from './holds.ts';
+import { snapshotName, snapshotsOf } from './snapshots.ts';
 import { namesIn } from './space.ts';
 
 export interface Places {
@@ -31,11 +32,6 @@ export const IMAGES_DIR = 'images';
 export const BUILDS_DIR = 'builds';
 export const IMPORTS_DIR = 'imports';
 export const BUILD_LOGS_DIR = path.join('logs', 'builds');
-
-/** Snapshots of a version lie in `snapshot`, later generations in `snapshot-<n>`; what is being written has more to its name. */
-export function snapshotName(generation: number): string {
-  return generation === 1 ? 'snapshot' : `snapshot-${generation}`;
-}
 
 export async function* unowned(places: Places, catalog: Catalog, holds: Holds): AsyncGenerator<Unowned> {
   const { stateDir } = places;
@@ -79,7 +75,7 @@ export async function* inImage(
       continue;
     }
     if (isChanging(record)) continue;
-    const kept = new Set(generationsOf(record).map(snapshotName));
+    const kept = new Set(snapshotsOf(record).map(snapshotName));
     for (const name of names) {
       if (kept.has(name)) continue;
       const why = name.includes('.draft-') ? 'nobody is writing it any more' : 'its version has no such part';
@@ -91,11 +87,6 @@ export async function* inImage(
 /** Somebody may be making or removing parts of it. */
 function isChanging({ state }: VersionRecord): boolean {
   return state === 'PENDING' || state === 'IN_PROGRESS' || state === 'DELETING';
-}
-
-/** Snapshots a version has: that which is launched, and earlier ones that are still needed. */
-export function generationsOf(record: Pick<VersionRecord, 'snapshots'>): readonly number[] {
-  return record.snapshots ?? [1];
 }
 
 async function isBuilding(catalog: Catalog, buildId: string): Promise<boolean> {

@@ -5,6 +5,7 @@ import { type DiskUse, diskUse } from './disk-use.ts';
 import { type ExportOptions, exportVersion } from './export.ts';
 import { collectGarbage, type Garbage, type GarbageOptions, type GarbageRequest } from './garbage.ts';
 import { type ImportRequest, stageImport } from './import.ts';
+import type { Resealed, Reseals } from './reseal.ts';
 
 export interface Upkeep {
   /**
@@ -32,6 +33,12 @@ export interface Upkeep {
     request: ImportRequest,
     options: { signal?: AbortSignal },
   ): Promise<UpdatedImageView>;
+  /**
+   * Makes a version's snapshot anew from the root disk it kept, for this host's VMM and kernel: same version, and the old
+   * snapshot serves until the new one is there. Goes on when the caller goes. @throws DomainError INVALID, DENIED, NOT_FOUND,
+   * CONFLICT (not SUCCESSFUL, being resealed, or it could not be sealed)
+   */
+  reseal(imageIdentifier: string, imageVersion: string, options: { ifNeeded: boolean }): Promise<Resealed>;
 }
 
 export interface UpkeepOptions extends GarbageOptions, ExportOptions {
@@ -39,6 +46,7 @@ export interface UpkeepOptions extends GarbageOptions, ExportOptions {
   readonly check: (imageIdentifier: string) => string;
   /** Writes the records of a version whose root disk was imported. @throws DomainError */
   readonly addImported: (input: CreateImageInput, importId: string) => Promise<UpdatedImageView>;
+  readonly reseals: Pick<Reseals, 'reseal' | 'prune'>;
   readonly stopping: AbortSignal;
 }
 
@@ -53,10 +61,15 @@ export function createUpkeep(o: UpkeepOptions): Upkeep {
   return {
     diskUse: async (arn, { signal }) => diskUse(o, arn === undefined ? undefined : o.check(arn), bounded(signal)),
     collectGarbage: async (request, { signal }) => {
-      const mine = last.then(() => collectGarbage(o, request, bounded(signal)));
+      const mine = last.then(async () => {
+        if (!request.dryRun) await o.reseals.prune();
+        return collectGarbage(o, request, bounded(signal));
+      });
       last = mine.catch(() => {});
       return mine;
     },
+    reseal: (imageIdentifier, imageVersion, options) =>
+      o.reseals.reseal(o.check(imageIdentifier), imageVersion, options),
     async *exportVersion(imageIdentifier, imageVersion, options) {
       const signal = bounded(options.signal);
       const { body } = await o.catalog.version(o.check(imageIdentifier), imageVersion);

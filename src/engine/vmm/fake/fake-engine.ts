@@ -30,6 +30,7 @@ import type {
   SealRequest,
   Shell,
   SnapshotDamage,
+  SnapshotFit,
   SuspendReport,
   TerminalSize,
 } from '../../engine.ts';
@@ -78,6 +79,8 @@ export type FakeShell = (
 export interface FakeDisk {
   /** Snapshot folder to the memory image its machines start with. */
   readonly snapshots: Map<string, Record<string, unknown>>;
+  /** Snapshot folders that do not fit this host as well as one sealed now. */
+  readonly fits: Map<string, SnapshotFit>;
   /** Machine id to the memory it was suspended with, or `null` while it has only a folder. */
   readonly machines: Map<string, Record<string, unknown> | null>;
   /** Machine id to the guest that runs, whatever server started it. */
@@ -143,6 +146,7 @@ export interface FakeEngine extends Engine {
 export function createFakeDisk(): FakeDisk {
   return {
     snapshots: new Map(),
+    fits: new Map(),
     machines: new Map(),
     processes: new Map(),
     boot: 1,
@@ -392,6 +396,10 @@ class InMemoryEngine implements FakeEngine {
 
   damage(damage: SnapshotDamage): void {
     for (const listener of this.#damageListeners) listener(damage);
+  }
+
+  async fit(snapshotDir: string): Promise<SnapshotFit> {
+    return this.disk.fits.get(snapshotDir) ?? { kind: 'fits' };
   }
 
   async deleteSnapshot(snapshotDir: string): Promise<void> {
