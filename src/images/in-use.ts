@@ -18,7 +18,7 @@ export const HOLDING_STATES: readonly string[] = [
   'TERMINATING',
 ];
 
-/** Which of the version's snapshots a microVM was launched from, by its row's body (compared by the microVMs' tests). */
+/** Which of the version's snapshots a microVM was launched from, by its row's body (tried through the whole server in cli/disk.test.ts). */
 export function snapshotUsedBy(body: unknown): number {
   const { snapshot } = body as { readonly snapshot?: unknown };
   return typeof snapshot === 'number' ? snapshot : 1;
