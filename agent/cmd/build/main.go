@@ -132,6 +132,7 @@ func prepare(ctx context.Context, contextDisk string, took *phases) (stop func()
 // solveAndStop ends the daemon whatever came out; the root disk is made without it.
 func solveAndStop(ctx context.Context, stop func() error, took *phases) (layout string, err error) {
 	defer func() { err = errors.Join(err, took.of("stop", stop)) }()
+	defer func() { pruneCache(ctx, cacheUse()) }()
 	err = took.of("solve", func() (err error) {
 		layout, err = solve(ctx)
 		return err
