@@ -1,7 +1,7 @@
 /**
  * Measures the promises of the first path, the server beside the bare engine in one process of measurement:
- * `npm run bench` (all) or `npm run bench -- launch suspend …` (parts: launch, walls, suspend, burst, build,
- * footprint, cycles).
+ * `npm run bench` (all) or `npm run bench -- launch suspend …` (parts: launch, walls, suspend, burst, footprint,
+ * cycles). Builds have a bench of their own: build.ts.
  *
  * "Bare" is the same QEMU command and snapshot driven by the engine alone, without jail, API, records or endpoint. Pairs are
  * taken in turn, so that a drift of the machine's speed falls on both.
@@ -15,12 +15,12 @@ import { loadConfig } from '../src/config.ts';
 import { createEngine, type Egress, type Engine, loadRuntime, type Machine } from '../src/engine/index.ts';
 import { randomIds, silentLogger, systemClock } from '../src/lib/index.ts';
 import { type EndpointClient, endpointClient } from '../test/support/endpoint.ts';
-import { type ArtifactFiles, buildImage, counterApp, untilState } from '../test/support/images.ts';
+import { buildImage, counterApp, untilState } from '../test/support/images.ts';
 import { startServer, type TestServer } from '../test/support/server.ts';
 import { footprint } from './footprint.ts';
 import { median, printTable, type Row, spread } from './table.ts';
 
-const PARTS = ['launch', 'walls', 'suspend', 'burst', 'footprint', 'cycles', 'build'] as const;
+const PARTS = ['launch', 'walls', 'suspend', 'burst', 'footprint', 'cycles'] as const;
 const LAUNCHES = 20;
 const WALLED_LAUNCHES = 30;
 const SUSPENDS = 15;
@@ -75,7 +75,7 @@ async function main(): Promise<void> {
   };
   for (const part of parts) {
     console.error(`bench: ${part} ...`);
-    await { launch, walls, suspend, burst, footprint: memory, cycles, build }[part](bench);
+    await { launch, walls, suspend, burst, footprint: memory, cycles }[part](bench);
   }
   printTable('First path (medians, spread in brackets)', rows);
 }
@@ -282,30 +282,6 @@ async function cycles({ server, imageArn, rows }: Bench): Promise<void> {
     },
     { what: 'different random values of 4 clones', value: String(draws.size), promise: '4', kept: draws.size === 4 },
   );
-}
-
-/** Base, one package, one file: cold, with one file changed, unchanged. */
-async function build({ server, rows }: Bench): Promise<void> {
-  const dockerfile = [
-    'FROM public.ecr.aws/lambda/microvms:al2023-minimal',
-    'RUN apt-get update && apt-get install -y --no-install-recommends tree && rm -rf /var/lib/apt/lists/*',
-    'WORKDIR /app',
-    'COPY app.py .',
-    'CMD ["python3", "-u", "app.py"]',
-  ].join('\n');
-  const files: ArtifactFiles = { ...counterApp, Dockerfile: dockerfile };
-  const changed = { ...files, 'app.py': `${files['app.py']}\n# changed\n` };
-  for (const [what, name, content] of [
-    ['build, base + one package + one file, cold', 'bench-cold', files],
-    ['the same, the file changed', 'bench-changed', changed],
-    ['the same, unchanged', 'bench-unchanged', changed],
-  ] as const) {
-    const image = await buildImage(server, name, content);
-    rows.push({
-      what,
-      value: image.state === 'CREATED' ? `${(image.tookMs / 1000).toFixed(1)} s` : `${image.stateReason}`,
-    });
-  }
 }
 
 function settle(): Promise<void> {
