@@ -9,6 +9,8 @@ const SETTLE_MS = 90_000;
 /** A build that nobody broke takes its time. */
 const BUILD_MS = 300_000;
 const POLL_MS = 150;
+const RETRIES = 2;
+const RETRY_MS = 1000;
 const STABLE = ['RUNNING', 'SUSPENDED', 'TERMINATED'];
 
 /**
@@ -94,7 +96,12 @@ async function countObjection(world: World, model: ModelMicrovm): Promise<string
   try {
     await world.reconnect(model);
     const client = world.guests.get(model.id)?.client;
-    const answer = await client?.get('/state', { timeoutMs: SETTLE_MS });
+    let answer = await client?.get('/state', { timeoutMs: SETTLE_MS });
+    // A resume that was begun on a full disk may have failed only now, and who waited for it was told.
+    for (let again = 0; again < RETRIES && answer?.status === 502; again++) {
+      await delay(RETRY_MS);
+      answer = await client?.get('/state', { timeoutMs: SETTLE_MS });
+    }
     if (answer?.status !== 200) {
       return `${model.id} answers ${answer?.status} when all is well: ${answer?.body.slice(0, 200)}`;
     }
