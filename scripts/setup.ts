@@ -11,7 +11,8 @@ import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { prepareBuilder, type Runtime } from '../src/engine/index.ts';
 import { createLogger, MachineError, messageOf } from '../src/lib/index.ts';
-import { BASE_ALIASES, BASE_NAME, setUpBase } from './setup/base.ts';
+import { BASE_NAME, setUpBase } from './setup/base.ts';
+import { baseNames } from './setup/base-names.ts';
 import { setUpBuilder, setUpBuildkit } from './setup/builder.ts';
 import { findDebian } from './setup/debian.ts';
 import { setUpGoProgram } from './setup/go-programs.ts';
@@ -21,6 +22,7 @@ import { setUpInitramfs } from './setup/initramfs.ts';
 import { setUpJail } from './setup/jail-root.ts';
 import { setUpKernel } from './setup/kernel.ts';
 import { acquireLock } from './setup/lock.ts';
+import { setUpNodeLayer } from './setup/node-layer.ts';
 import { setUpQemu } from './setup/qemu.ts';
 import type { SetupContext } from './setup/setup-context.ts';
 import { Steps, stampOf } from './setup/steps.ts';
@@ -71,9 +73,11 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
     setUpGoProgram(context, go, { moduleDir, name, package: path, ...(experiment && { experiment }) });
 
   // The slowest first; steps wait for a free slot and for what they are made of.
+  const base = setUpBase(context, debian);
   const parts = {
     buildkit: setUpBuildkit(context, go),
-    base: setUpBase(context, debian),
+    base,
+    nodeLayer: setUpNodeLayer(context, base),
     qemu: setUpQemu(context, debian),
     kernel: setUpKernel(context, debian),
     tools: setUpGuestTools(context, debian),
@@ -104,14 +108,16 @@ async function makeRuntime(context: SetupContext, abort: (reason: unknown) => vo
     base: {
       name: BASE_NAME,
       disk: all.base.disk,
-      layerDigest: all.base.layerDigest,
-      aliases: BASE_ALIASES,
+      layerDigest: all.base.layer.digest,
+      aliases: baseNames(all.nodeLayer.version).flatMap(({ name, isNear }) => (isNear ? [] : [name])),
     },
     builder: { disk: all.builder.disk },
   };
   const stamp = stampOf({ generation: 1, qemu: all.qemu.version, products: products.map((product) => product.dir) });
   const runtime: Runtime = { ...content, stamp };
-  const kept = [...products, all.tools, all.agent, all.gateway, all.tsc].map((product) => product.dir);
+  const kept = [...products, all.nodeLayer.product, all.tools, all.agent, all.gateway, all.tsc].map(
+    (product) => product.dir,
+  );
   if (all.qemu.dir !== undefined) kept.push(all.qemu.dir);
   await writeRuntime(context, runtime, [...kept, ...jailDirs, unpackedGoDir(context, debian)]);
   return runtime;

@@ -63,6 +63,8 @@ export interface Config {
   readonly quotas: Quotas;
   /** File that says what subnets and security groups stand for; undefined: there are none. */
   readonly networks: string | undefined;
+  /** File that says how builds reach container registries; undefined: anonymously, each where its name says. */
+  readonly registries: string | undefined;
   /** File that says where roles' credentials come from; undefined: no role has any. */
   readonly roles: string | undefined;
   /** Of the server: what role sources that name variables read. */
@@ -270,6 +272,13 @@ export const SETTINGS = {
     help: 'JSON file that says where the credentials of roles come from and who may pass them',
     fallback: 'none: no role has credentials',
   },
+  registries: {
+    flag: '--registries',
+    env: 'REKINDLE_REGISTRIES',
+    value: '<file>',
+    help: 'JSON file with mirrors, aliases and credentials of container registries that Dockerfiles build from',
+    fallback: 'none',
+  },
   networks: {
     flag: '--networks',
     env: 'REKINDLE_NETWORKS',
@@ -314,6 +323,7 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     quotas: quotas(raw('quotas'), region),
     roles: optional(raw('roles'), path),
     environment: Object.freeze({ ...env }),
+    registries: optional(raw('registries'), path),
     networks: optional(raw('networks'), path),
     defaultEgress: optional(raw('defaultEgress'), (found) => oneOf(found, ['aws', 'deny'])),
   });

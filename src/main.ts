@@ -21,6 +21,7 @@ import {
   inspectHost,
   loadRuntime,
   type NetworkSettings,
+  openRegistries,
   type Runtime,
   readKeyFile,
 } from './engine/index.ts';
@@ -304,7 +305,9 @@ async function openEngine(config: Config, log: Logger, network: NetworkSettings)
   const keyring = encryptionKeyFile === undefined ? undefined : readKeyFile(encryptionKeyFile);
   const runtime = loadRuntime(cacheDir);
   const room = log.child({ room: 'engine' });
-  const common = { runtime, stateDir, cacheDir, log: room, clock: systemClock, ids: randomIds, network };
+  const registries =
+    config.registries === undefined ? {} : { registries: await openRegistries(config.registries, room) };
+  const common = { runtime, stateDir, cacheDir, log: room, clock: systemClock, ids: randomIds, network, ...registries };
   return createEngine({
     ...common,
     buildCacheBytes,

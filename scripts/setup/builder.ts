@@ -3,13 +3,16 @@
  * in scripts/buildkit), crun, the program that runs a build, and the managed base for builds without a network.
  */
 import { readFileSync } from 'node:fs';
-import { copyFile, cp, mkdir, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { BASE_ALIASES, BASE_NAME, type ManagedBase } from './base.ts';
+import { BASE_NAME, type ManagedBase } from './base.ts';
+import { type BaseKind, baseNames } from './base-names.ts';
 import { type Debian, GUEST_RELEASE } from './debian.ts';
 import { makeDebianTar, makeDisk, packTar } from './disk.ts';
 import type { GoProgram, GoPrograms } from './go-programs.ts';
-import type { SetupContext } from './setup-context.ts';
+import type { NodeLayer } from './node-layer.ts';
+import { type OciImage, writeOciLayout } from './oci-layout.ts';
+import { type SetupContext, SOURCE_DATE_EPOCH } from './setup-context.ts';
 import { type Product, stampOf } from './steps.ts';
 
 const PACKAGES = ['ca-certificates', 'crun', 'e2fsprogs', 'iproute2', 'mount', 'tar', 'xz-utils', 'git'];
@@ -58,30 +61,38 @@ export async function setUpBuildkit(context: SetupContext, go: GoPrograms): Prom
 export async function setUpBuilder(
   context: SetupContext,
   debian: Debian,
-  parts: { base: Promise<ManagedBase>; buildkit: Promise<Product>; program: Promise<GoProgram> },
+  parts: {
+    base: Promise<ManagedBase>;
+    nodeLayer: Promise<NodeLayer>;
+    buildkit: Promise<Product>;
+    program: Promise<GoProgram>;
+  },
 ): Promise<{ disk: string; products: readonly Product[] }> {
-  const [tree, base, buildkit, program] = await Promise.all([
+  const [tree, base, nodeLayer, buildkit, program] = await Promise.all([
     setUpTree(context, debian),
     parts.base,
+    parts.nodeLayer,
     parts.buildkit,
     parts.program,
   ]);
+  const names = baseNames(nodeLayer.version);
   const inputs = {
-    recipe: 2,
-    aliases: BASE_ALIASES,
-    parts: [tree.stamp, base.product.stamp, base.layerDigest, buildkit.stamp, program.digest],
+    recipe: 3,
+    names: names.map(({ name, base, isNear }) => `${name} ${base} ${isNear}`),
+    parts: [tree.stamp, base.layer.digest, nodeLayer.layer.digest, buildkit.stamp, program.digest],
   };
   const disk = await context.steps.product('builder', inputs, async (dir) => {
     const extra = join(dir, 'extra');
     await mkdir(join(extra, 'usr/bin'), { recursive: true });
     await mkdir(join(extra, 'usr/lib/rekindle'), { recursive: true });
-    await mkdir(join(extra, 'var/lib/rekindle/bases'), { recursive: true });
     for (const name of ['buildkitd', 'buildctl'])
       await copyFile(join(buildkit.dir, name), join(extra, 'usr/bin', name));
     await copyFile(program.path, join(extra, 'usr/lib/rekindle/build'));
-    // The names a FROM may call the base by; the build program reads them.
-    await writeFile(join(extra, 'usr/lib/rekindle/aliases'), BASE_ALIASES.map((name) => `${name}\n`).join(''));
-    await cp(base.layout, join(extra, 'var/lib/rekindle/bases', BASE_NAME), { recursive: true });
+    const layout = join(extra, 'var/lib/rekindle/bases');
+    const digests = await writeBases(layout, base, nodeLayer);
+    // What a FROM may call them by; the build program reads it.
+    const lines = names.map(({ name, base, isNear }) => `${name} ${digests[base]}${isNear ? ' near' : ''}\n`);
+    await writeFile(join(extra, 'usr/lib/rekindle/bases'), lines.join(''));
     const extraTar = join(dir, 'extra.tar');
     await packTar(context, extra, extraTar);
     await makeDisk(context, {
@@ -93,4 +104,27 @@ export async function setUpBuilder(
     for (const work of [extra, extraTar]) await rm(work, { recursive: true });
   });
   return { disk: join(disk.dir, 'disk.raw'), products: [tree, buildkit, program, disk] };
+}
+
+/** The three bases in one layout; returns the digests of their manifests. */
+async function writeBases(
+  dir: string,
+  base: ManagedBase,
+  { layer, version }: NodeLayer,
+): Promise<Record<BaseKind, string>> {
+  const path = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+  const images = {
+    debian: { name: BASE_NAME, layers: [base.layer], config: { Env: [path], Cmd: ['bash'] } },
+    python: { name: 'python', layers: [base.layer], config: { Env: [path, 'LANG=C.UTF-8'], Cmd: ['python3'] } },
+    node: {
+      name: 'node',
+      layers: [base.layer, layer],
+      config: { Env: [path, `NODE_VERSION=${version}`], Cmd: ['node'] },
+    },
+  } as const satisfies Record<BaseKind, OciImage>;
+  const createdAt = new Date(Number(SOURCE_DATE_EPOCH) * 1_000).toISOString();
+  const [debian = '', python = '', node = ''] = await writeOciLayout(dir, [images.debian, images.python, images.node], {
+    createdAt,
+  });
+  return { debian, python, node };
 }

@@ -13,6 +13,8 @@ export interface DebianTreeOptions {
   readonly include: readonly string[];
   /** Shell script that finishes the tree, which it is given as `$1`. */
   readonly customize: string;
+  /** Texts it finds in its environment. */
+  readonly texts?: Readonly<Record<string, string>>;
   /** Options dpkg works with, also later inside the tree. */
   readonly dpkgOptions?: readonly string[];
   readonly tar: string;
@@ -41,7 +43,11 @@ export async function makeDebianTar(context: SetupContext, debian: Debian, optio
   const env = { ...context.env, ...(await proxyOf(context)), SOURCE_DATE_EPOCH, TMPDIR };
   await retry(
     `Debian ${GUEST_RELEASE}`,
-    () => run(argv, { env: { ...env, REKINDLE_MIRROR_LINES: guestSources(lines) }, signal: context.signal }),
+    () =>
+      run(argv, {
+        env: { ...env, ...options.texts, REKINDLE_MIRROR_LINES: guestSources(lines) },
+        signal: context.signal,
+      }),
     context,
   );
 }

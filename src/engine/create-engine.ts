@@ -4,6 +4,7 @@ import { rm } from 'node:fs/promises';
 import { type Clock, DomainError, type Ids, type Logger, MachineError } from '../lib/index.ts';
 import { buildImage } from './build/build.ts';
 import { BuildCaches } from './build/caches.ts';
+import type { Registries } from './build/registries-file.ts';
 import type { Egress, FlowRecord } from './egress.ts';
 import type {
   BuildCache,
@@ -57,6 +58,8 @@ export interface EngineOptions {
   readonly ids: Ids;
   /** What the operator says about the host's network. */
   readonly network?: NetworkSettings;
+  /** What the operator says about container registries. */
+  readonly registries?: Registries;
   /** Encrypts what machines leave on disk. */
   readonly keyring?: Keyring;
   /** Guests sealed from now on erase memory when it is freed: what a process of the app knew does not outlive it. */
@@ -107,6 +110,7 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     log,
     clock,
     ids,
+    registries: options.registries,
     integrity: new Integrity({ mapper: runtime.qemu.img, clock, log, keyring }),
     readAhead: new ReadAhead({ clock, log }),
     vault: new Vault({ memoryDir, clock, log }),

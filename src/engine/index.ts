@@ -1,6 +1,7 @@
 /** The engine room's door: live machines on this host. */
 export { BUILDER_MEMORY_MIB, type PrepareOptions, prepareBuilder } from './build/builder.ts';
 export { Phases } from './build/phases.ts';
+export { openRegistries, type Registries } from './build/registries-file.ts';
 export { createEngine, type EngineOptions } from './create-engine.ts';
 export * from './egress.ts';
 export * from './engine.ts';

@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -24,8 +25,8 @@ const (
 	cacheMount          = "/var/lib/buildkit"
 	contextDir          = "/var/tmp/context"
 	outMount            = "/mnt/out"
-	basesDir            = "/var/lib/rekindle/bases/al2023-1"
-	aliasesFile         = "/usr/lib/rekindle/aliases"
+	basesDir            = "/var/lib/rekindle/bases"
+	basesFile           = "/usr/lib/rekindle/bases"
 	dockerfileInContext = contextDir + "/Dockerfile"
 )
 
@@ -39,6 +40,10 @@ func (f failure) Error() string { return f.err.Error() }
 func (f failure) Unwrap() error { return f.err }
 
 func main() {
+	if filepath.Base(os.Args[0]) == runtimeName {
+		fmt.Fprintf(os.Stderr, "build: %v\n", runAsRuntime(os.Args[1:]))
+		os.Exit(exitInternal)
+	}
 	contextSerial := flag.String("context", "spare1", "serial of the disk that starts with the context's tar; the result is written there")
 	cacheSerial := flag.String("cache", "spare2", "serial of the disk with BuildKit's state; formatted when blank")
 	outSerial := flag.String("out", "spare3", "serial of the disk that gets the root file system")
@@ -65,6 +70,13 @@ func exitCode(err error) int {
 }
 
 func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer string) (err error) {
+	with, err := takeSettings()
+	if err != nil {
+		return err
+	}
+	if err := with.writeFiles(); err != nil {
+		return err
+	}
 	contextDisk, err := diskBySerial(contextSerial)
 	if err != nil {
 		return err
@@ -83,11 +95,11 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 		return err
 	}
 	defer func() { err = errors.Join(err, took.of("unmount", func() error { return unmount(cacheMount) })) }()
-	stop, err := prepare(ctx, contextDisk, took)
+	stop, err := prepare(ctx, contextDisk, with, took)
 	if err != nil {
 		return err
 	}
-	layout, err := solveAndStop(ctx, stop, took)
+	layout, err := solveAndStop(ctx, stop, with, took)
 	if err != nil {
 		return err
 	}
@@ -108,11 +120,11 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 }
 
 // prepare starts the daemon, which takes seconds, while the context is unpacked.
-func prepare(ctx context.Context, contextDisk string, took *phases) (stop func() error, err error) {
+func prepare(ctx context.Context, contextDisk string, with settings, took *phases) (stop func() error, err error) {
 	started := make(chan error, 1)
 	go func() {
 		started <- took.of("daemon", func() (err error) {
-			stop, err = startDaemon()
+			stop, err = startDaemon(with)
 			return err
 		})
 	}()
@@ -130,11 +142,11 @@ func prepare(ctx context.Context, contextDisk string, took *phases) (stop func()
 }
 
 // solveAndStop ends the daemon whatever came out; the root disk is made without it.
-func solveAndStop(ctx context.Context, stop func() error, took *phases) (layout string, err error) {
+func solveAndStop(ctx context.Context, stop func() error, with settings, took *phases) (layout string, err error) {
 	defer func() { err = errors.Join(err, took.of("stop", stop)) }()
 	defer func() { pruneCache(ctx, cacheUse()) }()
 	err = took.of("solve", func() (err error) {
-		layout, err = solve(ctx)
+		layout, err = solve(ctx, with)
 		return err
 	})
 	return layout, err

@@ -42,9 +42,15 @@ func readImage(layout string) (image, error) {
 	if err := readDocument(blobPath(layout, index.Manifests[0].Digest), &manifest); err != nil {
 		return image{}, err
 	}
-	var config struct{ Config json.RawMessage }
+	var config struct {
+		Config           json.RawMessage
+		OS, Architecture string
+	}
 	if err := readDocument(blobPath(layout, manifest.Config.Digest), &config); err != nil {
 		return image{}, err
+	}
+	if config.OS != "linux" || config.Architecture != "amd64" {
+		return image{}, failure{exitDockerfile, fmt.Errorf("the image is for %s/%s; microVMs run linux/amd64", config.OS, config.Architecture)}
 	}
 	if len(config.Config) == 0 {
 		config.Config = json.RawMessage("{}")

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -28,22 +26,26 @@ const (
 )
 
 // solve runs the Dockerfile in the daemon and returns the folder of the resulting OCI layout.
-func solve(ctx context.Context) (layout string, err error) {
+func solve(ctx context.Context, with settings) (layout string, err error) {
 	layout = filepath.Join(cacheMount, "rekindle-out")
 	if err := prepareLayout(layout); err != nil {
 		return "", err
 	}
-	args, err := solveArguments(layout)
+	args, err := solveArguments(layout, with)
 	if err != nil {
 		return "", err
 	}
 	log := &buildLog{to: os.Stdout}
 	cmd := exec.CommandContext(ctx, "/usr/bin/buildctl", args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = with.environment()
 	err = cmd.Run()
 	if err := errors.Join(err, log.flush()); err != nil {
 		if log.diskFull {
 			return "", failure{exitDiskFull, errors.New("the build's disk is full")}
+		}
+		if log.explanation != "" {
+			fmt.Printf("[builder] %s\n", log.explanation)
 		}
 		var exit *exec.ExitError
 		if errors.As(err, &exit) && exit.Exited() {
@@ -54,9 +56,12 @@ func solve(ctx context.Context) (layout string, err error) {
 	return layout, nil
 }
 
-func solveArguments(layout string) ([]string, error) {
-	digest, err := baseManifest()
+func solveArguments(layout string, with settings) ([]string, error) {
+	bases, err := readBases()
 	if err != nil {
+		return nil, err
+	}
+	if err := saySubstitutes(bases, with); err != nil {
 		return nil, err
 	}
 	args := []string{
@@ -67,40 +72,10 @@ func solveArguments(layout string) ([]string, error) {
 		"--oci-layout", "base=" + basesDir,
 		"--output", "type=oci,tar=false,compression=uncompressed,dest=" + layout,
 	}
-	aliases, err := os.ReadFile(aliasesFile)
-	if err != nil {
-		return nil, err
-	}
-	seen := map[string]bool{}
-	for alias := range strings.FieldsSeq(string(aliases)) {
-		if name := contextName(alias); !seen[name] {
-			seen[name] = true
-			args = append(args, "--opt", fmt.Sprintf("context:%s=oci-layout://base@%s", name, digest))
-		}
+	for _, option := range baseContexts(bases, with) {
+		args = append(args, "--opt", option)
 	}
 	return args, nil
-}
-
-// contextName is the only spelling under which the frontend looks a FROM name up, however the Dockerfile spells it.
-func contextName(alias string) string {
-	name := strings.TrimPrefix(alias, "docker.io/")
-	name = strings.TrimPrefix(name, "library/")
-	return strings.TrimSuffix(name, ":latest")
-}
-
-// baseManifest is the digest of the only manifest of the base's layout.
-func baseManifest() (string, error) {
-	var index struct {
-		Manifests []struct{ Digest string }
-	}
-	text, err := os.ReadFile(filepath.Join(basesDir, "index.json"))
-	if err != nil {
-		return "", err
-	}
-	if err := json.Unmarshal(text, &index); err != nil || len(index.Manifests) != 1 {
-		return "", fmt.Errorf("the base's index.json does not name one manifest: %v", err)
-	}
-	return index.Manifests[0].Digest, nil
 }
 
 // prepareLayout makes the output folder with the base's blobs already in it: the exporter finds them there and copies only
@@ -126,21 +101,21 @@ func prepareLayout(layout string) error {
 }
 
 // startDaemon starts buildkitd and waits until it answers; the returned function stops it.
-func startDaemon() (func() error, error) {
+func startDaemon(with settings) (func() error, error) {
 	if err := seedContent(); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(daemonConfigFile, []byte(daemonConfig()), 0o600); err != nil {
+	if err := os.WriteFile(daemonConfigFile, []byte(daemonConfig(with)), 0o600); err != nil {
 		return nil, err
 	}
 	var log bytes.Buffer
 	cmd := exec.Command("/usr/bin/buildkitd", "--config", daemonConfigFile, "--root", cacheMount, "--addr", "unix://"+socket)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	// With an overlay or ext4 root, libmount's new API limits `lowerdir` to 256 bytes.
-	cmd.Env = append(os.Environ(), "LIBMOUNT_FORCE_MOUNT2=always")
+	cmd.Env = append(with.environment(), "LIBMOUNT_FORCE_MOUNT2=always")
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start buildkitd: %w", err)
 	}
@@ -223,10 +198,10 @@ func daemonAnswers() bool {
 	return conn.Close() == nil
 }
 
-func daemonConfig() string {
-	runtime := "/usr/sbin/runc"
-	if _, err := os.Stat(runtime); err != nil {
-		runtime = "/usr/bin/crun"
+func daemonConfig(with settings) string {
+	runtime := realRuntime()
+	if with.Trust != "" {
+		runtime = runtimeLink
 	}
 	return fmt.Sprintf(`[worker.containerd]
   enabled = false
@@ -239,7 +214,7 @@ func daemonConfig() string {
   [[worker.oci.gcpolicy]]
     all = true
     maxUsedSpace = %q
-`, runtime, cacheLimit)
+%s`, runtime, cacheLimit, with.daemonRegistries())
 }
 
 func tail(log *bytes.Buffer) string {
@@ -253,6 +228,8 @@ type buildLog struct {
 	to       io.Writer
 	partial  []byte
 	diskFull bool
+	// What to do about the last error that is known.
+	explanation string
 }
 
 const (
@@ -283,6 +260,11 @@ func (l *buildLog) line(line []byte) error {
 	}
 	if bytes.Contains(bytes.ToLower(line), []byte("no space left on device")) {
 		l.diskFull = true
+	}
+	if bytes.Contains(line, []byte("failed to solve")) || bytes.Contains(line, []byte("exec format error")) {
+		if text := explain(string(line)); text != "" {
+			l.explanation = text
+		}
 	}
 	_, err := l.to.Write(line)
 	return err

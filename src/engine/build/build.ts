@@ -82,6 +82,7 @@ async function build(
       context: { kind: 'raw', path: contextDisk },
       cache: cache.disk,
       out: { kind: 'raw', path: out },
+      settings: await context.registries?.current(),
       egress: request.egress,
       phases,
       onLog: request.onLog,
@@ -101,11 +102,13 @@ async function build(
 
 /** Undefined: the build may come to something else each time. */
 async function keyOf(
-  { runtime }: EngineContext,
+  { runtime, registries }: EngineContext,
   { key: stamp }: Builder,
   { contextDir }: BuildRequest,
   signal: AbortSignal | undefined,
 ): Promise<string | undefined> {
+  // The operator's settings may send a base's name anywhere.
+  if (registries !== undefined) return undefined;
   return sourceKey(contextDir, { bases: runtime.base.aliases, stamp, signal });
 }
 

@@ -18,6 +18,7 @@ import { attached } from '../network/network.ts';
 import type { Manifest } from '../snapshot/manifest.ts';
 import type { Disk } from '../vmm/vmm.ts';
 import { type Phases, timed } from './phases.ts';
+import type { BuilderSettings } from './registries-file.ts';
 
 /** The service's limit for a build is unknown; a build under emulation may take long. */
 const BUILD_TIMEOUT_MS = 3_600_000;
@@ -38,6 +39,8 @@ export interface BuilderRun {
   readonly out: Disk['source'];
   readonly egress?: Egress | undefined;
   readonly phases?: Phases | undefined;
+  /** The operator's; absent: none. */
+  readonly settings?: BuilderSettings | undefined;
   onLog(chunk: Buffer): void;
 }
 
@@ -79,7 +82,7 @@ export async function runBuilder(
   const work = async (bounded: AbortSignal) => {
     const argv = [PROGRAM, '--context', 'spare1', '--cache', 'spare2', '--out', 'spare3'];
     const { exitCode } = await link.exec(
-      { argv: [...argv, '--base-layer', context.runtime.base.layerDigest], env: PROGRAM_ENV, cwd: '/' },
+      { argv: [...argv, '--base-layer', context.runtime.base.layerDigest], env: environment(run.settings), cwd: '/' },
       { onOutput: run.onLog, timeoutMs: BUILD_TIMEOUT_MS, signal: bounded },
     );
     // Stopping the vCPUs also hands everything written to the disks over to the host.
@@ -87,6 +90,12 @@ export async function runBuilder(
     return exitCode;
   };
   return await timed(run.phases, 'Dockerfile', () => whileAlive(vmm, signal, work));
+}
+
+/** Credentials are in the memory of this one machine, which nobody keeps. */
+function environment(settings: BuilderSettings | undefined): readonly string[] {
+  if (settings === undefined) return PROGRAM_ENV;
+  return [...PROGRAM_ENV, `REKINDLE_BUILD_SETTINGS=${JSON.stringify(settings)}`];
 }
 
 async function verifyBuilder({ integrity }: EngineContext, snapshotDir: string, { parts }: Manifest): Promise<void> {

@@ -10,7 +10,6 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { chmod, link, mkdir, open, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import type { GuestLink } from '../../guest/index.ts';
 import { type Logger, MachineError, randomIds, systemClock } from '../../lib/index.ts';
 import { copySparse } from '../disk/copy.ts';
 import { Folders, remove, syncPath } from '../folders.ts';
@@ -21,8 +20,8 @@ import { runToSnapshot } from '../machine/seal.ts';
 import { NO_NETWORK } from '../network/network.ts';
 import type { Runtime } from '../runtime.ts';
 import { Integrity } from '../snapshot/integrity.ts';
-import { ReadAhead } from '../snapshot/read-ahead.ts';
 import { describeMachine } from '../snapshot/manifest.ts';
+import { ReadAhead } from '../snapshot/read-ahead.ts';
 import { createDraft, sealDraft } from '../snapshot/seal.ts';
 import { Vault } from '../snapshot/vault.ts';
 import { qemuDriver } from '../vmm/qemu/driver.ts';
@@ -32,9 +31,8 @@ import { writeContextTar } from './context-tar.ts';
 /** What a builder machine has, all of it guaranteed: its budget is that of a build. */
 export const BUILDER_MEMORY_MIB = 2048;
 const BUILDER_CPUS = 2;
-const ALIASES_TIMEOUT_MS = 60_000;
 /** Of what is done here; a change makes the snapshot anew. */
-const RECIPE = 3;
+const RECIPE = 4;
 
 export interface Builder {
   readonly snapshotDir: string;
@@ -75,9 +73,9 @@ export async function prepareBuilder(options: PrepareOptions): Promise<void> {
     log,
     clock: systemClock,
     ids: randomIds,
-    readAhead: new ReadAhead({ clock: systemClock, log }),
     integrity: new Integrity({ mapper: runtime.qemu.img, clock: systemClock, log }),
     network: NO_NETWORK,
+    readAhead: new ReadAhead({ clock: systemClock, log }),
     vault: new Vault({ memoryDir: undefined, clock: systemClock, log }),
     restoring: new Set<object>(),
     leaving: new AbortController().signal,
@@ -131,9 +129,7 @@ async function makeSnapshot(
   await copySparse(runtime.builder.disk, draft.disk, options.signal);
   const shape = { memoryMiB: BUILDER_MEMORY_MIB, cpus: builderCpus(host.cpus) };
   const id = `builder-${context.ids.uuid()}`;
-  const sealed = await runToSnapshot(context, draft, { id, ...shape }, options, ({ link }, signal) =>
-    writeAliases(link, runtime.base.aliases, signal),
-  );
+  const sealed = await runToSnapshot(context, draft, { id, ...shape }, options, async () => {});
   const facts = {
     ...shape,
     network: 'none' as const,
@@ -146,23 +142,6 @@ async function makeSnapshot(
   await unlessThere(snapshotDir, () =>
     sealDraft(draft, snapshotDir, facts, { driver, mapper: runtime.qemu.img, signal: options.signal }),
   );
-}
-
-/** Tells the build program which FROM names the base answers to. */
-async function writeAliases(link: GuestLink, aliases: readonly string[], signal: AbortSignal): Promise<void> {
-  const script = 'printf "%s\\n" "$@" > /usr/lib/rekindle/aliases';
-  let said = '';
-  const { exitCode } = await link.exec(
-    { argv: ['/bin/sh', '-c', script, 'sh', ...aliases], env: [], cwd: '/' },
-    {
-      onOutput: (chunk) => {
-        said += chunk;
-      },
-      timeoutMs: ALIASES_TIMEOUT_MS,
-      signal,
-    },
-  );
-  if (exitCode !== 0) throw new MachineError('failed', `the builder cannot be told its bases: ${said.slice(0, 500)}`);
 }
 
 /** Runs one step on the base on a blank cache disk and keeps the disk: only a step makes BuildKit unpack the base. */

@@ -1,13 +1,14 @@
 /** What everything in the engine works with: the host, its driver, the runtime and the clock. */
 import type { Clock, Ids, Logger } from '../../lib/index.ts';
+import type { Registries } from '../build/registries-file.ts';
 import type { HostReport } from '../engine.ts';
 import type { Folders } from '../folders.ts';
 import type { Network } from '../network/network.ts';
 import type { Runtime } from '../runtime.ts';
 import type { Keyring } from '../snapshot/encryption.ts';
 import type { Integrity } from '../snapshot/integrity.ts';
-import type { Vault } from '../snapshot/vault.ts';
 import type { ReadAhead } from '../snapshot/read-ahead.ts';
+import type { Vault } from '../snapshot/vault.ts';
 import type { VmmDriver } from '../vmm/vmm.ts';
 
 export interface EngineContext {
@@ -20,9 +21,11 @@ export interface EngineContext {
   readonly clock: Clock;
   readonly ids: Ids;
   readonly integrity: Integrity;
-  readonly network: Network;
   readonly readAhead: ReadAhead;
+  readonly network: Network;
   readonly vault: Vault;
+  /** Where builds find their bases, as the operator says; undefined: nothing said. */
+  readonly registries?: Registries | undefined;
   /** The operator's, when what machines leave on disk is to be encrypted. */
   readonly keyring?: Keyring | undefined;
   /** Guests sealed from now on erase memory when it is freed. */
