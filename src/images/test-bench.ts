@@ -7,7 +7,7 @@ import { ZipFile } from 'yazl';
 import { createArtifacts, createObjectStore } from '../artifacts/index.ts';
 import { type Connectors, createConnectors, fixedNetworks, parseNetworks } from '../connectors/index.ts';
 import { type Budget, createFakeEngine, type FakeEngine, type FakeEngineOptions } from '../engine/index.ts';
-import { silentLogger, TestClock } from '../lib/index.ts';
+import { type Logger, silentLogger, TestClock } from '../lib/index.ts';
 import { openStore, type Store } from '../store/index.ts';
 import type { RoleSource } from './build-role.ts';
 import { type CreateImageInput, createImages, type ImageQuotas, type Images } from './index.ts';
@@ -31,7 +31,8 @@ export interface Bench extends AsyncDisposable {
   put(key: string, files: Record<string, string>): Promise<void>;
   /** Waits until the build of `name` ended and returns its log. */
   built(name?: string, version?: string): Promise<string>;
-  restart(): Promise<Bench>;
+  /** Of the server; on the same state folder. */
+  restart(engine?: FakeEngineOptions): Promise<Bench>;
 }
 
 interface Setup {
@@ -41,6 +42,7 @@ interface Setup {
   readonly budget?: Budget;
   readonly roles?: RoleSource;
   readonly stateDir?: string;
+  readonly log?: Logger;
 }
 
 export async function bench(setup: Setup = {}): Promise<Bench> {
@@ -68,7 +70,7 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
     connectors,
     region: 'us-east-1',
     accountId: '000000000000',
-    log: silentLogger,
+    log: setup.log ?? silentLogger,
     ...(setup.quotas !== undefined && { quotas: setup.quotas }),
     ...(setup.budget !== undefined && { budget: setup.budget }),
     ...(setup.concurrentBuilds !== undefined && { concurrentBuilds: setup.concurrentBuilds }),
@@ -107,9 +109,9 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
       for await (const chunk of log) chunks.push(chunk);
       return Buffer.concat(chunks).toString();
     },
-    restart: async () => {
+    restart: async (engine) => {
       await close();
-      return bench({ ...setup, stateDir });
+      return bench({ ...setup, ...(engine && { engine }), stateDir });
     },
     [Symbol.asyncDispose]: async () => {
       await close();

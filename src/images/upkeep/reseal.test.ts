@@ -4,6 +4,7 @@ import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
 import { BuildFailure } from '../../engine/index.ts';
+import { type Logger, silentLogger } from '../../lib/index.ts';
 import { ARN, type Bench, bench, INPUT } from '../test-bench.ts';
 
 const { name: _name, ...configuration } = INPUT;
@@ -161,4 +162,29 @@ test('damage of an earlier snapshot is not the version’s, damage of the one th
   assert.equal((await b.images.getVersion(ARN, '1.0')).state, 'SUCCESSFUL');
   b.engine.damage({ snapshotDir: b.images.snapshotDir(ARN, '1.0', 2), part: 'ram' });
   await until(b, async () => (await b.images.getVersion(ARN, '1.0')).state === 'FAILED');
+});
+
+test('a start says which versions do not fit this host, and the command that mends it', async () => {
+  const lines: [string, string, unknown][] = [];
+  const log: Logger = {
+    ...silentLogger,
+    child: () => log,
+    info: (fields, text) => void lines.push(['info', text, fields]),
+    warn: (fields, text) => void lines.push(['warn', text, fields]),
+  };
+  await using first = await bench({ log });
+  await built(first);
+  const disk = first.engine.disk;
+  disk.fits.set(first.images.snapshotDir(ARN, '1.0'), { kind: 'misfit', why: 'another QEMU' });
+  lines.length = 0;
+  await using _again = await first.restart({ disk });
+  const command = 'rekindle images reseal demo:1.0';
+  const told = lines.filter(([level]) => level === 'warn');
+  assert.deepEqual(told, [
+    [
+      'warn',
+      'a version cannot be launched on this host until it is sealed anew',
+      { imageArn: ARN, imageVersion: '1.0', why: 'another QEMU', command },
+    ],
+  ]);
 });
