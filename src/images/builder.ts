@@ -166,7 +166,7 @@ async function sealDisk(
   await mkdir(path.dirname(work.snapshotDir), { recursive: true });
   const egress = await egressOf(o, version);
   const lendCredentials = lenderOf(o.roles, version);
-  const sealed = await withDeadline(
+  const sealed = await untilEnded(
     'starting and sealing',
     SEAL_OVERHEAD_MS + (readiness.kind === 'hook' ? readiness.timeoutMs : readiness.graceMs),
     (deadline) =>
@@ -228,6 +228,27 @@ async function keptDisk(o: BuilderOptions, version: VersionRecord, work: Work): 
   return kept;
 }
 
+/** `withDeadline` for work that has a machine: called off, it is over when that has ended, or did not in a long time. */
+async function untilEnded<T>(
+  what: string,
+  timeoutMs: number,
+  work: (signal: AbortSignal) => Promise<T>,
+  options: { signal: AbortSignal },
+): Promise<T> {
+  let working: Promise<unknown> = Promise.resolve();
+  const begin = (signal: AbortSignal) => {
+    const begun = work(signal);
+    working = begun.catch(() => {});
+    return begun;
+  };
+  try {
+    return await withDeadline(what, timeoutMs, begin, options);
+  } catch (error) {
+    await withDeadline(`ending ${what}`, CALL_OFF_MS, () => working).catch(() => {});
+    throw error;
+  }
+}
+
 async function buildDisk(
   o: BuilderOptions,
   version: VersionRecord,
@@ -254,7 +275,7 @@ async function buildDisk(
   // Layers of somebody else's Dockerfile are nothing to build on: it may have had the builder for itself.
   const cacheOwner = askerOf(version, o.accountId);
   try {
-    return await withDeadline(
+    return await untilEnded(
       'the container image build',
       o.buildTimeoutMs + CALL_OFF_MS,
       (deadline) =>

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { describe, it } from 'node:test';
@@ -98,15 +99,39 @@ describe('deleting what is being built', () => {
 
   it('is taken up by the next server when this one is killed meanwhile', async () => {
     await using before = await bench();
-    before.engine.hold('build', { deaf: true });
+    before.engine.hold('build');
+    const deleteSnapshot = before.engine.deleteSnapshot.bind(before.engine);
+    let calls = 0;
+    // The build's own clearing up comes first, then the removal that this server does not get through with.
+    before.engine.deleteSnapshot = (dir) => (calls++ === 0 ? deleteSnapshot(dir) : new Promise(() => {}));
     await before.images.create(INPUT);
     await said(before, 'building the container image');
     await before.images.delete(ARN);
-    before.engine.abandon();
-    const coming = before.restart();
-    await using after = await coming;
+    await using after = await before.restart();
     await gone(after, () => after.images.get(ARN));
     await nothingIsLeft(after);
+  });
+
+  it('waits for the end of the build’s machine before anything is said to be gone', async () => {
+    await using b = await bench();
+    const calledOff = Promise.withResolvers<void>();
+    const ended = Promise.withResolvers<void>();
+    b.engine.build = async (_request, { signal }) => {
+      await once(signal ?? AbortSignal.abort(), 'abort');
+      calledOff.resolve();
+      await ended.promise;
+      throw signal?.reason;
+    };
+    await b.images.create(INPUT);
+    await said(b, 'building the container image');
+    await b.images.delete(ARN);
+    await calledOff.promise;
+    for (let i = 0; i < 5; i++) await b.clock.advance(100);
+    assert.equal((await b.images.get(ARN)).state, 'DELETING');
+    assert.equal((await readdir(path.join(b.stateDir, 'builds'))).length, 1, 'its work folder is still its own');
+    ended.resolve();
+    await gone(b, () => b.images.get(ARN));
+    await nothingIsLeft(b);
   });
 
   it('ends what follows its log', async () => {
