@@ -125,6 +125,8 @@ class Delivery implements AnswerSink {
   /** The answer came to its end, or will not. */
   #hasAnswer = false;
   #isSending = false;
+  /** What was read of a body is gone: such a request can't be sent again. */
+  #hasReadBody = false;
 
   constructor(client: ClientSide, target: Target, around: Surroundings, gone: Gone) {
     this.#gone = gone;
@@ -144,6 +146,7 @@ class Delivery implements AnswerSink {
     const { promise, resolve } = Promise.withResolvers<Failure | undefined>();
     this.#over = resolve;
     this.#underWay = underWay;
+    this.#hasAnswer = false;
     const { request } = this.#client;
     let outgoing: Outgoing;
     try {
@@ -191,13 +194,15 @@ class Delivery implements AnswerSink {
 
   failed(error: Error, isRepeatable: boolean): void {
     this.#hasAnswer = true;
-    if (!this.#client.hasAnswered) return void this.#finish({ error, isRepeatable, isUnreached: false });
+    if (!this.#client.hasAnswered)
+      return void this.#finish({ error, isRepeatable: isRepeatable && !this.#hasReadBody, isUnreached: false });
     this.#client.failed(error, false);
     this.#finish(undefined);
   }
 
   #sendBody(outgoing: Outgoing): void {
     this.#isSending = true;
+    this.#hasReadBody = true;
     outgoing.onDrain(() => this.#client.resumeBody());
     const { clock } = this.#around;
     if (this.#client.request.expectsContinue) {

@@ -140,7 +140,8 @@ test('a client that only opens streams to reset them is sent away', async () => 
     frames.push(frame(RST_STREAM, 0, stream, Buffer.from([0, 0, 0, constants.NGHTTP2_CANCEL])));
   }
   raw.socket.write(Buffer.concat(frames));
-  assert.equal(await raw.goaway, constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  // A client that is still sending may find its connection cut before it reads why (-1).
+  assert.ok([constants.NGHTTP2_ENHANCE_YOUR_CALM, -1].includes(await raw.goaway));
   assert.equal(bench.traffic.wakes, 0);
   assert.equal((await toldOf(bench.connect().request({ 'x-aws-proxy-auth': bench.token }))).status, 200);
 });
