@@ -38,7 +38,7 @@ test('a result becomes a container config', async () => {
     Env: ['A=b', 'nonsense'],
     WorkingDir: '/app',
     User: '1000',
-    ExposedPorts: { '8080/tcp': {}, '99999/tcp': {} },
+    ExposedPorts: { '53/udp': {}, '8080/tcp': {}, '99999/tcp': {} },
   };
   assert.deepEqual(await read(resultOf({ config, usedBytes: 5 })), {
     config: {

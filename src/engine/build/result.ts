@@ -41,7 +41,8 @@ export async function resultBytes(file: FileHandle): Promise<Buffer> {
 
 /** From the `config` object of an OCI image. */
 function containerConfig(config: Record<string, unknown>): ContainerConfig {
-  const ports = Object.keys(record(config.ExposedPorts ?? {})).map((key) => Number.parseInt(key, 10));
+  const exposed = Object.keys(record(config.ExposedPorts ?? {})).filter((key) => !/\/(udp|sctp)$/i.test(key));
+  const ports = exposed.map((key) => Number.parseInt(key, 10));
   return {
     entrypoint: strings(config.Entrypoint),
     cmd: strings(config.Cmd),
