@@ -4,9 +4,16 @@ import { request } from 'node:http';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { loadConfig } from '../../src/config.ts';
-import { createEngine, type Egress, type Engine, loadRuntime, type Machine } from '../../src/engine/index.ts';
+import {
+  createEngine,
+  type Egress,
+  type Engine,
+  loadRuntime,
+  type Machine,
+  openRegistries,
+} from '../../src/engine/index.ts';
 import { createLogger, messageOf, randomIds, systemClock } from '../../src/lib/index.ts';
-import type { Answer, Calls, Question, Setting } from './remote-engine.ts';
+import type { Answer, Built, Calls, Question, Setting } from './remote-engine.ts';
 
 const PORT = 8080;
 const APP = `
@@ -38,27 +45,17 @@ const calls: Calls = {
   async open(setting: Setting) {
     ({ stateDir } = setting);
     const log = createLogger('debug');
-    const { network } = setting;
-    engine = await createEngine({ runtime, stateDir, cacheDir, log, clock: systemClock, ids: randomIds, network });
+    const { network, registriesFile } = setting;
+    const registries = registriesFile === undefined ? {} : { registries: await openRegistries(registriesFile, log) };
+    const common = { runtime, stateDir, cacheDir, log, clock: systemClock, ids: randomIds };
+    engine = await createEngine({ ...common, network, ...registries });
   },
   async build(dockerfile, egress) {
-    const work = path.join(stateDir, 'build');
-    const contextDir = path.join(work, 'context');
-    await mkdir(contextDir, { recursive: true });
-    await writeFile(path.join(contextDir, 'Dockerfile'), dockerfile);
-    let log = '';
-    const onLog = (chunk: Buffer) => {
-      log += chunk.toString();
-    };
-    const request = { buildId: 'build', contextDir, cacheOwner: 'test', outDir: path.join(work, 'out'), onLog };
-    try {
-      await engine.build({ ...request, ...given(egress) }, {});
-    } catch (error) {
-      log += `${messageOf(error)}\n`;
-    } finally {
-      await rm(work, { recursive: true, force: true });
-    }
-    return log;
+    return (await build({ Dockerfile: Buffer.from(dockerfile) }, egress)).log;
+  },
+  async buildContext(files, egress) {
+    const decoded = Object.entries(files).map(([name, text]) => [name, Buffer.from(text, 'base64')] as const);
+    return build(Object.fromEntries(decoded), egress);
   },
   async seal(capabilities, egress) {
     const config = {
@@ -111,6 +108,29 @@ const calls: Calls = {
     await engine[Symbol.asyncDispose]();
   },
 };
+
+async function build(files: Readonly<Record<string, Buffer>>, egress: Egress | null): Promise<Built> {
+  const work = path.join(stateDir, 'build');
+  const contextDir = path.join(work, 'context');
+  for (const [name, bytes] of Object.entries(files)) {
+    const file = path.join(contextDir, name);
+    await mkdir(path.dirname(file), { recursive: true });
+    await writeFile(file, bytes);
+  }
+  let log = '';
+  const onLog = (chunk: Buffer) => {
+    log += chunk.toString();
+  };
+  const request = { buildId: 'build', contextDir, cacheOwner: 'test', outDir: path.join(work, 'out'), onLog };
+  try {
+    const { config } = await engine.build({ ...request, ...given(egress) }, {});
+    return { log, config };
+  } catch (error) {
+    return { log: `${log}${messageOf(error)}\n`, config: null };
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
 
 async function timed(id: string, start: () => Promise<Machine>): Promise<number> {
   const startedAt = performance.now();

@@ -6,12 +6,21 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import type { Egress, FlowRecord, NetworkSettings } from '../../src/engine/index.ts';
+import type { ContainerConfig, Egress, FlowRecord, NetworkSettings } from '../../src/engine/index.ts';
 import type { Namespace } from './network.ts';
 
 export interface Setting {
   readonly stateDir: string;
   readonly network: NetworkSettings;
+  /** Of the operator; absent: none. */
+  readonly registriesFile?: string;
+}
+
+export interface Built {
+  /** Its last line says why it failed, if it did. */
+  readonly log: string;
+  /** Null when it failed. */
+  readonly config: ContainerConfig | null;
 }
 
 /** What the process on the other side does; everything in it can be sent. */
@@ -19,6 +28,8 @@ export interface Calls {
   open(setting: Setting): Promise<void>;
   /** Builds a Dockerfile and throws the disk away; resolves with the log, whose last line says why it failed, if it did. */
   build(dockerfile: string, egress: Egress | null): Promise<string>;
+  /** The same for a whole context: files by path with their text in base64. */
+  buildContext(files: Readonly<Record<string, string>>, egress: Egress | null): Promise<Built>;
   /** A snapshot of the app that all guests run. */
   seal(capabilities: 'default' | 'all', egress: Egress | null): Promise<void>;
   /** Resolves with how long it took, in ms. */
@@ -99,6 +110,7 @@ const CALLS: (keyof Calls)[] = [
   ...([
     'open',
     'build',
+    'buildContext',
     'seal',
     'launch',
     'suspend',
