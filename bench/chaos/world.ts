@@ -3,7 +3,7 @@
  * from the seed; what depends on timing does not repeat exactly, but the pressure does.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { type LambdaMicrovms, paginateListMicrovms } from '@aws-sdk/client-lambda-microvms';
+import { LambdaMicrovms, paginateListMicrovms } from '@aws-sdk/client-lambda-microvms';
 import { type EndpointClient, endpointClient } from '../../test/support/endpoint.ts';
 import { buildImage, zipped } from '../../test/support/images.ts';
 import { startServer, type TestServer } from '../../test/support/server.ts';
@@ -42,6 +42,8 @@ export class World implements AsyncDisposable {
   isDiskFull = false;
   readonly #logs: string[] = [];
   #server: TestServer;
+  /** Instead of the server's own, once the clock was set. */
+  #client: LambdaMicrovms | undefined;
   #imageArn = '';
   #builds = 0;
 
@@ -69,7 +71,7 @@ export class World implements AsyncDisposable {
   }
 
   api(): LambdaMicrovms {
-    return this.#server.microvms;
+    return this.#client ?? this.#server.microvms;
   }
 
   /** What the last servers said. */
@@ -120,9 +122,15 @@ export class World implements AsyncDisposable {
     return listed;
   }
 
-  /** The SDK signs with the time it believes the server has, and once more at most with another. */
+  /** The SDK signs with the time it believes the server has: after a jump a client that never saw another is needed. */
   forgetClockSkew(): void {
-    this.api().config.systemClockOffset = 0;
+    const { env } = this.#server;
+    this.#client?.destroy();
+    this.#client = new LambdaMicrovms({
+      endpoint: env.AWS_ENDPOINT_URL_LAMBDA_MICROVMS ?? '',
+      region: env.AWS_REGION ?? '',
+      credentials: { accessKeyId: env.AWS_ACCESS_KEY_ID ?? '', secretAccessKey: env.AWS_SECRET_ACCESS_KEY ?? '' },
+    });
   }
 
   /** What a call made whose answer was lost is there all the same. */
@@ -146,7 +154,10 @@ export class World implements AsyncDisposable {
 
   /** A client with a new token. */
   async reconnect(model: ModelMicrovm): Promise<void> {
-    const client = await endpointClient(this.#server, { microvmId: model.id, endpoint: model.endpoint });
+    const client = await endpointClient(
+      { ...this.#server, microvms: this.api() },
+      { microvmId: model.id, endpoint: model.endpoint },
+    );
     this.guests.get(model.id)?.client[Symbol.dispose]();
     this.guests.set(model.id, { model, client });
   }
@@ -229,6 +240,8 @@ export class World implements AsyncDisposable {
   /** A new server takes over from one that is at its end. */
   async revive(): Promise<void> {
     await this.#server[Symbol.asyncDispose]();
+    this.#client?.destroy();
+    this.#client = undefined;
     this.#logs.push(this.#server.log());
     if (this.#logs.length > LOGS) this.#logs.shift();
     try {
@@ -276,6 +289,7 @@ export class World implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { client } of this.guests.values()) client[Symbol.dispose]();
+    this.#client?.destroy();
     await this.#server[Symbol.asyncDispose]();
     // A server that hung or was killed leaves its machines, and they the disk busy.
     for (const pid of this.#remains()) {
