@@ -3,8 +3,9 @@
  * nobody can set alone. Machines and the gateway are started without its environment and keep the host's.
  */
 import { existsSync } from 'node:fs';
-import { rename, writeFile } from 'node:fs/promises';
+import { readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isAlive } from './processes.ts';
 
 export interface WallClock {
   /** For the server's process. */
@@ -17,6 +18,16 @@ export interface WallClock {
 const LIBRARIES = ['x86_64-linux-gnu', 'aarch64-linux-gnu'].map(
   (triplet) => `/usr/lib/${triplet}/faketime/libfaketime.so.1`,
 );
+
+const SHARED_MEMORY = '/dev/shm';
+
+/** What libfaketime leaves in shared memory of processes that were killed. */
+export async function sweepSharedMemory(): Promise<void> {
+  for (const name of await readdir(SHARED_MEMORY)) {
+    const [, pid] = /^(?:faketime_shm|sem\.faketime_sem)_(\d+)$/.exec(name) ?? [];
+    if (pid !== undefined && !isAlive(Number(pid))) await rm(join(SHARED_MEMORY, name), { force: true });
+  }
+}
 
 /** Undefined on a host without libfaketime (Debian: `apt-get install libfaketime`). */
 export async function wallClock(dir: string): Promise<WallClock | undefined> {
@@ -35,8 +46,6 @@ export async function wallClock(dir: string): Promise<WallClock | undefined> {
     FAKETIME_NO_CACHE: '1',
     FAKETIME_DONT_FAKE_MONOTONIC: '1',
     NO_FAKE_STAT: '1',
-    // A killed process would leave its shared memory behind.
-    FAKETIME_DISABLE_SHM: '1',
   };
   return { environment, set };
 }

@@ -12,7 +12,7 @@ import { chaosApp } from './app.ts';
 import { ModelImage, ModelMicrovm } from './model.ts';
 import { commandOf, gatewaysOf, processesNaming, vmmsOf } from './processes.ts';
 import type { Random } from './random.ts';
-import { type WallClock, wallClock } from './wall-clock.ts';
+import { sweepSharedMemory, type WallClock, wallClock } from './wall-clock.ts';
 
 const CALL_TIMEOUT_MS = 20_000;
 const MAX_MICROVMS = 4;
@@ -299,6 +299,7 @@ export class World implements AsyncDisposable {
         // gone already
       }
     }
+    if (this.clock !== undefined) await sweepSharedMemory();
   }
 }
 
