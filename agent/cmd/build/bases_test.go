@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -119,6 +120,23 @@ func TestErrorsOfBuildKitAreExplained(t *testing.T) {
 	} {
 		if got := explain(line); !strings.Contains(got, want) || want == "" && got != "" {
 			t.Errorf("%s is explained as %q", line, got)
+		}
+	}
+}
+
+func TestOfTheLogOnlyFailuresAreExplained(t *testing.T) {
+	const missing = "a.io/x:1: failed to resolve source metadata for a.io/x:1: no match for platform in manifest: not found\n"
+	for line, isExplained := range map[string]bool{
+		"ERROR: failed to solve: " + missing:              true,
+		"error: failed to run Build function: " + missing: true,
+		"#5 0.1 " + missing:                               false,
+	} {
+		log := buildLog{to: io.Discard}
+		if _, err := log.Write([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+		if (log.explanation != "") != isExplained {
+			t.Errorf("%q is explained as %q", line, log.explanation)
 		}
 	}
 }

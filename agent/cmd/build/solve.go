@@ -261,13 +261,23 @@ func (l *buildLog) line(line []byte) error {
 	if bytes.Contains(bytes.ToLower(line), []byte("no space left on device")) {
 		l.diskFull = true
 	}
-	if bytes.Contains(line, []byte("failed to solve")) || bytes.Contains(line, []byte("exec format error")) {
+	if isFailure(line) {
 		if text := explain(string(line)); text != "" {
 			l.explanation = text
 		}
 	}
 	_, err := l.to.Write(line)
 	return err
+}
+
+// isFailure tells what BuildKit says of a build that failed from what steps say.
+func isFailure(line []byte) bool {
+	for _, mark := range []string{"failed to solve", "failed to run Build function", "exec format error"} {
+		if bytes.Contains(line, []byte(mark)) {
+			return true
+		}
+	}
+	return false
 }
 
 // flush passes on a last line without an end.
