@@ -52,7 +52,7 @@ process.on('warning', (warning) => {
   if (warning.name === 'MaxListenersExceededWarning') crashes.push(String(warning.stack));
 });
 
-const b = await createEndpoints({ engine: { app }, limits: { headersMs: 500, keepAliveMs: 500, silentMs: 2000 } });
+const b = await createEndpoints({ engine: { app }, limits: { headersMs: 1500, keepAliveMs: 500, silentMs: 4000 } });
 const endpoints: Endpoint[] = [];
 for (let i = 0; i < MICROVMS; i++) endpoints.push(await b.run());
 const elsewhere = await createEndpoints();
