@@ -71,6 +71,8 @@ class LogsRoom implements Logs {
   #pendingBytes = 0;
   #flushTimer: Disposable | undefined;
   #sweepTimer: Disposable | undefined;
+  /** The file reached its bound and is not yet well below it. */
+  #isMakingRoom = false;
 
   constructor(options: LogsOptions) {
     this.#log = options.log;
@@ -370,8 +372,6 @@ class LogsRoom implements Logs {
     this.#db.shrink();
     return removed >= REMOVED_AT_ONCE || (this.#isMakingRoom && removed > 0);
   }
-
-  #isMakingRoom = false;
 
   #now(): number {
     return this.#clock.now();

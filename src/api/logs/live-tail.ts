@@ -4,7 +4,7 @@ import type { ServerResponse } from 'node:http';
 import { crc32 } from 'node:zlib';
 import { sleep } from '../../lib/index.ts';
 import type { TailEvent } from '../../logs/index.ts';
-import { groupArn, type LogsCall, nameOf } from './behaviours.ts';
+import { type LogsCall, nameOf } from './behaviours.ts';
 
 interface Input {
   readonly logGroupIdentifiers: readonly string[];
@@ -53,7 +53,7 @@ export async function sendLiveTail(response: ServerResponse, input: unknown, cal
       await send('sessionUpdate', {
         sessionMetadata: { sampled: events.length === MAX_EVENTS_PER_UPDATE },
         sessionResults: events.map((event) => ({
-          logGroupIdentifier: groupArn(call, event.group).split(':').slice(4).join(':').replace(':log-group', ''),
+          logGroupIdentifier: `${call.account}:${event.group}`,
           logStreamName: event.stream,
           message: event.message,
           timestamp: event.at,
