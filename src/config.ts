@@ -44,6 +44,8 @@ export interface Config {
   readonly memoryBudgetMiB: number | undefined;
   /** Of the build caches of all principals together; 0: none are kept. */
   readonly buildCacheGiB: number;
+  /** What a Dockerfile's run may take. */
+  readonly buildTimeoutSeconds: number;
   /** 32 random bytes in base64, under which suspended microVMs and their disks are encrypted. */
   readonly encryptionKeyFile: string | undefined;
   /** How microVMs' endpoints are told apart: a name for each behind one listener; undefined: a loopback port for each. */
@@ -251,6 +253,13 @@ export const SETTINGS = {
     help: 'disk that build caches may take together; those used least recently go first; 0: none are kept',
     fallback: '20',
   },
+  buildTimeout: {
+    flag: '--build-timeout',
+    env: 'REKINDLE_BUILD_TIMEOUT',
+    value: '<seconds>',
+    help: "how long an image's Dockerfile may run, at most an hour; then its build has failed",
+    fallback: '3600',
+  },
   encryptionKeyFile: {
     flag: '--encryption-key-file',
     env: 'REKINDLE_ENCRYPTION_KEY_FILE',
@@ -319,6 +328,7 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     checkpointSeconds: optional(raw('checkpointSeconds'), (found) => integer(found, 0, 86_400)) ?? 0,
     memoryBudgetMiB: optional(raw('memoryBudget'), (found) => integer(found, 512, 100_000_000)),
     buildCacheGiB: optional(raw('buildCache'), (found) => integer(found, 0, 100_000)) ?? 20,
+    buildTimeoutSeconds: optional(raw('buildTimeout'), (found) => integer(found, 1, 3600)) ?? 3600,
     encryptionKeyFile: optional(raw('encryptionKeyFile'), ({ value }) => resolve(value)),
     quotas: quotas(raw('quotas'), region),
     roles: optional(raw('roles'), path),

@@ -147,6 +147,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       region,
       accountId: account,
       log: log.child({ room: 'images' }),
+      buildTimeoutMs: config.buildTimeoutSeconds * 1000,
       logs,
       quotas,
       budget,
