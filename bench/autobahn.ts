@@ -119,7 +119,7 @@ async function openEndpoint(
     }),
     endpointIdOf: async () => undefined,
     wake: async () => machine,
-    exchange: () => ({ servedMs: 0, answered: () => {}, [Symbol.dispose]: () => {} }),
+    exchange: () => ({ servedMs: 0, active: () => {}, answered: () => {}, [Symbol.dispose]: () => {} }),
     activity: () => {},
   });
   const { port } = await ingress.open({ microvmId: ID, endpointId: 'endpoint-1', port: null, memoryMiB: 2048 });

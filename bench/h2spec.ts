@@ -73,7 +73,12 @@ async function openFront(stack: AsyncDisposableStack, dir: string): Promise<numb
   const engine = stack.use(createFakeEngine({ anySnapshot: true, app }));
   const machine = await engine.launch({ id: ID, snapshotDir: dir }, {});
   const upstreams = stack.use(new Upstreams(clock));
-  const exchange = () => ({ servedMs: Number.MAX_SAFE_INTEGER, answered: () => {}, [Symbol.dispose]: () => {} });
+  const exchange = () => ({
+    servedMs: Number.MAX_SAFE_INTEGER,
+    active: () => {},
+    answered: () => {},
+    [Symbol.dispose]: () => {},
+  });
   const microvms = { wake: async () => machine, activity: () => {}, exchange };
   const front = new Http2Front({
     limits,

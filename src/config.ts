@@ -38,6 +38,8 @@ export interface Config {
   readonly onShutdown: 'suspend' | 'terminate' | 'leave';
   /** How long that may take before the server ends anyway. */
   readonly shutdownSeconds: number;
+  /** What a suspend by API lets requests under way take at most. */
+  readonly suspendDrainSeconds: number;
   /** How often what runs is kept in case the host ends; 0: never. */
   readonly checkpointSeconds: number;
   /** Memory that microVMs may be promised together; undefined: the host's, less what others need. */
@@ -232,6 +234,13 @@ export const SETTINGS = {
     help: 'how long stopping may take at most',
     fallback: '30',
   },
+  suspendDrainSeconds: {
+    flag: '--suspend-drain-seconds',
+    env: 'REKINDLE_SUSPEND_DRAIN_SECONDS',
+    value: '<n>',
+    help: 'how long a suspend by API waits for requests under way; what is left then is cut',
+    fallback: '60',
+  },
   checkpointSeconds: {
     flag: '--checkpoint-seconds',
     env: 'REKINDLE_CHECKPOINT_SECONDS',
@@ -325,6 +334,7 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     logLevel: oneOf(raw('logLevel'), ['info', 'debug', 'warn', 'error', 'silent']),
     onShutdown: oneOf(raw('onShutdown'), ['suspend', 'terminate', 'leave']),
     shutdownSeconds: optional(raw('shutdownSeconds'), (found) => integer(found, 1, 3600)) ?? 30,
+    suspendDrainSeconds: optional(raw('suspendDrainSeconds'), (found) => integer(found, 0, 3600)) ?? 60,
     checkpointSeconds: optional(raw('checkpointSeconds'), (found) => integer(found, 0, 86_400)) ?? 0,
     memoryBudgetMiB: optional(raw('memoryBudget'), (found) => integer(found, 512, 100_000_000)),
     buildCacheGiB: optional(raw('buildCache'), (found) => integer(found, 0, 100_000)) ?? 20,

@@ -166,6 +166,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       log: log.child({ room: 'microvms' }),
       logs,
       memoryQuotaMiB: quotas.memoryMiB,
+      drainMs: config.suspendDrainSeconds * 1000,
       checkpointSeconds: config.checkpointSeconds,
       budget,
       pressureWatchMs: PRESSURE_WATCH_MS,

@@ -33,7 +33,7 @@ const traffic: Traffic = {
   activity: () => {
     lastActivity = performance.now();
   },
-  exchange: () => ({ servedMs: 0, answered: () => {}, [Symbol.dispose]: () => {} }),
+  exchange: () => ({ servedMs: 0, active: () => {}, answered: () => {}, [Symbol.dispose]: () => {} }),
 };
 const ingress = await createIngress({ tlsDir: folder, clock: systemClock, ids: randomIds, log: silentLogger });
 ingress.serve(traffic);

@@ -22,7 +22,7 @@ const traffic: Traffic = {
   endpointIdOf: async () => undefined,
   wake: async (id) => machines.get(id) ?? Promise.reject(new Error('no such machine')),
   activity: () => {},
-  exchange: () => ({ servedMs: 3_600_000, answered: () => {}, [Symbol.dispose]: () => {} }),
+  exchange: () => ({ servedMs: 3_600_000, active: () => {}, answered: () => {}, [Symbol.dispose]: () => {} }),
 };
 const ingress = await createIngress({
   tlsDir: folder,

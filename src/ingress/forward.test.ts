@@ -55,7 +55,7 @@ async function play(ways: readonly ((answer: AnswerSink) => Partial<BodySink>)[]
     microvms: {
       wake: async () => ({}) as Machine,
       activity: () => {},
-      exchange: () => ({ servedMs: 0, answered: () => {}, [Symbol.dispose]: () => {} }),
+      exchange: () => ({ servedMs: 0, active: () => {}, answered: () => {}, [Symbol.dispose]: () => {} }),
     },
     upstreams: { to: () => upstream },
     clock: systemClock,

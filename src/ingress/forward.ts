@@ -14,8 +14,8 @@ import { Patience } from './patience.ts';
 import { isMachineGone, type Upstreams } from './upstream.ts';
 
 export const MAX_HEADER_BYTES = 65_536;
-/** Bounds the wait for a launch or resume under way. */
-export const WAKE_TIMEOUT_MS = 60_000;
+/** For the case that a wake does not keep to its own bound. */
+export const WAKE_TIMEOUT_MS = 330_000;
 /** A client that waits for `100 Continue` gets it from us when the app said nothing until then. */
 const CONTINUE_MS = 1000;
 /** A machine may be suspended between waking it and connecting to it; more often than this it is not bad luck. */
@@ -227,7 +227,7 @@ class Delivery implements AnswerSink {
   }
 
   #active(): void {
-    this.#around.microvms.activity(this.#target.microvmId);
+    this.#underWay?.active();
   }
 
   #stopWaiting(): void {

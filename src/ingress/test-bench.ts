@@ -75,9 +75,10 @@ export class FakeTraffic implements Traffic {
   /** Since the machine began to serve; a long time, unless a test says otherwise. */
   servedMs = 3_600_000;
 
-  exchange(_microvmId: string): UnderWay {
+  exchange(microvmId: string): UnderWay {
     this.underWay++;
-    return { servedMs: this.servedMs, answered: () => {}, [Symbol.dispose]: () => void this.underWay-- };
+    const active = () => this.activity(microvmId);
+    return { servedMs: this.servedMs, active, answered: () => {}, [Symbol.dispose]: () => void this.underWay-- };
   }
 
   activity(microvmId: string): void {

@@ -54,7 +54,9 @@ function variants(state: State): Microvm[] {
       case 'EXITED':
         return [{ ...base, state, exitCode: 3, exitedAt: START }];
       case 'SUSPENDING':
-        return [true, false].map((thenResume) => ({ ...base, state, cause: 'request' as const, thenResume }));
+        return (['request', 'idle', 'pressure'] as const).flatMap((cause) =>
+          [true, false].map((thenResume) => ({ ...base, state, cause, thenResume })),
+        );
       case 'SUSPENDED':
       case 'RESUMING':
         return [{ ...base, state, suspendedAt: START, remark: 'r' }];
@@ -76,6 +78,7 @@ function events(type: EventType): Event[] {
       return [
         { type, cause: 'request' },
         { type, cause: 'idle' },
+        { type, cause: 'pressure' },
       ];
     case 'resume':
     case 'terminate':
@@ -94,6 +97,7 @@ function events(type: EventType): Event[] {
       return epochs.map((of) => ({ type, epoch: of, reason: 'broken' }));
     case 'launched':
     case 'suspended':
+    case 'suspend-called-off':
     case 'resumed':
     case 'lost':
       return epochs.map((of) => ({ type, epoch: of }));

@@ -59,9 +59,11 @@ export type Exited = Common & {
   /** Elapsed time. */
   readonly exitedAt: number;
 };
+/** Somebody asked for it, nothing moved for long, or the host's memory runs short. */
+export type SuspendCause = 'request' | 'idle' | 'pressure';
 export type Suspending = Common & {
   readonly state: 'SUSPENDING';
-  readonly cause: 'request' | 'idle';
+  readonly cause: SuspendCause;
   /** Somebody asked for it again meanwhile. */
   readonly thenResume: boolean;
 };
@@ -98,7 +100,7 @@ export interface Moment {
 
 /** What callers and time ask for. */
 type Command =
-  | { readonly type: 'suspend'; readonly cause: 'request' | 'idle' }
+  | { readonly type: 'suspend'; readonly cause: SuspendCause }
   | { readonly type: 'resume' }
   | { readonly type: 'terminate' }
   /** The moment `dueAt` names has come. */
@@ -111,6 +113,8 @@ type MachineEvent = { readonly epoch: number } & (
   | { readonly type: 'launched' }
   | { readonly type: 'launch-failed'; readonly reason: string }
   | { readonly type: 'suspended' }
+  /** Traffic came before anything was done to it. GUESS: idle-called-off */
+  | { readonly type: 'suspend-called-off' }
   /** It could not be saved and runs on. */
   | { readonly type: 'suspend-failed'; readonly detail: string }
   /** Its hook refused. */
@@ -144,6 +148,7 @@ export const TRANSITIONS = {
     'launch-failed': ['TERMINATING', 'stale'],
     suspend: ['refused', 'stale'],
     suspended: ['stale'],
+    'suspend-called-off': ['stale'],
     'suspend-failed': ['stale'],
     'suspend-refused': ['stale'],
     resume: ['kept'],
@@ -163,6 +168,7 @@ export const TRANSITIONS = {
     'launch-failed': ['stale'],
     suspend: ['SUSPENDING', 'TERMINATING'],
     suspended: ['stale'],
+    'suspend-called-off': ['stale'],
     'suspend-failed': ['stale'],
     'suspend-refused': ['stale'],
     resume: ['kept'],
@@ -182,6 +188,7 @@ export const TRANSITIONS = {
     'launch-failed': ['stale'],
     suspend: ['refused', 'stale'],
     suspended: ['stale'],
+    'suspend-called-off': ['stale'],
     'suspend-failed': ['stale'],
     'suspend-refused': ['stale'],
     resume: ['kept'],
@@ -201,6 +208,7 @@ export const TRANSITIONS = {
     'launch-failed': ['stale'],
     suspend: ['kept', 'SUSPENDING', 'stale'],
     suspended: ['SUSPENDED', 'RESUMING', 'stale'],
+    'suspend-called-off': ['RUNNING', 'stale'],
     'suspend-failed': ['RUNNING', 'stale'],
     'suspend-refused': ['TERMINATING', 'stale'],
     resume: ['SUSPENDING', 'kept'],
@@ -220,6 +228,7 @@ export const TRANSITIONS = {
     'launch-failed': ['stale'],
     suspend: ['kept', 'stale'],
     suspended: ['stale'],
+    'suspend-called-off': ['stale'],
     'suspend-failed': ['stale'],
     'suspend-refused': ['stale'],
     resume: ['RESUMING'],
@@ -239,6 +248,7 @@ export const TRANSITIONS = {
     'launch-failed': ['stale'],
     suspend: ['refused', 'stale'],
     suspended: ['stale'],
+    'suspend-called-off': ['stale'],
     'suspend-failed': ['stale'],
     'suspend-refused': ['stale'],
     resume: ['kept'],
@@ -258,6 +268,7 @@ export const TRANSITIONS = {
     'launch-failed': ['stale'],
     suspend: ['refused', 'stale'],
     suspended: ['stale'],
+    'suspend-called-off': ['stale'],
     'suspend-failed': ['stale'],
     'suspend-refused': ['stale'],
     resume: ['refused'],
@@ -277,6 +288,7 @@ export const TRANSITIONS = {
     'launch-failed': ['stale'],
     suspend: ['refused', 'stale'],
     suspended: ['stale'],
+    'suspend-called-off': ['stale'],
     'suspend-failed': ['stale'],
     'suspend-refused': ['stale'],
     resume: ['refused'],
@@ -325,6 +337,11 @@ export function apply(record: Microvm, event: Event, at: Moment): Outcome {
     case 'launched':
     case 'resumed':
       return moved({ ...commonOf(record), state: 'RUNNING', suspendFailure: null });
+    case 'suspend-called-off':
+      // What was asked for by a caller meanwhile stands.
+      return record.state === 'SUSPENDING' && record.cause === 'idle'
+        ? moved({ ...commonOf(record), state: 'RUNNING', suspendFailure: null })
+        : { kind: 'stale' };
     case 'suspend-failed':
       return moved({ ...commonOf(record), state: 'RUNNING', suspendFailure: event.detail });
     case 'suspend':
@@ -403,16 +420,17 @@ function lifetimeEndOf(record: Microvm): number {
 }
 
 /** A suspend that was not asked for by a caller is never refused, only too late. */
-function suspend(record: Microvm, cause: 'request' | 'idle'): Outcome {
+function suspend(record: Microvm, cause: SuspendCause): Outcome {
   if (record.state === 'RUNNING') {
     // 0 means: end instead of suspend (documented).
     if (record.idlePolicy?.suspendedDurationSeconds === 0) return end(record, REASONS.allowance, true);
     return moved({ ...commonOf(record), state: 'SUSPENDING', cause, thenResume: false });
   }
-  if (cause === 'idle') return { kind: 'stale' };
+  if (cause !== 'request') return { kind: 'stale' };
   if (record.state === 'SUSPENDED') return { kind: 'kept' };
   if (record.state === 'SUSPENDING') {
-    return record.thenResume ? moved({ ...record, thenResume: false }) : { kind: 'kept' };
+    const isAsked = record.cause === 'request' && !record.thenResume;
+    return isAsked ? { kind: 'kept' } : moved({ ...record, cause: 'request', thenResume: false });
   }
   return { kind: 'refused', error: refusal(record, 'suspended') };
 }

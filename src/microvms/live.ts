@@ -20,6 +20,8 @@ export interface Live {
 
 /** Pause before an idle microVM whose suspend could not be written down, or that owes an answer, is looked at again. */
 const RETRY_MS = 5000;
+/** A stream on which nothing moved for so long is silent, and cut by a suspend. GUESS: suspend-drain */
+const SILENT_MS = 5000;
 
 export class LiveMachines {
   readonly #clock: Clock;
@@ -99,30 +101,44 @@ export class LiveMachines {
 
   /** Something that should end before the microVM is suspended; disposing says that it did. */
   exchange(id: string): UnderWay {
-    const sinceMs = this.#live.get(id)?.servingSinceMs ?? Number.NEGATIVE_INFINITY;
     let exchanges = this.#exchanges.get(id);
     if (exchanges === undefined) {
-      exchanges = new Exchanges(() => this.#exchanges.delete(id));
+      exchanges = new Exchanges(this.#clock, () => this.#exchanges.delete(id));
       this.#exchanges.set(id, exchanges);
     }
-    return exchanges.begin(this.#clock.monotonicMs() - sinceMs);
+    return exchanges.begin(this.#live.get(id));
   }
 
   /** Whether a request waits for its answer, or something moved within the last `maxIdleMs`. */
   stirs(id: string, maxIdleMs: number): boolean {
     const live = this.#live.get(id);
-    if ((this.#exchanges.get(id)?.unanswered ?? 0) > 0) return true;
+    if (this.#exchanges.get(id)?.isOwing === true) return true;
     return live !== undefined && this.#clock.monotonicMs() - live.lastActivityMs < maxIdleMs;
   }
 
-  /** Resolves when no exchange is under way, at the latest after `timeoutMs`. */
+  /** Whether something is under way that a suspend would cut. */
+  isBusy(id: string): boolean {
+    return this.#exchanges.get(id)?.isBusy === true;
+  }
+
+  /** Resolves when nothing is under way that a suspend would cut, at the latest after `timeoutMs`. */
   async quiet(id: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
-    const exchanges = this.#exchanges.get(id);
-    if (exchanges === undefined || signal.aborted) return;
     const over = Promise.withResolvers<void>();
-    using _timer = this.#clock.after(timeoutMs, over.resolve);
-    signal.addEventListener('abort', () => over.resolve(), { once: true });
-    await Promise.race([exchanges.ended, over.promise]);
+    let isOver = signal.aborted;
+    const end = () => {
+      isOver = true;
+      over.resolve();
+    };
+    using _timer = this.#clock.after(timeoutMs, end);
+    signal.addEventListener('abort', end, { once: true });
+    while (!isOver) {
+      const exchanges = this.#exchanges.get(id);
+      if (exchanges?.isBusy !== true) return;
+      // Those that go on may have fallen silent by then.
+      const later = Promise.withResolvers<void>();
+      using _later = this.#clock.after(SILENT_MS, later.resolve);
+      await Promise.race([exchanges.oneEnded, later.promise, over.promise]);
+    }
   }
 
   /** Resolves when the microVM serves. Whoever moves the record away from there calls `refuse`. */
@@ -178,41 +194,72 @@ export class LiveMachines {
 
 /** Exchanges of one microVM that are under way. */
 class Exchanges {
-  readonly #ended = Promise.withResolvers<void>();
+  readonly #clock: Clock;
+  readonly #onAllEnded: () => void;
+  readonly #open = new Set<Exchange>();
+  #oneEnded = Promise.withResolvers<void>();
+
+  constructor(clock: Clock, onAllEnded: () => void) {
+    this.#clock = clock;
+    this.#onAllEnded = onAllEnded;
+  }
+
+  /** The app has not begun to answer one of them. */
+  get isOwing(): boolean {
+    for (const { isOwing } of this.#open) if (isOwing) return true;
+    return false;
+  }
+
+  /** One of them waits for its answer, or moved a moment ago. */
+  get isBusy(): boolean {
+    const since = this.#clock.monotonicMs() - SILENT_MS;
+    for (const { isOwing, movedMs } of this.#open) if (isOwing || movedMs > since) return true;
+    return false;
+  }
+
+  /** Resolves when one of those open now has ended. */
+  get oneEnded(): Promise<void> {
+    return this.#oneEnded.promise;
+  }
+
+  begin(live: Live | undefined): UnderWay {
+    const exchange = new Exchange(this.#clock, live, () => {
+      if (!this.#open.delete(exchange)) return;
+      if (this.#open.size === 0) this.#onAllEnded();
+      this.#oneEnded.resolve();
+      this.#oneEnded = Promise.withResolvers();
+    });
+    this.#open.add(exchange);
+    return exchange;
+  }
+}
+
+class Exchange implements UnderWay {
+  readonly servedMs: number;
+  readonly #clock: Clock;
+  readonly #live: Live | undefined;
   readonly #onEnded: () => void;
-  #count = 0;
-  /** Of these, the app has not begun to answer. */
-  unanswered = 0;
+  isOwing = true;
+  movedMs: number;
 
-  constructor(onEnded: () => void) {
+  constructor(clock: Clock, live: Live | undefined, onEnded: () => void) {
+    this.#clock = clock;
+    this.#live = live;
     this.#onEnded = onEnded;
+    this.movedMs = clock.monotonicMs();
+    this.servedMs = this.movedMs - (live?.servingSinceMs ?? Number.NEGATIVE_INFINITY);
   }
 
-  get ended(): Promise<void> {
-    return this.#ended.promise;
+  active(): void {
+    this.movedMs = this.#clock.monotonicMs();
+    if (this.#live !== undefined) this.#live.lastActivityMs = this.movedMs;
   }
 
-  begin(servedMs: number): UnderWay {
-    this.#count += 1;
-    this.unanswered += 1;
-    let open = true;
-    let waits = true;
-    const answered = () => {
-      if (waits) this.unanswered -= 1;
-      waits = false;
-    };
-    return {
-      servedMs,
-      answered,
-      [Symbol.dispose]: () => {
-        if (!open) return;
-        open = false;
-        answered();
-        this.#count -= 1;
-        if (this.#count > 0) return;
-        this.#onEnded();
-        this.#ended.resolve();
-      },
-    };
+  answered(): void {
+    this.isOwing = false;
+  }
+
+  [Symbol.dispose](): void {
+    this.#onEnded();
   }
 }

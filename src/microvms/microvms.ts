@@ -38,7 +38,7 @@ import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-tok
 import { FlowReaders } from './flows.ts';
 import { Ledger, type MicrovmRow } from './ledger.ts';
 import { dueAt, type Event, isTransient, type Microvm, type Moment, type Pending, type Running } from './lifecycle.ts';
-import { LiveMachines } from './live.ts';
+import { type Live, LiveMachines } from './live.ts';
 import { MemoryQuota } from './memory-quota.ts';
 import { Reconciler } from './reconciler.ts';
 import { claimOf, draftOf } from './run-rules.ts';
@@ -76,11 +76,11 @@ export interface MicrovmsOptions {
   readonly concurrentLaunches?: number;
   /** Default twice the CPUs. */
   readonly concurrentSuspends?: number;
-  /** How long a suspend by API waits for exchanges under way; default 5 s. GUESS: suspend-drain */
+  /** How long a suspend by API waits for requests under way; default 60 s. GUESS: suspend-drain */
   readonly drainMs?: number;
   /** Bounds one engine call; default 60 s. */
   readonly stepTimeoutMs?: number;
-  /** How long traffic is held while a microVM wakes; default 30 s. */
+  /** How long traffic is held at most while a microVM wakes; default 5 min: each step of a wake has its own bounds. GUESS: wake-limit */
   readonly wakeTimeoutMs?: number;
   /** How long an ended microVM's address still answers 502; default 60 s. GUESS: endpoint-linger */
   readonly endpointLingerMs?: number;
@@ -190,7 +190,7 @@ class MicrovmsRoom implements Microvms {
       concurrentLaunches: options.concurrentLaunches ?? 2 * availableParallelism(),
       concurrentSuspends: options.concurrentSuspends ?? 2 * availableParallelism(),
       stepTimeoutMs: this.#stepTimeoutMs,
-      drainMs: options.drainMs ?? 5000,
+      drainMs: options.drainMs ?? 60_000,
       isNewBoot: this.#elapsed.isNewBoot,
       onAdopted: (record, revision) => this.#serve(record, revision),
       collectLogsAfterMs: options.collectLogsAfterMs ?? 1000,
@@ -365,7 +365,7 @@ class MicrovmsRoom implements Microvms {
     const waiter = this.#live.waitFor(microvmId);
     try {
       await this.#rouse(microvmId, waiter);
-      const timeoutMs = this.#o.wakeTimeoutMs ?? 30_000;
+      const timeoutMs = this.#o.wakeTimeoutMs ?? 300_000;
       const { signal } = options;
       return await withDeadline('waking the microVM', timeoutMs, () => waiter.promise, { signal, clock: this.#clock });
     } catch (error) {
@@ -569,14 +569,15 @@ class MicrovmsRoom implements Microvms {
 
   /** Memory runs short: who was idle the longest makes room, of those that come back by themselves. */
   #relieve(): boolean {
+    const isBusy = ({ machine }: Live) => Number(this.#live.isBusy(machine.id));
     const idle = this.#live
       .all()
       .filter(({ serving }) => serving)
-      .toSorted((a, b) => a.lastActivityMs - b.lastActivityMs)[0];
+      .toSorted((a, b) => isBusy(a) - isBusy(b) || a.lastActivityMs - b.lastActivityMs)[0];
     if (idle === undefined) return false;
     const { id } = idle.machine;
     this.#log.warn({ microvmId: id }, "the host's memory runs short: suspending the microVM that was idle the longest");
-    this.#ledger.apply(id, { type: 'suspend', cause: 'idle' }).catch((error: unknown) => {
+    this.#ledger.apply(id, { type: 'suspend', cause: 'pressure' }).catch((error: unknown) => {
       this.#log.error({ microvmId: id, error: messageOf(error) }, 'it could not be suspended');
     });
     return true;

@@ -58,25 +58,6 @@ test('two resumes, and a resume beside traffic, start one machine', async () => 
   assert.equal(b.engine.calls.filter((call) => call === `resume ${id}`).length, 1);
 });
 
-test('a suspend by API lets an exchange end, but not for ever', async () => {
-  await using b = await bench();
-  const id = await b.run();
-  await b.until(id, 'RUNNING');
-  const exchange = b.microvms.exchange(id);
-  await b.microvms.suspend(id);
-  await b.clock.advance(4999);
-  assert.ok(!b.engine.calls.includes(`suspend ${id}`));
-  exchange[Symbol.dispose]();
-  await b.until(id, 'SUSPENDED');
-
-  await b.microvms.resume(id);
-  await b.until(id, 'RUNNING');
-  using _endless = b.microvms.exchange(id);
-  await b.microvms.suspend(id);
-  await b.clock.advance(5000);
-  await b.until(id, 'SUSPENDED');
-});
-
 test('an end does not wait for exchanges, also when a suspend does', async () => {
   await using b = await bench();
   const id = await b.run();

@@ -57,6 +57,9 @@ export interface ReconcilerOptions {
 /** Longest pause between attempts of a step that cannot be given up (cleaning up, writing an outcome). */
 const MAX_RETRY_MS = 60_000;
 
+/** A host whose memory runs short can't wait long. */
+const PRESSURE_DRAIN_MS = 5000;
+
 /** First pause before such a step is tried again. */
 const FIRST_RETRY_MS = 1000;
 
@@ -276,6 +279,11 @@ export class Reconciler implements AsyncDisposable {
       return;
     }
     if (signal.aborted) return;
+    if (saving.kind === 'called-off') {
+      log.debug({}, 'traffic came: its suspend is called off');
+      await this.#conclude(record, { type: 'suspend-called-off', epoch });
+      return;
+    }
     if (saving.kind === 'refused') {
       // A machine that came to its end during the hook announces that itself.
       if (!saving.exited) await this.#conclude(record, { type: 'suspend-refused', epoch, reason: saving.reason });
@@ -289,21 +297,30 @@ export class Reconciler implements AsyncDisposable {
   async #save(record: Suspending, machine: Machine, signal: AbortSignal) {
     let slot: Disposable;
     try {
-      // What is under way through the endpoint may end first. Not for an idle one, where nothing moved for a long time,
-      // unless a request came while that was written down.
-      const maxIdleMs = (record.idlePolicy?.maxIdleDurationSeconds ?? 0) * 1000;
-      const waits = record.cause === 'request' || this.#o.live.stirs(record.id, maxIdleMs);
-      if (waits) await this.#o.live.quiet(record.id, this.#o.drainMs, signal);
+      // What is under way through the endpoint may end first.
+      if (record.cause !== 'idle') await this.#o.live.quiet(record.id, this.#drainMsOf(record), signal);
       slot = await this.#suspends.acquire({ signal });
     } catch (error) {
       return { kind: 'failed', error } as const;
     }
     using _slot = slot;
+    if (this.#isIdleNoMore(record)) return { kind: 'called-off' } as const;
     await this.#o.checkpoints.ended(record.id);
     const hook = await this.#hook(machine, record, 'suspend', { signal });
     if (hook.kind === 'failed') return { ...hook, kind: 'refused' } as const;
     await this.#stopCollecting(machine);
-    return this.#call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
+    // Awaited here: its slot is held until it is done.
+    return await this.#call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
+  }
+
+  #drainMsOf({ cause }: Suspending): number {
+    return cause === 'pressure' ? Math.min(PRESSURE_DRAIN_MS, this.#o.drainMs) : this.#o.drainMs;
+  }
+
+  /** Traffic came while it was written down that it is idle. Not so when its hook may have been called already. */
+  #isIdleNoMore({ id, cause, idlePolicy }: Suspending): boolean {
+    if (cause !== 'idle' || this.#unsure.has(id)) return false;
+    return this.#o.live.isAwaited(id) || this.#o.live.stirs(id, (idlePolicy?.maxIdleDurationSeconds ?? 0) * 1000);
   }
 
   async #resume(record: Resuming, signal: AbortSignal): Promise<void> {

@@ -107,6 +107,8 @@ export type HoldingMicrovm = MicrovmItem & { readonly isMoving: boolean };
 export interface UnderWay extends Disposable {
   /** For how long the machine had served when the exchange began. */
   readonly servedMs: number;
+  /** Bytes of it moved; counts as activity of the microVM. */
+  active(): void;
   /** The app has begun to answer. Until then the microVM is not idle, however silent the connection. GUESS: idle-unanswered */
   answered(): void;
 }
