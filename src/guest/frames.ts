@@ -123,28 +123,28 @@ export class FrameDecoder {
 /** A frame without payload, or with one small enough to be copied. */
 export function encodeFrame(type: number, stream: number, payload: Buffer = NOTHING): Buffer {
   const frame = Buffer.allocUnsafe(HEADER_BYTES + payload.length);
-  writeHeader(frame, type, stream, payload.length);
+  writeHeader(frame, 0, type, stream, payload.length);
   payload.copy(frame, HEADER_BYTES);
   return frame;
 }
 
 export function encodeHeader(type: number, stream: number, length: number): Buffer {
   const header = Buffer.allocUnsafe(HEADER_BYTES);
-  writeHeader(header, type, stream, length);
+  writeHeader(header, 0, type, stream, length);
   return header;
 }
 
 export function encodeCredit(stream: number, bytes: number): Buffer {
   const frame = Buffer.allocUnsafe(HEADER_BYTES + 4);
-  writeHeader(frame, CREDIT, stream, 4);
+  writeHeader(frame, 0, CREDIT, stream, 4);
   frame.writeUInt32BE(bytes, HEADER_BYTES);
   return frame;
 }
 
-function writeHeader(frame: Buffer, type: number, stream: number, length: number): void {
-  frame.writeUInt32BE(type << 24, 0);
-  frame.writeUInt32BE(stream, 4);
-  frame.writeUInt32BE(length, 8);
+export function writeHeader(to: Buffer, at: number, type: number, stream: number, length: number): void {
+  to.writeUInt32BE(type << 24, at);
+  to.writeUInt32BE(stream, at + 4);
+  to.writeUInt32BE(length, at + 8);
 }
 
 /** Text of the guest's for a message or a log: cut, and on one line. */

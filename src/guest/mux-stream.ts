@@ -20,8 +20,8 @@ import {
 
 /** What a stream needs of its multiplexer. */
 export interface MuxOutput {
-  /** Sends a DATA frame; false when the channel has had enough for now. */
-  sendData(stream: MuxStream, chunk: Buffer): boolean;
+  /** Sends bytes as DATA; they are copied. */
+  sendData(stream: MuxStream, bytes: Buffer): void;
   sendControl(frame: Buffer): void;
   readonly isWritable: boolean;
   /** Calls the stream's `flush` at the next drain. */

@@ -6,13 +6,12 @@
  */
 import type { Writable } from 'node:stream';
 import { MachineError } from '../lib/index.ts';
+import { FrameWriter } from './frame-writer.ts';
 import {
   ACCEPT,
   CREDIT,
-  DATA,
   END,
   encodeFrame,
-  encodeHeader,
   FrameDecoder,
   INITIAL_CREDIT_BYTES,
   MAX_PAYLOAD_BYTES,
@@ -25,10 +24,6 @@ import {
 } from './frames.ts';
 import { BLOCK_BYTES, type MuxOutput, MuxStream } from './mux-stream.ts';
 
-/** Payloads up to this are copied behind their header: one buffer is cheaper than two in a writev. */
-const COPY_BYTES = 8192;
-/** So much is sent at once, not at the end of the turn. */
-const BULK_BYTES = 32_768;
 /** The other side stopped reading altogether while we kept opening streams. */
 const MAX_QUEUED_BYTES = 16 * 1024 * 1024;
 const MAX_STREAMS = 4096;
@@ -52,6 +47,7 @@ export interface MuxOptions {
 
 export class Mux implements MuxOutput {
   readonly #out: Writable;
+  readonly #writer: FrameWriter;
   readonly #decoder: FrameDecoder;
   readonly #onOpen: MuxOptions['onOpen'];
   readonly #streams = new Map<number, MuxStream>();
@@ -61,12 +57,6 @@ export class Mux implements MuxOutput {
   readonly #ended = Promise.withResolvers<Error>();
   #error: Error | undefined;
   #lastStream = 0;
-  #isCorked = false;
-  readonly #uncork = (): void => {
-    if (!this.#isCorked) return;
-    this.#isCorked = false;
-    this.#out.uncork();
-  };
   #heldBytes = 0;
   #strayAllowance = 0;
   /** performance.now() of the last bytes received. */
@@ -76,6 +66,7 @@ export class Mux implements MuxOutput {
 
   constructor(out: Writable, options: MuxOptions) {
     this.#out = out;
+    this.#writer = new FrameWriter(out);
     this.#onOpen = options.onOpen;
     this.#decoder = new FrameDecoder(options.side, {
       data: (stream, part) => this.#data(stream, part),
@@ -156,14 +147,10 @@ export class Mux implements MuxOutput {
     this.#ended.resolve(error);
   }
 
-  sendData(stream: MuxStream, chunk: Buffer): boolean {
-    if (this.#error !== undefined) return false;
-    if (chunk.length <= COPY_BYTES) this.#send(encodeFrame(DATA, stream.id, chunk));
-    else {
-      this.#send(encodeHeader(DATA, stream.id, chunk.length));
-      this.#send(chunk);
-    }
-    return !this.#out.writableNeedDrain;
+  sendData(stream: MuxStream, bytes: Buffer): void {
+    if (this.#error !== undefined) return;
+    this.#writer.data(stream.id, bytes);
+    this.#checkQueue();
   }
 
   sendControl(frame: Buffer): void {
@@ -238,19 +225,13 @@ export class Mux implements MuxOutput {
     if (this.#strayAllowance < 0) throw violation('frames for closed streams without end');
   }
 
-  /**
-   * What is sent while the event loop handles what came in leaves in one writev: the requests of many connections wake the guest
-   * once. Bulk does not wait.
-   */
-  #send(buffer: Buffer): void {
-    if (!this.#isCorked) {
-      this.#isCorked = true;
-      this.#out.cork();
-      setImmediate(this.#uncork);
-    }
-    this.#out.write(buffer);
-    if (this.#out.writableLength > MAX_QUEUED_BYTES) this.fail(violation('the guest does not read'));
-    else if (this.#out.writableLength >= BULK_BYTES) this.#uncork();
+  #send(frame: Buffer): void {
+    this.#writer.frame(frame);
+    this.#checkQueue();
+  }
+
+  #checkQueue(): void {
+    if (this.#writer.queuedBytes > MAX_QUEUED_BYTES) this.fail(violation('the guest does not read'));
   }
 
   #drained(): void {

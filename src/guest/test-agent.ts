@@ -31,7 +31,7 @@ export interface TestAgent extends AsyncDisposable {
   readonly sessions: number;
   /** Cuts the session as a VMM restart would. */
   hangUp(): void;
-  /** Raw bytes to the host. */
+  /** Raw bytes to the host, behind what streams send in this turn. */
   send(bytes: Buffer): void;
 }
 
@@ -77,7 +77,8 @@ class SocketAgent implements TestAgent {
   }
 
   send(bytes: Buffer): void {
-    this.#socket?.write(bytes);
+    const socket = this.#socket;
+    setImmediate(() => socket?.write(bytes));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
