@@ -32,5 +32,6 @@ export {
   type FakeGuest,
   type FakeOperation,
   type FakeShell,
+  freeze,
   restartHost,
 } from './vmm/fake/fake-engine.ts';

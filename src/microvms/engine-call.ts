@@ -9,7 +9,7 @@ export type Came<T> =
   | { readonly kind: 'done'; readonly value: T }
   | { readonly kind: 'failed'; readonly error: unknown }
   /** It ignores being told to stop; `late` may settle some day. */
-  | { readonly kind: 'stuck'; readonly late: Promise<T> };
+  | { readonly kind: 'stuck'; readonly late: Promise<T | undefined> };
 
 /** How long a call that was told to stop may take to do so. */
 const GRACE_MS = 5000;

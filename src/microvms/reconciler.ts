@@ -10,6 +10,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { Egress, Engine, LaunchRequest, Machine, MachineExit, ResumeRequest } from '../engine/index.ts';
 import { type Clock, DomainError, type Logger, MachineError, messageOf, Slots, withDeadline } from '../lib/index.ts';
+import { type Adopted, Adoptions } from './adoptions.ts';
 import type { AppLogs, LogCollection } from './app-log.ts';
 import type { Checkpoints } from './checkpoints.ts';
 import type { MachineCredentials } from './credentials.ts';
@@ -73,6 +74,9 @@ export class Reconciler implements AsyncDisposable {
   readonly #o: ReconcilerOptions;
   readonly #launches: Slots;
   readonly #suspends: Slots;
+  readonly #adoptions: Adoptions;
+  /** Machines of RUNNING records that are being taken over. */
+  readonly #returning = new Map<string, Promise<void>>();
   readonly #jobs = new Map<string, Job>();
   readonly #running = new Set<Promise<void>>();
   readonly #retries = new Map<string, { timer: Disposable; delayMs: number }>();
@@ -82,18 +86,25 @@ export class Reconciler implements AsyncDisposable {
   /** What came of steps and could not be written down yet. */
   readonly #conclusions = new Map<string, { readonly record: Microvm; readonly event: Event }>();
   /** Their launch or resume was given up and has not come back. */
-  readonly #stuck = new Map<string, Promise<Machine>>();
+  readonly #stuck = new Map<string, Promise<Machine | undefined>>();
   #disposed = false;
 
   constructor(options: ReconcilerOptions) {
     this.#o = options;
     this.#launches = new Slots(options.concurrentLaunches);
     this.#suspends = new Slots(options.concurrentSuspends);
+    this.#adoptions = new Adoptions({
+      ...options,
+      timeoutMs: options.stepTimeoutMs,
+      requestOf: (record, egress) => this.#requestOf(record, egress),
+      onStuck: (id, late) => this.#giveUp(id, late),
+    });
   }
 
   /** The record was written; does nothing for states that need no work. */
   kick(record: Microvm): void {
     if (this.#disposed) return;
+    if (record.state === 'TERMINATING') this.#adoptions.hurry(record.id);
     const job = this.#jobs.get(record.id);
     if (job === undefined) {
       if (isTransient(record)) this.#track(this.#drive(record));
@@ -104,12 +115,17 @@ export class Reconciler implements AsyncDisposable {
     if (ends && job.record.state !== record.state) job.stop.abort(new Error('the microVM is coming to its end'));
   }
 
-  /** At the start of a server: brings a record together with what is there. */
+  /**
+   * At the start of a server: brings a record together with what is there. Resolves when the record's state is right; its
+   * machine may still be on its way.
+   */
   async recover(row: MicrovmRow): Promise<void> {
     const { body: record, revision } = row;
     let found: Event | undefined;
     try {
       found = await this.#recall(record);
+      // Where this is another attempt, a step may have seen to it by now.
+      if ((await this.#o.ledger.rows.get(record.id))?.revision !== revision) return;
     } catch (error) {
       this.#retryLater(`${record.id} recall`, error, () => this.#recoverAgain(row));
       return;
@@ -121,13 +137,27 @@ export class Reconciler implements AsyncDisposable {
       return;
     }
     if (record.state !== 'RUNNING') return;
-    const machine = await this.#adopt(record);
-    if (machine === undefined) return this.#report(record.id, this.#lost(record));
+    const back = this.#goOn(record, revision).catch((error: unknown) => {
+      if (!this.#disposed)
+        logFailure(this.#o.log.child({ microvmId: record.id }), error, 'a machine was not taken over');
+    });
+    this.#returning.set(record.id, back);
+    this.#track(back.finally(() => this.#returning.delete(record.id)));
+  }
+
+  /** Its machine is where it was left. Steps for it wait until this has come back. */
+  async #goOn(record: Running, revision: number): Promise<void> {
+    const { id, epoch } = record;
+    const adopted = await this.#adopt(record);
+    if (adopted.kind !== 'machine') return this.#report(id, this.#lossOf(record, adopted));
+    const { machine } = adopted;
     // They would grow old.
-    if (!this.#o.checkpoints.wants(record)) await this.#forgetCheckpoints(record.id);
-    this.#o.live.add(machine, record.epoch);
-    this.#o.onAdopted(record, revision);
-    this.#watch(machine, record.epoch);
+    if (!this.#o.checkpoints.wants(record)) await this.#forgetCheckpoints(id);
+    if (this.#disposed) return this.#release(machine);
+    this.#o.live.add(machine, epoch);
+    // Somebody wanted something else of it meanwhile.
+    if (!this.#jobs.has(id)) this.#o.onAdopted(record, revision);
+    this.#watch(machine, epoch);
   }
 
   #recoverAgain({ id }: Pick<MicrovmRow, 'id'>): void {
@@ -183,14 +213,17 @@ export class Reconciler implements AsyncDisposable {
       const job: Job = { record: next, stop: new AbortController(), again: false };
       this.#jobs.set(id, job);
       try {
-        if (!(await this.#concludeAgain(next))) await this.#step(next, job.stop.signal);
+        const returning = this.#returning.get(id);
+        if (returning !== undefined) await returning;
+        else if (!(await this.#concludeAgain(next))) await this.#step(next, job.stop.signal);
         // A kick during the read may be about a later state than the one read.
         do {
           job.again = false;
           next = await this.#o.ledger.find(id);
         } while (job.again);
         // What it waits for was not written down yet: at once again would be for ever.
-        if (isDeepStrictEqual(next, job.record)) throw new Error(`the ${job.record.state} step changed nothing`);
+        if (returning === undefined && isDeepStrictEqual(next, job.record))
+          throw new Error(`the ${job.record.state} step changed nothing`);
         this.#forgetRetry(id);
         this.#unsure.delete(id);
       } catch (error) {
@@ -260,11 +293,13 @@ export class Reconciler implements AsyncDisposable {
   async #suspend(record: Suspending, signal: AbortSignal): Promise<void> {
     const { id, epoch } = record;
     const log = this.#o.log.child({ microvmId: id });
-    const machine = this.#readyMachine(record) ?? (await this.#whatIsLeft(record));
-    if (machine === 'saved' || machine === 'nothing') {
-      await this.#conclude(record, machine === 'saved' ? { type: 'suspended', epoch } : this.#lost(record));
+    const ready = this.#readyMachine(record);
+    const left = ready === undefined ? await this.#whatIsLeft(record) : ({ kind: 'machine', machine: ready } as const);
+    if (left.kind !== 'machine') {
+      await this.#conclude(record, left.kind === 'saved' ? { type: 'suspended', epoch } : this.#lossOf(record, left));
       return;
     }
+    const { machine } = left;
     const saving = await this.#save(record, machine, signal);
     if (saving.kind === 'done') {
       log.debug({ ...saving.value }, 'machine suspended');
@@ -327,13 +362,15 @@ export class Reconciler implements AsyncDisposable {
     const { id, epoch } = record;
     const ready = this.#readyMachine(record);
     if (ready !== undefined) return this.#serve(record, ready, 'resumed');
-    const left = this.#unsure.has(id) ? await this.#whatIsLeft(record) : 'saved';
-    if (left === 'nothing') {
-      await this.#conclude(record, this.#lost(record));
+    const left = this.#unsure.has(id) ? await this.#whatIsLeft(record) : SAVED;
+    if (left.kind === 'nothing' || left.kind === 'silent') {
+      await this.#conclude(record, this.#lossOf(record, left));
       return;
     }
     const coming =
-      left === 'saved' ? await this.#start('resume', record, signal) : ({ kind: 'done', value: left } as const);
+      left.kind === 'saved'
+        ? await this.#start('resume', record, signal)
+        : ({ kind: 'done', value: left.machine } as const);
     if (coming.kind !== 'done') {
       if (signal.aborted) return;
       // The engine voids what was saved before the guest runs its first instruction: while it is there, nothing is lost.
@@ -380,7 +417,10 @@ export class Reconciler implements AsyncDisposable {
   async #terminate(record: Terminating, signal: AbortSignal): Promise<void> {
     const { id } = record;
     let machine = this.#o.live.get(id)?.machine;
-    if (machine === undefined && record.terminateHook && this.#unsure.has(id)) machine = await this.#adopt(record);
+    if (machine === undefined && record.terminateHook && this.#unsure.has(id)) {
+      const adopted = await this.#adopt(record);
+      if (adopted.kind === 'machine') machine = adopted.machine;
+    }
     if (machine !== undefined) {
       if (record.terminateHook) await this.#hook(machine, record, 'terminate', { signal });
       await this.#collections.get(machine)?.finish();
@@ -398,35 +438,24 @@ export class Reconciler implements AsyncDisposable {
   }
 
   /** What an earlier attempt left, in this server or one before. */
-  async #whatIsLeft(record: Suspending | Resuming): Promise<Machine | 'saved' | 'nothing'> {
-    if (await this.#o.engine.isSuspended(record.id)) return 'saved';
-    const machine = await this.#adopt(record);
-    if (machine === undefined) return 'nothing';
-    if (record.state === 'SUSPENDING') {
-      this.#o.live.add(machine, record.epoch);
-      this.#watch(machine, record.epoch);
+  async #whatIsLeft(record: Suspending | Resuming): Promise<Adopted | typeof SAVED> {
+    if (await this.#o.engine.isSuspended(record.id)) return SAVED;
+    const adopted = await this.#adopt(record);
+    if (adopted.kind === 'machine' && record.state === 'SUSPENDING') {
+      this.#o.live.add(adopted.machine, record.epoch);
+      this.#watch(adopted.machine, record.epoch);
     }
-    return machine;
+    return adopted;
   }
 
-  #lost({ epoch }: Microvm): Event {
+  #lossOf({ epoch }: Microvm, { kind }: { kind: 'nothing' | 'silent' }): Event {
+    if (kind === 'silent') return { type: 'machine-ended', epoch, reason: TEXTS.silent };
     return { type: 'lost', epoch, withHost: this.#o.isNewBoot };
   }
 
-  /** The seam for engines whose machines outlive a server; undefined where there is none to take over. */
-  async #adopt(record: Microvm): Promise<Machine | undefined> {
-    const { engine } = this.#o;
-    if (engine.adopt === undefined) return undefined;
-    const came = await this.#call('adopt', (signal) =>
-      this.#o.egress.attach(record, async (egress) => engine.adopt?.(this.#requestOf(record, egress), { signal })),
-    );
-    if (came.kind === 'done') {
-      if (came.value !== undefined) await this.#o.credentials.give(came.value, record, 'taken over');
-      return came.value;
-    }
-    const error = came.kind === 'failed' ? came.error : new MachineError('timeout', 'taking it over took too long');
-    logFailure(this.#o.log.child({ microvmId: record.id }), error, 'a machine could not be taken over');
-    return undefined;
+  /** Of an engine whose machines outlive a server. Rejects when the server stops meanwhile. */
+  async #adopt(record: Microvm): Promise<Adopted> {
+    return this.#stuck.has(record.id) ? { kind: 'silent' } : this.#adoptions.adopt(record);
   }
 
   /** Launches or resumes. A machine that comes when nobody expects it any more is undone with all it left. */
@@ -467,10 +496,10 @@ export class Reconciler implements AsyncDisposable {
   }
 
   /** Its microVM ends now; whatever comes of the call later is undone. */
-  #giveUp(id: string, late: Promise<Machine>): void {
+  #giveUp(id: string, late: Promise<Machine | undefined>): void {
     this.#stuck.set(id, late);
-    const undo = async (machine: Machine) => {
-      await machine[Symbol.asyncDispose]();
+    const undo = async (machine: Machine | undefined) => {
+      await machine?.[Symbol.asyncDispose]();
       if (!this.#disposed) await this.#destroy(id);
     };
     late
@@ -535,22 +564,22 @@ export class Reconciler implements AsyncDisposable {
     const log = this.#o.log.child({ microvmId: machine.id });
     if (exit.kind === 'app') {
       log.info({ exitCode: exit.exitCode }, 'app exited');
-      this.#report(machine.id, { type: 'app-exited', epoch, exitCode: exit.exitCode });
+      void this.#report(machine.id, { type: 'app-exited', epoch, exitCode: exit.exitCode });
     } else {
       log.error(
         { message: exit.message, evidence: exit.evidence },
         exit.kind === 'guest' ? 'guest ended' : 'VMM ended unexpectedly',
       );
-      this.#report(machine.id, { type: 'machine-ended', epoch, reason: endOf(exit) });
+      void this.#report(machine.id, { type: 'machine-ended', epoch, reason: endOf(exit) });
     }
   }
 
-  /** Writes down what happened, for as long as it takes. */
-  #report(id: string, event: Event): void {
+  /** Writes down what happened, for as long as it takes; resolves after the first attempt. */
+  #report(id: string, event: Event): Promise<void> {
     const key = `${id} ${event.type}`;
-    this.#o.ledger.apply(id, event).then(
+    return this.#o.ledger.apply(id, event).then(
       () => this.#forgetRetry(key),
-      (error: unknown) => this.#retryLater(key, error, () => this.#report(id, event)),
+      (error: unknown) => this.#retryLater(key, error, () => void this.#report(id, event)),
     );
   }
 
@@ -610,7 +639,9 @@ export class Reconciler implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#disposed = true;
     for (const { timer } of this.#retries.values()) timer[Symbol.dispose]();
-    for (const job of this.#jobs.values()) job.stop.abort(new Error('the server is stopping'));
+    const reason = new Error('the server is stopping');
+    this.#adoptions.stop(reason);
+    for (const job of this.#jobs.values()) job.stop.abort(reason);
     await Promise.allSettled([...this.#running]);
     await Promise.allSettled(this.#o.live.all().map(({ machine }) => this.#release(machine)));
   }
@@ -624,7 +655,11 @@ const TEXTS = {
   stuck: 'The MicroVM could not be suspended and did not go on.',
   guestEnded: 'The operating system of the MicroVM stopped.',
   ended: 'The MicroVM stopped unexpectedly.',
+  silent: 'The MicroVM did not answer after the server was started again.',
 } as const;
+
+/** A complete suspended state is there. */
+const SAVED = { kind: 'saved' } as const;
 
 /** What was to be started from may be damaged: that is nothing another attempt mends. */
 function reasonOf(outcome: object, text: string): string {

@@ -24,6 +24,7 @@ export const NOT_STARTED = 'The MicroVM could not be started.';
 export const NOT_RESUMED = 'The MicroVM could not be resumed.';
 export const STUCK = 'The MicroVM could not be suspended and did not go on.';
 export const ENDED = 'The MicroVM stopped unexpectedly.';
+export const SILENT = 'The MicroVM did not answer after the server was started again.';
 /** Any failure of a hook. */
 export const HOOK = 'hook';
 const ANYTHING = 'anything';

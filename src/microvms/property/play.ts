@@ -12,6 +12,7 @@ import {
   Model,
   NOT_RESUMED,
   NOT_STARTED,
+  SILENT,
   STUCK,
   SUCCESS,
 } from './model.ts';
@@ -385,7 +386,7 @@ function causesOf(operation: Faulty | Held): string[] {
     case 'suspended':
       return [STUCK, HOOK];
     case 'adopt':
-      return [LOST];
+      return [LOST, SILENT];
     // What comes of a checkpoint is nobody's business while the host lives.
     case 'checkpoint':
     case 'checkpointed':

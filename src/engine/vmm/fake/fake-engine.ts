@@ -85,6 +85,8 @@ export interface FakeDisk {
   readonly machines: Map<string, Record<string, unknown> | null>;
   /** Machine id to the guest that runs, whatever server started it. */
   readonly processes: Map<string, FakeGuest>;
+  /** Machine id to when its VMM, which was stopped, goes on (see `freeze`). */
+  readonly frozen: Map<string, Gate>;
   /** Counts boots of the host. */
   boot: number;
   /** Machine id to the boot in which it ran last. */
@@ -149,6 +151,7 @@ export function createFakeDisk(): FakeDisk {
     fits: new Map(),
     machines: new Map(),
     processes: new Map(),
+    frozen: new Map(),
     boot: 1,
     ranIn: new Map(),
     checkpoints: new Map(),
@@ -160,6 +163,13 @@ export function createFakeDisk(): FakeDisk {
 export function restartHost(disk: FakeDisk): void {
   disk.boot += 1;
   disk.processes.clear();
+}
+
+/** Its VMM is stopped and answers nobody, until the result is disposed. `deaf`: who asks it cannot be called off either. */
+export function freeze(disk: FakeDisk, id: string, { deaf = false } = {}): Disposable {
+  const { promise: open, resolve } = Promise.withResolvers<void>();
+  disk.frozen.set(id, { open, deaf });
+  return { [Symbol.dispose]: resolve };
 }
 
 export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
@@ -442,6 +452,13 @@ class InMemoryEngine implements FakeEngine {
 
   async #adopt({ id, egress }: LaunchRequest, signal: AbortSignal | undefined): Promise<Machine | undefined> {
     await this.enter('adopt', id, signal);
+    const frozen = this.disk.frozen.get(id);
+    try {
+      await abortable(frozen?.open ?? Promise.resolve(), frozen?.deaf ? undefined : signal);
+    } catch (error) {
+      if (!this.leaving) this.disk.processes.delete(id);
+      throw error;
+    }
     const guest = this.disk.processes.get(id);
     if (guest === undefined) return undefined;
     this.egress.set(id, egress);
