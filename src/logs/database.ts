@@ -11,7 +11,16 @@ import { type Logger, messageOf } from '../lib/index.ts';
 /** What an event takes besides its message, indexes included; about. */
 export const EVENT_BYTES = 90;
 
-const GENERATION = 1;
+const GENERATION = 2;
+/** How far those who wrote into a stream had got. */
+const SOURCES = `
+CREATE TABLE sources (
+  stream_id INTEGER NOT NULL REFERENCES streams ON DELETE CASCADE,
+  id TEXT NOT NULL,
+  next INTEGER NOT NULL,
+  PRIMARY KEY (stream_id, id)
+) STRICT, WITHOUT ROWID;
+`;
 const SCHEMA = `
 CREATE TABLE groups (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, retention_days INTEGER) STRICT;
 CREATE TABLE streams (
@@ -36,8 +45,7 @@ CREATE INDEX events_of_group ON events (group_id, at, id);
 CREATE TRIGGER event_removed AFTER DELETE ON events BEGIN
   UPDATE streams SET bytes = bytes - octet_length(old.message) WHERE id = old.stream_id;
 END;
-PRAGMA user_version = ${GENERATION};
-`;
+${SOURCES}`;
 
 /** Opens or makes it. What cannot be read is put aside: logs are no reason not to start. */
 export function openLogDatabase(path: string, log: Logger): LogDatabase {
@@ -76,7 +84,8 @@ export class LogDatabase implements Disposable {
       database.exec('PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL');
       database.exec('PRAGMA foreign_keys = ON; PRAGMA journal_size_limit = 16777216');
       const generation = Number(database.prepare('PRAGMA user_version').get()?.user_version);
-      if (generation === 0) database.exec(`BEGIN; ${SCHEMA} COMMIT`);
+      const missing = { 0: SCHEMA, 1: SOURCES }[generation];
+      if (missing !== undefined) database.exec(`BEGIN; ${missing} PRAGMA user_version = ${GENERATION}; COMMIT`);
       else if (generation !== GENERATION) throw new Error(`the logs are of generation ${generation}`);
     } catch (error) {
       database.close();

@@ -12,6 +12,7 @@ export type {
   NewEvent,
   Position,
   ReadQuery,
+  ResumableSink,
   StreamQuery,
   StreamView,
   TailEvent,

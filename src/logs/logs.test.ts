@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { test } from 'node:test';
 import { silentLogger, TestClock } from '../lib/index.ts';
 import { createLogs, type Logs } from './index.ts';
@@ -116,17 +117,17 @@ test('events go when their retention is over', async () => {
   assert.equal(logs.groups({ limit: 1 })[0]?.storedBytes, 6);
 });
 
-test('a full file loses its oldest events, of whatever group, and stays below its bound', async () => {
+test('a full file loses the oldest events of the group that has the most, and stays below its bound', async () => {
   await using bench = await openBench({ maxBytes: 2_000_000 });
   await using logs = bench.open();
-  logs.sink('old', 'stream').write({ at: 1, message: 'the oldest' });
+  logs.sink('quiet', 'stream').write({ at: 1, message: 'the oldest' });
   const sink = logs.sink('group', 'stream');
   for (let n = 0; n < 20_000; n++) {
     sink.write({ at: n, message: `${n} ${'x'.repeat(200)}` });
     if (n % 1000 === 0) await bench.clock.advance(200);
   }
   await bench.clock.advance(1000);
-  assert.deepEqual(logs.read('old', 'stream', { limit: 1 }), []);
+  assert.deepEqual(texts(logs.read('quiet', 'stream', { limit: 1 })), ['the oldest']);
   const [first] = logs.read('group', 'stream', { limit: 1, fromHead: true });
   const [last] = logs.read('group', 'stream', { limit: 1 });
   assert.ok(Number(first?.message.split(' ')[0]) > 1000);
@@ -189,6 +190,55 @@ test('streams are listed by name or by their last event', async () => {
   assert.deepEqual(names({ orderBy: 'lastEvent', descending: true }), ['b', 'a', 'c']);
   assert.deepEqual(names({ offset: 1, limit: 1 }), ['b']);
   assert.deepEqual(names({ prefix: 'b' }), ['b']);
+});
+
+test('a burst is written in pieces, none of which holds others up for long', async () => {
+  await using bench = await openBench();
+  await using logs = bench.open();
+  logs.createGroup('group');
+  const stop = new AbortController();
+  const sizes: number[] = [];
+  const following = (async () => {
+    for await (const events of logs.tail(['group'], { signal: stop.signal })) sizes.push(events.length);
+  })();
+  await new Promise(setImmediate);
+  for (let turn = 0; turn < 5; turn++) {
+    fill(logs, bench.clock, 700);
+    await new Promise(setImmediate);
+  }
+  stop.abort();
+  await following;
+  assert.deepEqual(sizes, [1000, 1000, 1000]);
+});
+
+test('how far a source got is kept with what it wrote, for each source of a stream', async () => {
+  await using bench = await openBench();
+  {
+    await using logs = bench.open();
+    const [one, two] = [logs.resumableSink('group', 'stream', 'one'), logs.resumableSink('group', 'stream', 'two')];
+    assert.equal(one.next(), undefined);
+    for (const n of [4, 5, 6]) one.write({ at: 1, message: `one ${n}` }, n + 1);
+    two.write({ at: 1, message: 'two 0' }, 1);
+    assert.deepEqual([one.next(), two.next()], [7, 1]);
+  }
+  await using logs = bench.open();
+  assert.equal(logs.resumableSink('group', 'stream', 'one').next(), 7);
+  logs.deleteStream('group', 'stream');
+  assert.equal(logs.resumableSink('group', 'stream', 'one').next(), undefined);
+});
+
+test('a file of the generation before is taken over with what it holds', async () => {
+  await using bench = await openBench();
+  {
+    await using logs = bench.open();
+    fill(logs, bench.clock, 1);
+  }
+  const old = new DatabaseSync(bench.file);
+  old.exec('DROP TABLE sources; PRAGMA user_version = 1');
+  old.close();
+  await using logs = bench.open();
+  assert.deepEqual(texts(logs.read('group', 'stream', { limit: 1 })), ['line 0']);
+  assert.equal(logs.resumableSink('group', 'stream', 'one').next(), undefined);
 });
 
 test('a file that cannot be read is put aside', async () => {

@@ -1,9 +1,10 @@
 /**
  * The room behind its door: groups, streams, events and what keeps them bounded.
  *
- * What the server logs itself is collected for a moment and written as one transaction, so that a burst of lines costs little
- * and never holds requests up. Invariants: a page of answers is at most a MiB; the file stays below its bound, the oldest
- * events of all groups going first; an event that was read is never given another place.
+ * What the server logs itself is collected for a moment and written in transactions of bounded work, so that a burst of lines
+ * costs little and never holds requests up. Invariants: a page of answers is at most a MiB; the file stays below its bound,
+ * the oldest events of the group with the most going first; an event that was read is never given another place; how far a
+ * source got is written with its events.
  */
 import { type Clock, DomainError, type Logger, messageOf, systemClock } from '../lib/index.ts';
 import { EVENT_BYTES, type LogDatabase, openLogDatabase } from './database.ts';
@@ -19,6 +20,7 @@ import type {
   Logs,
   NewEvent,
   ReadQuery,
+  ResumableSink,
   StreamQuery,
   StreamView,
   TailEvent,
@@ -40,13 +42,14 @@ const MAX_PAGE_BYTES = 1024 * 1024;
 const EVENT_OVERHEAD = 26;
 /** How long lines of the server's own wait for others. */
 const COLLECT_MS = 100;
-/** Written at once when this much waits. */
-const MAX_PENDING_BYTES = 4 * 1024 * 1024;
+/** Written at once when this much waits: some ten milliseconds of work, for which requests wait. */
+const MAX_PENDING_BYTES = 1024 * 1024;
+const MAX_PENDING_EVENTS = 1_000;
 /** Events that one call of `filter` looks at, at most. */
 const MAX_SCANNED = 20_000;
 const SWEEP_MS = 60_000;
 /** Of one removal, so that requests get their turn. */
-const REMOVED_AT_ONCE = 5_000;
+const REMOVED_AT_ONCE = 2_000;
 /** What is removed at least when the file is full. */
 const ROOM_PART = 0.1;
 const MAX_MESSAGE_CHARACTERS = 256 * 1024;
@@ -54,6 +57,7 @@ const MAX_MESSAGE_CHARACTERS = 256 * 1024;
 interface Pending extends NewEvent {
   readonly group: string;
   readonly stream: string;
+  readonly source?: { readonly id: string; readonly next: number };
 }
 
 export function createLogs(options: LogsOptions): Logs {
@@ -175,15 +179,32 @@ class LogsRoom implements Logs {
   }
 
   sink(group: string, stream: string): LogSink {
+    return { write: (event) => this.#collect({ ...event, group, stream }) };
+  }
+
+  resumableSink(group: string, stream: string, id: string): ResumableSink {
     return {
-      write: ({ at, message }) => {
-        const kept = message.slice(0, MAX_MESSAGE_CHARACTERS);
-        this.#pending.push({ group, stream, at: Math.min(at, this.#now()), message: kept });
-        this.#pendingBytes += kept.length + EVENT_BYTES;
-        if (this.#pendingBytes > MAX_PENDING_BYTES) this.flush();
-        else this.#flushTimer ??= this.#clock.after(COLLECT_MS, () => this.flush());
+      next: () => {
+        this.flush();
+        const row = this.#db.get(
+          `SELECT next FROM sources JOIN streams ON streams.id = stream_id JOIN groups ON groups.id = group_id
+           WHERE sources.id = ? AND streams.name = ? AND groups.name = ?`,
+          id,
+          stream,
+          group,
+        );
+        return row === undefined ? undefined : Number(row.next);
       },
+      write: (event, next) => this.#collect({ ...event, group, stream, source: { id, next } }),
     };
+  }
+
+  #collect(event: Pending): void {
+    const message = event.message.slice(0, MAX_MESSAGE_CHARACTERS);
+    this.#pending.push({ ...event, at: Math.min(event.at, this.#now()), message });
+    this.#pendingBytes += message.length + EVENT_BYTES;
+    if (this.#pendingBytes > MAX_PENDING_BYTES || this.#pending.length >= MAX_PENDING_EVENTS) this.flush();
+    else this.#flushTimer ??= this.#clock.after(COLLECT_MS, () => this.flush());
   }
 
   flush(): void {
@@ -279,7 +300,8 @@ class LogsRoom implements Logs {
     const written: TailEvent[] = [];
     this.#db.transaction(() => {
       const bytes = new Map<number, number>();
-      for (const { group, stream, at, message } of events) {
+      const sources = new Map<string, { stream: number; id: string; next: number }>();
+      for (const { group, stream, at, message, source } of events) {
         const ids = this.#ensure(group, stream, ingestedAt);
         const id = this.#db.insert(
           'INSERT INTO events (group_id, stream_id, at, ingested_at, message) VALUES (?, ?, ?, ?, ?)',
@@ -291,6 +313,10 @@ class LogsRoom implements Logs {
         );
         bytes.set(ids.stream, (bytes.get(ids.stream) ?? 0) + Buffer.byteLength(message));
         written.push({ group, stream, at, id, message, ingestedAt });
+        if (source !== undefined) sources.set(`${ids.stream} ${source.id}`, { stream: ids.stream, ...source });
+      }
+      for (const { stream, id, next } of sources.values()) {
+        this.#db.run('INSERT OR REPLACE INTO sources (stream_id, id, next) VALUES (?, ?, ?)', stream, id, next);
       }
       for (const [stream, added] of bytes) {
         this.#db.run(
@@ -365,7 +391,9 @@ class LogsRoom implements Logs {
     this.#isMakingRoom = this.#db.usedBytes() > bound;
     if (this.#isMakingRoom) {
       removed += this.#db.run(
-        'DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?)',
+        // Who floods loses its own: each of the others keeps what it has until it has the most.
+        `DELETE FROM events WHERE id IN (SELECT id FROM events WHERE group_id =
+           (SELECT group_id FROM streams GROUP BY group_id ORDER BY sum(bytes) DESC LIMIT 1) ORDER BY at, id LIMIT ?)`,
         REMOVED_AT_ONCE,
       );
     }

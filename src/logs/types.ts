@@ -89,6 +89,14 @@ export interface LogSink {
   write(event: NewEvent): void;
 }
 
+/** One whose source counts what it wrote and can give the newest again: kept once each, also when the server was killed meanwhile. */
+export interface ResumableSink {
+  /** What was given with the last event that is kept; undefined: there is none. */
+  next(): number | undefined;
+  /** `next`: what the source goes on with after this event. */
+  write(event: NewEvent, next: number): void;
+}
+
 export interface Logs extends AsyncDisposable {
   /** @throws DomainError CONFLICT */
   createGroup(name: string): void;
@@ -112,6 +120,8 @@ export interface Logs extends AsyncDisposable {
   /** What arrives in these groups from now on, in batches, until the signal. @throws DomainError NOT_FOUND, INVALID */
   tail(groups: readonly string[], options: TailOptions): AsyncIterable<readonly TailEvent[]>;
   sink(group: string, stream: string): LogSink;
+  /** `source`: who writes there, for several may. */
+  resumableSink(group: string, stream: string, source: string): ResumableSink;
   /** Everything written until now can be read. */
   flush(): void;
 }

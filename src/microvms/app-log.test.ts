@@ -1,9 +1,40 @@
 import assert from 'node:assert/strict';
-import { readdir, stat } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
+import { silentLogger } from '../lib/index.ts';
+import { createLogs } from '../logs/index.ts';
+import { AppLogs, type Printer } from './app-log.ts';
 import type { LogLine } from './index.ts';
 import { bench } from './test-bench.ts';
+
+/** A guest's ring of lines with these cursors, which ends. */
+function printer(cursors: readonly number[], asked: number[] = []): Printer {
+  return {
+    id: 'microvm-1',
+    logs: async function* ({ cursor = 0 }) {
+      asked.push(cursor);
+      for (const n of cursors) if (n >= cursor) yield lineOf(n);
+    },
+  };
+}
+
+const lineOf = (cursor: number): LogLine => ({ cursor, at: 1000 + cursor, stream: 'stdout', text: `line ${cursor}` });
+
+async function openBoth() {
+  await using stack = new AsyncDisposableStack();
+  const folder = await mkdtemp(path.join(tmpdir(), 'rk-app-log-'));
+  stack.defer(() => rm(folder, { recursive: true }));
+  const logs = stack.use(createLogs({ file: path.join(folder, 'events.sqlite'), log: silentLogger }));
+  const sink = logs.resumableSink('group', 'stream', 'microvm-1');
+  const messages = () => logs.read('group', 'stream', { limit: 100, fromHead: true }).map(({ message }) => message);
+  const owned = stack.move();
+  return { folder, sink, messages, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+const kept = { hasEnded: async () => true };
 
 async function texts(lines: AsyncIterable<LogLine>): Promise<string[]> {
   const found: string[] = [];
@@ -51,4 +82,79 @@ test('the kept copy is bounded, and what is left continues by its cursors', asyn
     cursors,
     cursors.map((_, index) => 300 - cursors.length + index),
   );
+});
+
+test('lines that a guest had to drop are counted in the log', async () => {
+  await using both = await openBoth();
+  const appLogs = new AppLogs(both.folder, silentLogger, async () => both.sink);
+  await appLogs.collect(printer([0, 1, 6, 7])).finish();
+  assert.deepEqual(both.messages(), ['line 0', 'line 1', '[rekindle] 4 lines dropped', 'line 6', 'line 7']);
+});
+
+test('after a server that was killed each line is there once, in the kept copy and among the log events', async () => {
+  await using both = await openBoth();
+  for (const n of [0, 1, 2]) both.sink.write({ at: 1000 + n, message: `line ${n}` }, n + 1);
+  const written = [0, 1, 2, 3, 4].map((n) => JSON.stringify(lineOf(n))).join('\n');
+  await writeFile(path.join(both.folder, 'microvm-1.log'), `${written}\n{"cursor":5,"at":10`);
+  const appLogs = new AppLogs(both.folder, silentLogger, async () => both.sink);
+  const asked: number[] = [];
+  await appLogs.collect(printer([0, 1, 2, 3, 4, 5, 6], asked)).finish();
+  assert.equal(asked[0], 3);
+  const all = [0, 1, 2, 3, 4, 5, 6].map((n) => `line ${n}`);
+  assert.deepEqual(both.messages(), all);
+  assert.deepEqual(await texts(appLogs.read('microvm-1', kept)), all);
+});
+
+test('a follower who reads slowly misses what is not kept any more, and holds nothing up', async () => {
+  await using both = await openBoth();
+  const appLogs = new AppLogs(both.folder, silentLogger);
+  const follower = appLogs.read('microvm-1', { follow: true, hasEnded: async () => false })[Symbol.asyncIterator]();
+  const first = follower.next();
+  const printed = Promise.withResolvers<void>();
+  const machine: Printer = {
+    id: 'microvm-1',
+    logs: async function* () {
+      for (let n = 0; n < 4000; n++) yield { ...lineOf(n), text: 'x'.repeat(1000) };
+      printed.resolve();
+    },
+  };
+  const collection = appLogs.collect(machine);
+  await printed.promise;
+  await collection.stop();
+  appLogs.end('microvm-1');
+  const cursors = [(await first).value?.cursor];
+  for (let found = await follower.next(); found.done !== true; found = await follower.next()) {
+    cursors.push(found.value.cursor);
+  }
+  assert.equal(cursors.at(-1), 3999);
+  assert.ok(cursors.length < 3000, `${cursors.length} of 4,000 lines`);
+  assert.deepEqual(
+    cursors,
+    cursors.toSorted((a = 0, b = 0) => a - b),
+  );
+});
+
+test('a guest that prints without end is taken at a pace', async () => {
+  await using both = await openBoth();
+  let taken = 0;
+  const endless: Printer = {
+    id: 'microvm-1',
+    logs: async function* ({ signal }) {
+      while (signal?.aborted !== true) {
+        yield { ...lineOf(taken++), text: 'y' };
+        if (taken % 1000 === 0) await setImmediate();
+      }
+    },
+  };
+  const appLogs = new AppLogs(
+    both.folder,
+    silentLogger,
+    async () => undefined,
+    () => 0,
+  );
+  const collection = appLogs.collect(endless);
+  while (taken < 40_000) await setImmediate();
+  for (let turn = 0; turn < 2000; turn++) await setImmediate();
+  await collection.stop();
+  assert.ok(taken < 45_000, `${taken} lines`);
 });

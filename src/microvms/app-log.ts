@@ -3,20 +3,35 @@
  * and after it ended. One JSON line per line of output; when the file is full it becomes `<id>.log.1` and the one before
  * that is forgotten.
  *
- * Cursors are the machine's own: they go on over suspend and resume, and lines already kept are not kept twice.
+ * Cursors are the machine's own: they go on over suspend, resume and a restart of the server, and lines already kept are not
+ * kept twice. Guests print as fast as they like and the server takes so much of it: a machine whose turn has not come keeps
+ * its newest lines, and the cursors tell how many it had to drop.
  */
-import { appendFile, mkdir, readFile, rename, stat } from 'node:fs/promises';
+import { appendFile, mkdir, readFile, rename } from 'node:fs/promises';
 import path from 'node:path';
 import type { LogLine, Machine } from '../engine/index.ts';
-import { type Logger, messageOf, sleep } from '../lib/index.ts';
-import type { LogSink } from '../logs/index.ts';
+import { type Logger, messageOf, Pace, type PaceOptions, sleep } from '../lib/index.ts';
+import type { ResumableSink } from '../logs/index.ts';
 
 const MAX_FILE_BYTES = 1024 * 1024;
+/** What taking a line costs besides its bytes, in bytes that cost as much: short lines are what makes work. */
+const LINE_COST = 200;
+/** What one machine, and all of them together, may make the server take. A line costs some 10 µs: 8,000 and 20,000 a second. */
+const MACHINE_PACE: PaceOptions = { perSecond: 2 * 1024 * 1024, burst: 8 * 1024 * 1024 };
+const HOST_PACE: PaceOptions = { perSecond: 4 * 1024 * 1024, burst: 16 * 1024 * 1024 };
+/** Shorter waits are left for later: timers have their price too. */
+const MIN_WAIT_MS = 20;
+/** Lines that wait for a follower who reads slowly, and for the disk. */
+const MAX_QUEUED = 2_000;
+const NEWLINE = 10;
 /** How long an ending machine's last lines are waited for. */
 const LAST_LINES_MS = 500;
 
+/** Of a machine, what is needed of it here. */
+export type Printer = Pick<Machine, 'id' | 'logs'>;
+
 /** Where the lines of a microVM go besides. */
-export type SinkSource = (microvmId: string) => Promise<LogSink | undefined>;
+export type SinkSource = (microvmId: string) => Promise<ResumableSink | undefined>;
 
 type Listener = (line: LogLine | undefined) => void;
 
@@ -25,15 +40,20 @@ export class AppLogs {
   readonly #log: Logger;
   readonly #sinkOf: SinkSource;
   readonly #writers = new Map<string, Writer>();
+  readonly #pace: Pace;
+  readonly #now: () => number;
 
-  constructor(folder: string, log: Logger, sinkOf: SinkSource = async () => undefined) {
+  /** `now`: monotonic; for tests. */
+  constructor(folder: string, log: Logger, sinkOf: SinkSource = async () => undefined, now = () => performance.now()) {
     this.#folder = folder;
     this.#log = log;
     this.#sinkOf = sinkOf;
+    this.#now = now;
+    this.#pace = new Pace({ ...HOST_PACE, now });
   }
 
   /** Copies what the machine prints from now on (and printed already). Disposing stops; call `finish` for the last lines. */
-  collect(machine: Machine): LogCollection {
+  collect(machine: Printer): LogCollection {
     const writer = this.#writerOf(machine.id);
     const stop = new AbortController();
     const done = this.#copy(machine, writer, { follow: true, signal: stop.signal });
@@ -41,6 +61,7 @@ export class AppLogs {
       finish: async () => {
         stop.abort();
         await bounded(done);
+        // Not paced: it is what the guest keeps at most, once.
         await bounded(this.#copy(machine, writer, { follow: false, signal: AbortSignal.timeout(LAST_LINES_MS) }));
         await writer.flush();
       },
@@ -64,10 +85,16 @@ export class AppLogs {
     options: { cursor?: number; follow?: boolean; signal?: AbortSignal; hasEnded: () => Promise<boolean> },
   ): AsyncIterable<LogLine> {
     const { signal } = options;
-    const queue: (LogLine | undefined)[] = [];
+    let queue: LogLine[] = [];
+    let isBehind = true;
     let wake = Promise.withResolvers<void>();
     const listener: Listener = (line) => {
-      queue.push(line);
+      if (line !== undefined) queue.push(line);
+      if (queue.length > MAX_QUEUED) {
+        // Read from the kept copy once there is time for it.
+        queue = [];
+        isBehind = true;
+      }
       wake.resolve();
     };
     const onAbort = () => wake.resolve();
@@ -75,39 +102,47 @@ export class AppLogs {
     if (options.follow === true) writer?.listeners.add(listener);
     signal?.addEventListener('abort', onAbort, { once: true });
     try {
-      await writer?.flush();
       const follow = options.follow === true && !(await options.hasEnded());
       // `end` came before: nobody else would take away what this reader put in the map.
       if (options.follow === true && !follow) this.#writers.delete(id);
       let next = options.cursor ?? 0;
-      for (const line of await readKept(this.#folder, id)) {
-        if (line.cursor < next) continue;
-        next = line.cursor + 1;
-        yield line;
-      }
-      while (follow && signal?.aborted !== true) {
-        const line = queue.shift();
-        if (line !== undefined) {
+      do {
+        const hasEnded = writer?.ended === true;
+        let lines = queue;
+        queue = [];
+        if (isBehind) {
+          isBehind = false;
+          await writer?.flush();
+          lines = await readKept(this.#folder, id);
+        }
+        for (const line of lines) {
           if (line.cursor < next) continue;
           next = line.cursor + 1;
           yield line;
-        } else if (writer?.ended === true) {
-          return;
-        } else {
-          wake = Promise.withResolvers<void>();
-          if (queue.length === 0) await wake.promise;
         }
-      }
+        if (lines.length > 0 || isBehind) continue;
+        if (!follow || hasEnded) return;
+        await wake.promise;
+        wake = Promise.withResolvers<void>();
+      } while (signal?.aborted !== true);
     } finally {
       writer?.listeners.delete(listener);
       signal?.removeEventListener('abort', onAbort);
     }
   }
 
-  async #copy(machine: Machine, writer: Writer, options: { follow: boolean; signal: AbortSignal }): Promise<void> {
+  async #copy(machine: Printer, writer: Writer, options: { follow: boolean; signal: AbortSignal }): Promise<void> {
     try {
       await writer.ready();
-      for await (const line of machine.logs({ ...options, cursor: writer.nextCursor })) writer.append(line);
+      const pace = new Pace({ ...MACHINE_PACE, now: this.#now });
+      for await (const line of machine.logs({ ...options, cursor: writer.wanted })) {
+        writer.append(line);
+        if (writer.queued > MAX_QUEUED) await writer.flush();
+        if (!options.follow) continue;
+        const cost = Buffer.byteLength(line.text) + LINE_COST;
+        const waitMs = Math.max(pace.take(cost), this.#pace.take(cost));
+        if (waitMs >= MIN_WAIT_MS) await sleep(waitMs, { signal: options.signal });
+      }
     } catch (error) {
       if (options.signal.aborted) return;
       this.#log.debug({ microvmId: machine.id, error: messageOf(error) }, 'the app log ended early');
@@ -132,13 +167,15 @@ export interface LogCollection {
 
 class Writer {
   readonly listeners = new Set<Listener>();
-  nextCursor = 0;
   ended = false;
   readonly #folder: string;
   readonly #id: string;
   readonly #log: Logger;
   readonly #sinkOf: SinkSource;
-  #sink: LogSink | undefined;
+  #sink: ResumableSink | undefined;
+  /** What comes next into the kept copy, and into the sink: after a killed server one of them may have got further. */
+  #next = 0;
+  #sinkNext = 0;
   #bytes = 0;
   #pending: string[] = [];
   #work: Promise<void> = Promise.resolve();
@@ -156,30 +193,42 @@ class Writer {
     this.#ready ??= (async () => {
       await mkdir(this.#folder, { recursive: true });
       const kept = await readKept(this.#folder, this.#id);
-      this.nextCursor = (kept.at(-1)?.cursor ?? -1) + 1;
-      this.#bytes = await stat(this.#file).then(
-        (found) => found.size,
-        () => 0,
-      );
+      this.#next = (kept.at(-1)?.cursor ?? -1) + 1;
+      const bytes = await readFile(this.#file).catch(() => Buffer.alloc(0));
+      this.#bytes = bytes.length;
+      // Cut by a crash: what follows begins a line of its own.
+      if (bytes.length > 0 && bytes.at(-1) !== NEWLINE) await appendFile(this.#file, '\n');
       this.#sink = await this.#sinkOf(this.#id);
+      this.#sinkNext = this.#sink?.next() ?? this.#next;
     })();
     return this.#ready;
   }
 
+  /** The first line that is not kept everywhere. */
+  get wanted(): number {
+    return this.#sink === undefined ? this.#next : Math.min(this.#next, this.#sinkNext);
+  }
+
+  /** Lines that wait for the disk. */
+  get queued(): number {
+    return this.#pending.length;
+  }
+
   append(line: LogLine): void {
-    if (line.cursor < this.nextCursor) return;
     this.#pass(line);
-    this.nextCursor = line.cursor + 1;
+    if (line.cursor < this.#next) return;
+    this.#next = line.cursor + 1;
     this.#pending.push(`${JSON.stringify(line)}\n`);
     for (const listener of this.listeners) listener(line);
     if (this.#pending.length === 1) this.#work = this.#work.then(() => this.#write());
   }
 
   #pass({ cursor, at, text }: LogLine): void {
-    // A guest that prints faster than the link carries keeps only its newest lines.
-    const lost = this.nextCursor === 0 ? 0 : cursor - this.nextCursor;
-    if (lost > 0) this.#sink?.write({ at, message: `[rekindle] ${lost} lines before this one were lost` });
-    if (text !== '') this.#sink?.write({ at, message: text });
+    const dropped = cursor - this.#sinkNext;
+    if (this.#sink === undefined || dropped < 0) return;
+    this.#sinkNext = cursor + 1;
+    if (dropped > 0) this.#sink.write({ at, message: `[rekindle] ${dropped} lines dropped` }, cursor);
+    if (text !== '') this.#sink.write({ at, message: text }, cursor + 1);
   }
 
   end(): void {
@@ -250,7 +299,7 @@ async function readKept(folder: string, id: string): Promise<LogLine[]> {
       try {
         if (line !== '') lines.push(JSON.parse(line) as LogLine);
       } catch {
-        // A line cut by a crash; the next one begins a line of its own only if the file ended with one.
+        // A line cut by a crash.
       }
     }
   }

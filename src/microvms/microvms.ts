@@ -27,7 +27,7 @@ import {
   systemClock,
   withDeadline,
 } from '../lib/index.ts';
-import { destinationOf, type LogSink, type Logs } from '../logs/index.ts';
+import { destinationOf, type Logs, type ResumableSink } from '../logs/index.ts';
 import { type Claim, DueClock, type Page, readPage, type Store } from '../store/index.ts';
 import { AppLogs } from './app-log.ts';
 import { Capacity } from './capacity.ts';
@@ -69,7 +69,7 @@ export interface MicrovmsOptions {
   readonly region: string;
   readonly log: Logger;
   /** Where apps log to, besides the files of their own. */
-  readonly logs?: Pick<Logs, 'sink'>;
+  readonly logs?: Pick<Logs, 'resumableSink'>;
   readonly clock?: Clock;
   readonly ids?: Ids;
   /** Launches and resumes at once; default twice the CPUs. */
@@ -393,7 +393,7 @@ class MicrovmsRoom implements Microvms {
     yield* this.#logs.read(microvmId, { ...options, hasEnded });
   }
 
-  async #sinkOf(microvmId: string): Promise<LogSink | undefined> {
+  async #sinkOf(microvmId: string): Promise<ResumableSink | undefined> {
     const { logs } = this.#o;
     const record = await this.#ledger.find(microvmId);
     if (logs === undefined || record === undefined) return undefined;
@@ -401,9 +401,12 @@ class MicrovmsRoom implements Microvms {
     const imageName = imageArn.split(':').at(-1) ?? '';
     const destination = destinationOf(logging, { imageName, imageVersion, id: microvmId, startedAt });
     if (destination === undefined) return undefined;
-    const sink = logs.sink(destination.group, destination.stream);
+    const sink = logs.resumableSink(destination.group, destination.stream, microvmId);
     // What was printed before the snapshot was printed by the image, not by this microVM.
-    return { write: ({ at, message }) => sink.write({ at: Math.max(at, startedAt), message }) };
+    return {
+      next: () => sink.next(),
+      write: ({ at, message }, next) => sink.write({ at: Math.max(at, startedAt), message }, next),
+    };
   }
 
   async *flows(microvmId: string, options: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<FlowRecord> {
