@@ -183,6 +183,22 @@ describe('the gateway under supervision', { skip }, () => {
     });
   });
 
+  test('who gave up or went while the gateway was starting is not attached to it', async () => {
+    await home(async ({ stateDir, open }) => {
+      const network = open();
+      const patience = new AbortController();
+      const given = network.attach('gave-up', egress, { signal: patience.signal });
+      patience.abort(new Error('terminated'));
+      await assert.rejects(given, /terminated/);
+      await network.attach('went', egress, { isRunning: true });
+      await network.detach('went');
+      // Waits for the gateway, behind the others.
+      await network.attach('new', egress, {});
+      assert.deepEqual(await readdir(path.join(stateDir, 'gateway/net')), ['new']);
+      await network.detach('new');
+    });
+  });
+
   test('one with other settings is replaced', async () => {
     await home(async ({ open, pid }) => {
       const first = open();

@@ -54,6 +54,9 @@ class Gateway implements Network {
   readonly #guests = new Map<string, Egress>();
   readonly #closing = new AbortController();
   readonly #supervision: Promise<void>;
+  /** To the gateway that is there, brought in line or not. */
+  #channel: ControlChannel | undefined;
+  /** Has the channel once what the gateway has is what it shall have. */
   #ready = Promise.withResolvers<ControlChannel>();
   #lastFailure = 'it is still starting';
   #confinement: Confinement | undefined;
@@ -68,7 +71,9 @@ class Gateway implements Network {
     this.#guests.set(guest, egress);
     const network = { socketDir: guestDir(this.#places, guest), link: linkFor(egress) };
     if (isRunning) {
-      this.#tell((channel) => channel.attach(guest, egress)).catch((error: unknown) => this.#failed(guest, error));
+      this.#tell(async (channel) => {
+        if (this.#guests.get(guest) === egress) await channel.attach(guest, egress);
+      }).catch((error: unknown) => this.#failed(guest, error));
       return network;
     }
     try {
@@ -94,9 +99,9 @@ class Gateway implements Network {
 
   async detach(guest: string): Promise<void> {
     this.#guests.delete(guest);
-    const channel = await Promise.race([this.#ready.promise, undefined]);
-    // A gateway that is not there forgets, or is told when it is found.
-    await channel?.detach(guest).catch((error: unknown) => {
+    // A gateway that is not there forgets, or is told when it is found. One that is being brought in line does what it is
+    // told in the order it is told, so that this comes behind an attachment that is under way.
+    await this.#channel?.detach(guest).catch((error: unknown) => {
       this.#options.log.debug({ guest, error: messageOf(error) }, 'guest not detached');
     });
   }
@@ -119,6 +124,8 @@ class Gateway implements Network {
     const work = async (bounded: AbortSignal): Promise<T> => {
       for (;;) {
         const channel = await this.#ready.promise;
+        // Nobody is there any more to undo what is said now.
+        bounded.throwIfAborted();
         try {
           return await say(channel);
         } catch (error) {
@@ -164,14 +171,14 @@ class Gateway implements Network {
   /** From a gateway's beginning to its end. @throws why it ended */
   async #serveOnce(signal: AbortSignal): Promise<never> {
     using channel = await this.#open(signal);
+    this.#channel = channel;
+    using _channel = { [Symbol.dispose]: () => (this.#channel = undefined) };
     await this.#align(channel);
+    using _pulse = pulse(channel);
     this.#ready.resolve(channel);
-    const pulse = setInterval(() => void channel.hello().catch(() => {}), PULSE_MS);
-    pulse.unref();
     try {
       throw await Promise.race([channel.closed, aborted(signal)]);
     } finally {
-      clearInterval(pulse);
       this.#ready = Promise.withResolvers();
     }
   }
@@ -285,6 +292,11 @@ class Gateway implements Network {
     if (this.#closing.signal.aborted) return;
     this.#options.log.error({ guest, error: messageOf(error) }, 'guest not attached again');
   }
+}
+
+function pulse(channel: ControlChannel): Disposable {
+  const timer = setInterval(() => void channel.hello().catch(() => {}), PULSE_MS).unref();
+  return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 function aborted(signal: AbortSignal): Promise<never> {
