@@ -68,3 +68,15 @@ test('a certificate that lacks a name is made anew with it, under the same autho
   assert.equal(certificate.checkHost(`a.b.${suffix}`), undefined);
   assert.deepEqual(await openAuthority(temporary.dir, { clock, ids: randomIds }), named);
 });
+
+test('a certificate made while the clock was ahead is made anew, under the same authority', async () => {
+  await using temporary = await folder();
+  const clock = new TestClock();
+  const first = await openAuthority(temporary.dir, { clock, ids: randomIds });
+  clock.jump(365 * DAY_MS);
+  await openAuthority(temporary.dir, { clock, ids: randomIds });
+  clock.jump(-365 * DAY_MS);
+  const made = await openAuthority(temporary.dir, { clock, ids: randomIds });
+  assert.equal(made.caPem, first.caPem);
+  assert.ok(new X509Certificate(made.certPem).validFromDate.getTime() <= clock.now());
+});

@@ -1,8 +1,8 @@
 /**
  * The local certificate authority and the one server certificate of the endpoint, kept in `<state>/tls/`.
  *
- * Made at first start; the server certificate is renewed when it has little left, the authority only when it expires
- * itself, because clients hold `ca.pem`. P-256 throughout: its handshake costs a tenth of RSA's.
+ * Made at first start; the server certificate is renewed when it has little left or was made by a clock that was ahead, the
+ * authority only when it expires itself, because clients hold `ca.pem`. P-256 throughout: its handshake costs a tenth of RSA's.
  * Invariant: a key file is never readable by others, and a file under its final name is complete.
  */
 import { createPrivateKey, X509Certificate as NodeCertificate, webcrypto } from 'node:crypto';
@@ -49,6 +49,7 @@ export async function openAuthority(
   if (ca !== undefined && daysLeft(ca, now) < RENEW_CA_BELOW_DAYS) ca = undefined;
   if (ca === undefined || server?.certificate.checkIssued(ca.certificate) !== true) server = undefined;
   if (server !== undefined && daysLeft(server, now) < RENEW_SERVER_BELOW_DAYS) server = undefined;
+  if (server !== undefined && isEarly(server.certificate, now)) server = undefined;
   if (server !== undefined && !isFor(server.certificate, names)) server = undefined;
   if (ca !== undefined && server !== undefined)
     return { caFile, caPem: ca.pem, certPem: server.pem, keyPem: server.keyPem };
@@ -87,6 +88,11 @@ async function writePair(dir: string, name: string, pair: Pair): Promise<Pair> {
 
 function daysLeft(pair: { certificate: NodeCertificate }, now: number): number {
   return (pair.certificate.validToDate.getTime() - now) / DAY_MS;
+}
+
+/** Whether it is not valid yet: made while the host's clock was ahead. */
+export function isEarly(certificate: NodeCertificate, now: number): boolean {
+  return certificate.validFromDate.getTime() > now;
 }
 
 function isFor(certificate: NodeCertificate, names: readonly string[]): boolean {

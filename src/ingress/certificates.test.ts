@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -142,4 +143,19 @@ test('session-ticket keys are new each day, and the local certificate is renewed
     seen.map((certPem) => certPem === before),
     [true, true, false],
   );
+});
+
+test('a certificate made while the clock was ahead is replaced while the server runs', async () => {
+  await using own = await files();
+  const clock = new TestClock();
+  const options = { tlsDir: join(own.dir, 'tls'), ids: randomIds, log: silentLogger, files: undefined };
+  await openAuthority(options.tlsDir, { clock, ids: randomIds });
+  clock.jump(365 * DAY_MS);
+  using certificates = await Certificates.open({ ...options, clock, suffix: undefined });
+  const replaced = Promise.withResolvers<string>();
+  certificates.onNew(({ certPem }) => replaced.resolve(certPem));
+  clock.jump(-365 * DAY_MS);
+  await clock.advance(POLL_MS);
+  const { validFromDate } = new X509Certificate(await replaced.promise);
+  assert.ok(validFromDate.getTime() <= clock.now());
 });

@@ -1,11 +1,12 @@
 /**
  * The certificate that endpoints show now: the operator's, read again when its files change, or the local authority's,
- * renewed in time also when the server never stops. Connections that stand keep what they have.
+ * renewed in time also when the server never stops, and when the host's clock turns out to have been ahead. Connections that stand keep what they have.
  *
  * Session tickets are sealed by keys of the secure context in use; a new context each day bounds what one stolen key opens.
  */
+import { X509Certificate } from 'node:crypto';
 import { type Clock, type Ids, type Logger, messageOf } from '../lib/index.ts';
-import { type EndpointTls, openAuthority } from './authority.ts';
+import { type EndpointTls, isEarly, openAuthority } from './authority.ts';
 import { type CertificateFiles, readCertificate, stampOf } from './certificate-files.ts';
 
 export interface CertificatesOptions {
@@ -27,6 +28,7 @@ export class Certificates implements Disposable {
   readonly #options: CertificatesOptions;
   readonly #onNew = new Set<(tls: EndpointTls) => void>();
   #current: EndpointTls;
+  #certificate: X509Certificate;
   #stamp: string;
   #newestAtMs: number;
   #timer: Disposable | undefined;
@@ -35,6 +37,7 @@ export class Certificates implements Disposable {
   private constructor(options: CertificatesOptions, current: EndpointTls, stamp: string) {
     this.#options = options;
     this.#current = current;
+    this.#certificate = new X509Certificate(current.certPem);
     this.#stamp = stamp;
     this.#newestAtMs = options.clock.monotonicMs();
     this.#lookLater();
@@ -71,12 +74,14 @@ export class Certificates implements Disposable {
     const { files, clock, log } = this.#options;
     const stamp = files === undefined ? '' : await stampOf(files);
     const isChanged = stamp !== this.#stamp;
-    if (!isChanged && clock.monotonicMs() - this.#newestAtMs < TICKET_KEYS_MS) return;
+    const isMistimed = files === undefined && isEarly(this.#certificate, clock.now());
+    if (!isChanged && !isMistimed && clock.monotonicMs() - this.#newestAtMs < TICKET_KEYS_MS) return;
     // What is refused is not read again until it changes.
     this.#stamp = stamp;
     this.#newestAtMs = clock.monotonicMs();
     try {
       this.#current = await load(this.#options);
+      this.#certificate = new X509Certificate(this.#current.certPem);
       if (isChanged) log.info({}, 'the certificate of endpoints was read again');
     } catch (error) {
       log.error({ error: messageOf(error) }, 'the certificate of endpoints is wrong; the one before stays in use');
