@@ -23,6 +23,7 @@ const READ_BYTES = 65_536;
 /** What all streams together may have on its way to the guest; less has bulk stop and go for every frame. */
 const QUEUED_BYTES = 262_144;
 const MAX_PATIENCE_MS = 5000;
+const NO_SOCKET_PAUSE_MS = 5;
 
 export interface SessionRequest {
   readonly socketPath: string;
@@ -59,7 +60,7 @@ export async function openSession(request: SessionRequest): Promise<Session> {
     const outcome = await attemptSession({ ...request, restore }, secret, patienceMs);
     if (!(outcome instanceof Error)) return outcome;
     last = outcome;
-    if (outcome instanceof NoSocket) await pause(5);
+    if (outcome instanceof NoSocket) await pause(NO_SOCKET_PAUSE_MS);
     else {
       unanswered += 1;
       patienceMs = Math.min(patienceMs * 2, MAX_PATIENCE_MS);
@@ -135,7 +136,10 @@ function parseAnswer(body: Buffer): { nonce: string; generation: number; error: 
   return { nonce, generation, error: error ?? null };
 }
 
-/** The port's socket is not there yet. */
+/** The last: its VMM stands still and has two waiting already. */
+const NO_SOCKET: ReadonlySet<string> = new Set(['ENOENT', 'ECONNREFUSED', 'EAGAIN']);
+
+/** The port's socket takes nobody yet. */
 class NoSocket extends Error {}
 
 /** One try. Errors that another try may mend are returned, the others thrown. */
@@ -192,7 +196,7 @@ function attemptSession(request: SessionRequest, secret: string, patienceMs: num
   );
   const onAbort = () => fail(request.signal?.reason);
   const onError = (error: NodeJS.ErrnoException) =>
-    retry(error.code === 'ENOENT' || error.code === 'ECONNREFUSED' ? new NoSocket(error.message) : error);
+    retry(NO_SOCKET.has(error.code ?? '') ? new NoSocket(error.message) : error);
   const onClose = () => retry(new Error('the link was closed'));
   const release = () => {
     clearTimeout(timer);

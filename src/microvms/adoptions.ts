@@ -7,7 +7,7 @@
  * server stops is left for the next.
  */
 import type { Egress, Engine, LaunchRequest, Machine } from '../engine/index.ts';
-import { type Clock, type Logger, MachineError, Slots } from '../lib/index.ts';
+import { type Clock, type Logger, MachineError, messageOf, Slots } from '../lib/index.ts';
 import type { MachineCredentials } from './credentials.ts';
 import type { MachineEgress } from './egress.ts';
 import { callWithGrace } from './engine-call.ts';
@@ -81,7 +81,7 @@ export class Adoptions {
     } catch (error) {
       this.#over.signal.throwIfAborted();
       const evidence = error instanceof MachineError && error.evidence !== '' ? { evidence: error.evidence } : {};
-      log.error({ microvmId: id, error: String(error), ...evidence }, 'a machine could not be taken over');
+      log.error({ microvmId: id, error: messageOf(error), ...evidence }, 'a machine could not be taken over');
       return { kind: error instanceof MachineError && error.kind === 'timeout' ? 'silent' : 'nothing' };
     } finally {
       this.#underWay.get(id)?.hurry?.[Symbol.dispose]();

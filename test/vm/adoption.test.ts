@@ -150,6 +150,36 @@ describe('a server that was killed', () => {
     server = await startServer({ stateDir });
   });
 
+  test('does not wait for a machine that stands still, and serves it once it goes on', async () => {
+    const [frozen, other] = [await launch(), await launch()];
+    for (const microvm of [frozen, other]) assert.equal(await count(microvm), '1');
+    const vmm = vmmOf(frozen.microvmId);
+    process.kill(vmm, 'SIGSTOP');
+    await kill();
+    server = await startServer({ stateDir, args: ['--on-shutdown', 'leave'] });
+    assert.equal(await count(other), '2', 'while the first one stands still');
+    assert.equal(await state(frozen.microvmId), 'RUNNING');
+    assert.equal(await server.stop(), 0);
+    await server[Symbol.asyncDispose]();
+    assert.ok(existsSync(`/proc/${vmm}`), 'a server that stops leaves it to the next');
+
+    server = await startServer({ stateDir });
+    assert.equal(await count(other), '3');
+    const held = count(frozen);
+    process.kill(vmm, 'SIGCONT');
+    assert.equal(await held, '2');
+    assert.equal(vmmOf(frozen.microvmId), vmm);
+
+    process.kill(vmm, 'SIGSTOP');
+    await kill();
+    server = await startServer({ stateDir });
+    await server.microvms.terminateMicrovm({ microvmIdentifier: frozen.microvmId });
+    await untilState(server, frozen.microvmId, 'TERMINATED');
+    assert.ok(!existsSync(`/proc/${vmm}`), 'who ends it does not wait for it either');
+    await server.microvms.terminateMicrovm({ microvmIdentifier: other.microvmId });
+    await untilState(server, other.microvmId, 'TERMINATED');
+  });
+
   test('ends the machine of a microVM that was taken over when it is terminated or dies', async () => {
     const [killed, terminated] = [await launch(), await launch()];
     for (const microvm of [killed, terminated]) assert.equal(await count(microvm), '1');

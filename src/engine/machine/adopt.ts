@@ -15,46 +15,71 @@ import { openMachineKey } from './machine-key.ts';
 import { machineFiles } from './saved.ts';
 import { whileAlive } from './with-vmm.ts';
 
-/** Of a guest that runs; a hundred of them are taken over at once. */
-const LINK_TIMEOUT_MS = 20_000;
+/** Of a guest that runs; who waits for it gives up before, by a signal. */
+const LINK_TIMEOUT_MS = 600_000;
 const PATIENCE_MS = 1000;
 /** An agent that does not know the secret is silent. */
 const OTHER_SECRET_TIMEOUT_MS = 3000;
 
 type Options = { signal?: AbortSignal | undefined };
 
-/** Undefined when none is there, or none that ever ran; then nothing of it is left running. @throws MachineError */
+/**
+ * Undefined when none is there, or none that ever ran; then nothing of it is left running. One that stands still is waited
+ * for until the signal aborts. @throws MachineError: it has been ended, unless machines shall outlive this server
+ */
 export async function adoptMachine(
   context: EngineContext,
-  { id, snapshotDir, egress }: LaunchRequest,
+  request: LaunchRequest,
   options: Options,
 ): Promise<RunningMachine | undefined> {
-  const runDir = context.folders.run(id);
+  const { folders, leaving } = context;
+  const runDir = folders.run(request.id);
   const kept = await readKept(runDir);
   if (kept === undefined) return undefined;
-  const manifest = await context.integrity.manifestOf(snapshotDir, context.driver);
-  const files = machineFiles(context.folders.machine(id));
-  const key = await openMachineKey(context.keyring, id, files.key);
   await using stack = new AsyncDisposableStack();
+  try {
+    return await takeOver(context, request, { kept, runDir, stack }, options);
+  } catch (error) {
+    if (leaving.aborted) stack.move();
+    throw error;
+  }
+}
+
+async function takeOver(
+  context: EngineContext,
+  { id, snapshotDir, egress }: LaunchRequest,
+  { kept, runDir, stack }: { kept: Kept; runDir: string; stack: AsyncDisposableStack },
+  { signal }: Options,
+): Promise<RunningMachine | undefined> {
+  const { driver, folders, leaving } = context;
+  const manifest = await context.integrity.manifestOf(snapshotDir, driver);
+  const files = machineFiles(folders.machine(id));
+  const key = await openMachineKey(context.keyring, id, files.key);
   stack.defer(() => remove(runDir));
   const sealed = stack.use(await context.vault.open(snapshotDir, manifest));
   const ram = kept.hasOwnRam ? files.ram : sealed.ram;
-  const network = await attached(context.network, id, egress, { stack, signal: options.signal, isRunning: true });
-  const taken = await context.driver.adopt({ id, runDir, ram, hasOwnRam: kept.hasOwnRam, overlay: files.overlay });
+  const network = await attached(context.network, id, egress, { stack, signal, isRunning: true });
+  const { hasOwnRam } = kept;
+  const taken = await driver.adopt({ id, runDir, ram, hasOwnRam, overlay: files.overlay }, { signal, leaving });
   if (taken === undefined) return undefined;
   const { vmm } = taken;
   stack.use(vmm);
   if (taken.status === 'fresh') return undefined;
-  const { link, secret } = await whileAlive(vmm, options.signal, async (signal) => {
-    // A suspend was cut short, before all of it was on disk.
-    if (taken.status === 'paused') await vmm.continue();
-    return openAgain(context, vmm, kept, { runDir, signal });
-  });
-  stack.use(link);
-  await vmm.setLink(linkOf(network));
-  context.log.info({ microvmId: id, pid: vmm.pid }, 'machine taken over');
-  const parts = { id, snapshotDir, manifest, files, key, restored: { vmm, link, secret }, network, isAdopted: true };
-  return new RunningMachine(context, { ...parts, owned: stack.move() });
+  try {
+    const { link, secret } = await whileAlive(vmm, signal, async (bounded) => {
+      // A suspend was cut short, before all of it was on disk.
+      if (taken.status === 'paused') await vmm.continue();
+      return openAgain(context, vmm, kept, { runDir, signal: bounded });
+    });
+    stack.use(link);
+    await vmm.setLink(linkOf(network));
+    context.log.info({ microvmId: id, pid: vmm.pid }, 'machine taken over');
+    const parts = { id, snapshotDir, manifest, files, key, restored: { vmm, link, secret }, network, isAdopted: true };
+    return new RunningMachine(context, { ...parts, owned: stack.move() });
+  } catch (error) {
+    if (leaving.aborted) vmm.letGo();
+    throw error;
+  }
 }
 
 async function openAgain(

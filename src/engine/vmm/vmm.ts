@@ -22,10 +22,13 @@ export interface VmmDriver {
   start(config: VmmConfig, options: { signal?: AbortSignal | undefined }): Promise<Vmm>;
   /**
    * Takes over a VM that an earlier process of this program started; undefined when it does not live any more. `fresh`: its
-   * guest never ran. `paused`: it ran and does not now. @throws MachineError when it lives but cannot be talked to; it has
-   * been ended then
+   * guest never ran. `paused`: it ran and does not now. One that stands still is waited for until `signal` aborts.
+   * @throws MachineError when it lives but cannot be talked to: it has been ended then, unless `leaving` is aborted
    */
-  adopt(left: VmmLeft): Promise<{ readonly vmm: Vmm; readonly status: 'running' | 'paused' | 'fresh' } | undefined>;
+  adopt(
+    left: VmmLeft,
+    options: { signal?: AbortSignal | undefined; leaving: AbortSignal },
+  ): Promise<{ readonly vmm: Vmm; readonly status: 'running' | 'paused' | 'fresh' } | undefined>;
 }
 
 /** A VM as the process that started it left it. */

@@ -9,7 +9,7 @@ import { connect, type Socket } from 'node:net';
 import { constants } from 'node:os';
 import path from 'node:path';
 import type { Duplex, Readable } from 'node:stream';
-import { MachineError } from '../../../lib/index.ts';
+import { MachineError, sleep, withDeadline } from '../../../lib/index.ts';
 import type { ExchangeFolder } from '../../jail/exchange-folder.ts';
 import type { Jail, Jailed } from '../../jail/jail.ts';
 import {
@@ -46,6 +46,11 @@ const END_TIMEOUT_MS = 5000;
 const INCOMING = 'incoming';
 const OUTGOING = 'outgoing';
 const STATE_LIMIT_BYTES = 64 * 1024 * 1024;
+/** Until one that takes no connection is asked again. */
+const BUSY_PAUSE_MS = 100;
+const CONSOLE_TIMEOUT_MS = 5000;
+/** Who waits for one that stands still gives up before, by a signal. */
+const SILENCE_TIMEOUT_MS = 600_000;
 /** Its last words may come a moment after its end. */
 const LAST_WORDS_MS = 100;
 
@@ -66,7 +71,7 @@ export function qemuDriver(options: QemuDriverOptions): VmmDriver {
     machine: { type: MACHINE_TYPE, cpuModel: cpuModel(accelerator), devices: DEVICES_GENERATION },
     capabilities: { deltaSave },
     start: (config, { signal }) => startQemu(config, options, signal),
-    adopt: (left) => adoptQemu(left, options),
+    adopt: (left, how) => adoptQemu(left, options, how),
   };
 }
 
@@ -100,35 +105,62 @@ async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: 
 async function adoptQemu(
   { id, runDir, ram, hasOwnRam, overlay }: VmmLeft,
   { jail, deltaSave }: QemuDriverOptions,
+  { signal, leaving }: Parameters<VmmDriver['adopt']>[1],
 ): ReturnType<VmmDriver['adopt']> {
   const left = await jail.adopt({ id, runDir, written: hasOwnRam ? [overlay, ram] : [overlay] });
   if (left === undefined) return undefined;
   await using stack = new AsyncDisposableStack();
   stack.use(left);
-  const { pid } = left.record;
-  await using socket = await left.folder.socket(QMP_SOCKET);
-  const control = connect(`/proc/self/fd/${socket.fd}`);
-  const process = stack.use(new AdoptedProcess(left.record, runDir, control));
-  await connected(control);
-  // Without its guest's last words it serves all the same.
-  const console = await openConsole(left.folder).catch(() => undefined);
-  if (console !== undefined) process.reads(console);
-  const qmp = new Qmp(control);
-  stack.defer(() => qmp.close(new MachineError('exited', 'the VMM was ended')));
-  void process.exited.then((exit) => qmp.close(new MachineError('exited', exit.message, { evidence: exit.evidence })));
-  const memory = deltaSave && !hasOwnRam ? changedMemoryOf(pid, ram) : undefined;
-  const vmm = new QemuVmm({ process, qmp, folder: left.folder, memory, link: 'up' });
-  const status = await vmm.takeOver();
-  stack.use(await vmm.openLink());
-  return { vmm: vmm.owning(stack.move()), status };
+  let vmm: QemuVmm | undefined;
+  try {
+    const control = await reached(left.folder, QMP_SOCKET, signal);
+    const process = stack.use(new AdoptedProcess(left.record, runDir, control));
+    const qmp = new Qmp(control);
+    stack.defer(() => qmp.close(new MachineError('exited', 'the VMM was ended')));
+    void process.exited.then((exit) =>
+      qmp.close(new MachineError('exited', exit.message, { evidence: exit.evidence })),
+    );
+    const memory = deltaSave && !hasOwnRam ? changedMemoryOf(process.pid, ram) : undefined;
+    vmm = new QemuVmm({ process, qmp, folder: left.folder, memory, link: 'up' });
+    const status = await vmm.takeOver(signal);
+    // Without its guest's last words it serves all the same.
+    const console = await openConsole(left.folder).catch(() => undefined);
+    if (console !== undefined) process.reads(console);
+    stack.use(await vmm.openLink());
+    return { vmm: vmm.owning(stack.move()), status };
+  } catch (error) {
+    if (leaving.aborted) {
+      vmm?.letGo();
+      stack.move();
+    }
+    throw error;
+  }
+}
+
+/** Connects to a socket of the VMM's. */
+async function reached(folder: ExchangeFolder, name: string, signal: AbortSignal | undefined): Promise<Socket> {
+  for (;;) {
+    await using handle = await folder.socket(name);
+    const socket = connect(`/proc/self/fd/${handle.fd}`);
+    try {
+      await connected(socket);
+      return socket;
+    } catch (error) {
+      // One that stands still takes nobody once two wait, servers that are gone among them.
+      if (!isBusy(error)) throw error;
+      await sleep(BUSY_PAUSE_MS, { signal });
+    }
+  }
+}
+
+function isBusy(error: unknown): boolean {
+  const cause = error instanceof MachineError ? (error.cause as NodeJS.ErrnoException | undefined) : undefined;
+  return cause?.code === 'EAGAIN';
 }
 
 /** From now on the guest's output comes here: whatever it prints while nobody is connected is lost. */
 async function openConsole(folder: ExchangeFolder): Promise<Socket> {
-  await using handle = await folder.socket(CONSOLE_SOCKET);
-  const socket = connect(`/proc/self/fd/${handle.fd}`);
-  await connected(socket);
-  return socket.unref();
+  return (await reached(folder, CONSOLE_SOCKET, AbortSignal.timeout(CONSOLE_TIMEOUT_MS))).unref();
 }
 
 function connected(socket: Socket): Promise<void> {
@@ -212,9 +244,10 @@ class QemuVmm implements Vmm {
     }
   }
 
-  /** The same at the second control socket; says what the guest does. */
-  async takeOver(): Promise<'running' | 'paused' | 'fresh'> {
-    const answer = await this.#qmp.executeAll([['qmp_capabilities'], ['query-status']]);
+  /** The same at the second control socket; says what the guest does. One that stands still answers when it goes on. */
+  async takeOver(signal: AbortSignal | undefined): Promise<'running' | 'paused' | 'fresh'> {
+    const ask = () => this.#qmp.executeAll([['qmp_capabilities'], ['query-status']], SILENCE_TIMEOUT_MS);
+    const answer = await withDeadline('the answer of the VMM', SILENCE_TIMEOUT_MS, ask, { signal });
     const status = typeof answer === 'object' && answer !== null && 'status' in answer ? answer.status : undefined;
     if (status === 'running') return status;
     return status === 'inmigrate' || status === 'prelaunch' ? 'fresh' : 'paused';

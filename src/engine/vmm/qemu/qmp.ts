@@ -66,11 +66,11 @@ export class Qmp {
   }
 
   /** Sends all commands in one write; QEMU runs them in order. Resolves with the last one's answer, rejects with the first error. */
-  async executeAll(commands: readonly QmpCommand[]): Promise<unknown> {
+  async executeAll(commands: readonly QmpCommand[], timeoutMs = COMMAND_TIMEOUT_MS): Promise<unknown> {
     const answers: Promise<unknown>[] = [];
     let text = '';
     for (const [execute, args] of commands) {
-      const { id, answer } = this.#expect(execute);
+      const { id, answer } = this.#expect(execute, timeoutMs);
       answers.push(answer);
       text += `${JSON.stringify(args === undefined ? { execute, id } : { execute, arguments: args, id })}\n`;
     }
@@ -101,7 +101,7 @@ export class Qmp {
     this.#channel.destroy();
   }
 
-  #expect(command: string): { id: number; answer: Promise<unknown> } {
+  #expect(command: string, timeoutMs: number): { id: number; answer: Promise<unknown> } {
     const id = ++this.#lastId;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     promise.catch(() => {});
@@ -112,8 +112,8 @@ export class Qmp {
     }
     const timer = setTimeout(() => {
       this.#pending.delete(id);
-      reject(because(error, 'timeout', `the VMM did not answer ${command} within ${COMMAND_TIMEOUT_MS} ms`));
-    }, COMMAND_TIMEOUT_MS);
+      reject(because(error, 'timeout', `the VMM did not answer ${command} within ${timeoutMs} ms`));
+    }, timeoutMs);
     this.#pending.set(id, { command, error, timer, resolve, reject });
     return { id, answer: promise };
   }
