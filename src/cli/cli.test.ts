@@ -70,7 +70,8 @@ test('one microVM from folder to end: build, run, ls, url, curl, suspend, wake, 
   const late = await run('curl', id, '/');
   assert.equal(late.exitCode, 1);
 
-  await run('images', 'build', example, '--quiet');
+  const hooks = join(import.meta.dirname, '../../examples/from-zip/hooks.json');
+  await run('images', 'build', example, '--quiet', '--hooks', hooks);
   assert.match((await run('images', 'ls')).stdout, /^counter +UPDATED +2\.0 /m);
   assert.match((await run('images', 'rm', 'counter')).stdout, /microvm-image:counter is DELETING/);
 });
@@ -118,6 +119,7 @@ test('wrong usage is 2, no server is 3, and both say what to do', async () => {
       [],
       ['curl', 'x', 'no-slash'],
       ['images', 'build', dir],
+      ['images', 'build', example, '--hooks', join(dir, 'app.py')],
       ['rm'],
       ['serve', '--api-port', 'x'],
       ['run', 'a', '--idle', 'soon'],

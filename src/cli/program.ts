@@ -78,6 +78,7 @@ function addImages(program: Command, env: Environment): void {
       '--egress <connector>',
       'the network connector that the build, and microVMs by default, may connect through',
     )
+    .option('--hooks <file>', 'JSON: the hooks that the app answers, as CreateMicrovmImage takes them')
     .option('--quiet', 'do not show the build log')
     .addHelpText(
       'after',

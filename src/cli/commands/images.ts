@@ -1,5 +1,6 @@
 /** `rekindle images …`: from a folder with a Dockerfile to an image, with its build log as it happens. */
-import type { LambdaMicrovms, MicrovmImageSummary } from '@aws-sdk/client-lambda-microvms';
+import { readFile } from 'node:fs/promises';
+import type { Hooks, LambdaMicrovms, MicrovmImageSummary } from '@aws-sdk/client-lambda-microvms';
 import type { Environment } from '../../config.ts';
 import { messageOf, sleep } from '../../lib/index.ts';
 import { imageNameOf, zipFolder } from '../artifact.ts';
@@ -17,6 +18,8 @@ export interface BuildOptions extends CommonOptions {
   readonly quiet?: boolean;
   /** Name, id or ARN of a connector. */
   readonly egress?: string;
+  /** A JSON file: the `hooks` of CreateMicrovmImage. */
+  readonly hooks?: string;
 }
 
 const POLL_MS = 100;
@@ -25,6 +28,7 @@ export async function buildImage(folder: string, options: BuildOptions, env: Env
   const name = options.name ?? imageNameOf(folder);
   const environmentVariables = parseVariables(options.env ?? []);
   const memoryMiB = options.memory === undefined ? undefined : Number(options.memory);
+  const hooks = options.hooks === undefined ? undefined : await readHooks(options.hooks);
   const { bytes, files } = await zipFolder(folder);
   const session = await openSession(options, env);
   const { terminal, target, client } = session;
@@ -41,6 +45,7 @@ export async function buildImage(folder: string, options: BuildOptions, env: Env
     ...(egress === undefined ? {} : { egressNetworkConnectors: [egress] }),
     ...(memoryMiB === undefined ? {} : { resources: [{ minimumMemoryInMiB: memoryMiB }] }),
     ...(environmentVariables === undefined ? {} : { environmentVariables }),
+    ...(hooks === undefined ? {} : { hooks }),
   };
   const { imageVersion: version = '1.0' } = (await exists(client, imageArn))
     ? await client.updateMicrovmImage({ imageIdentifier: imageArn, ...configuration })
@@ -57,6 +62,16 @@ export async function buildImage(folder: string, options: BuildOptions, env: Env
     `${name} ${version} is ${settled.state} after ${duration(tookMs)}; start one with: rekindle run ${name}`,
   );
   terminal.say(imageArn);
+}
+
+/** What is in them is for the server to judge. @throws CliError usage */
+async function readHooks(file: string): Promise<Hooks> {
+  try {
+    return JSON.parse(await readFile(file, 'utf8')) as Hooks;
+  } catch (error) {
+    const example = '{"port": 9000, "microvmHooks": {"run": "ENABLED"}}';
+    throw new CliError(`--hooks takes a JSON file such as ${example}: ${messageOf(error)}`, EXIT.usage);
+  }
 }
 
 async function exists(client: LambdaMicrovms, imageArn: string): Promise<boolean> {

@@ -221,16 +221,18 @@ export async function microvmLogs(
   const stream = await getExtension(target, path, options.follow === true ? { follow: 'true' } : {});
   const { createInterface } = await import('node:readline');
   // Lines, one JSON document each: with --json they are passed on as they are.
+  let next = 0;
   for await (const line of createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY })) {
     if (terminal.isJson) await terminal.raw(`${line}\n`);
-    else await terminal.raw(plainLine(line, options.timestamps === true));
+    else {
+      const entry: { cursor: number; at: number; text: string } = JSON.parse(line);
+      const missing = entry.cursor - next;
+      if (missing > 0) await terminal.raw(`[rekindle] ${missing} lines ${next === 0 ? 'not kept' : 'dropped'}\n`);
+      next = entry.cursor + 1;
+      const time = options.timestamps === true ? `${new Date(entry.at).toISOString()} ` : '';
+      await terminal.raw(`${time}${entry.text}\n`);
+    }
   }
-}
-
-function plainLine(line: string, timestamps: boolean): string {
-  const entry: { at: number; text: string } = JSON.parse(line);
-  const text = entry.text.endsWith('\n') ? entry.text : `${entry.text}\n`;
-  return timestamps ? `${new Date(entry.at).toISOString()} ${text}` : text;
 }
 
 /** @throws CliError usage */
