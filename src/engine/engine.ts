@@ -203,8 +203,8 @@ export interface Machine extends AsyncDisposable, CredentialHolder {
   readonly exited: Promise<MachineExit>;
 
   /**
-   * Opens a byte stream to `127.0.0.1:<port>` in the guest.
-   * @throws MachineError `failed` when nothing listens there, `exited` or `protocol` when the link is gone.
+   * Opens a byte stream to `127.0.0.1:<port>` in the guest. A guest that is slow is given a minute, one that is silent less.
+   * @throws MachineError `failed` when nothing listens there, `exited` or `protocol` when the link is gone, `timeout`.
    */
   connect(port: number, options: { signal?: AbortSignal }): Promise<Duplex>;
 

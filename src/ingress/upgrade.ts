@@ -6,7 +6,7 @@
  */
 import { type ClientRequest, request as httpRequest, type IncomingMessage, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
-import { messageOf, withDeadline } from '../lib/index.ts';
+import { messageOf } from '../lib/index.ts';
 import type { Protocols } from './admission.ts';
 import { BAD_GATEWAY, type Refusal } from './answers.ts';
 import { MAX_HEADER_BYTES, type Surroundings } from './forward.ts';
@@ -35,7 +35,6 @@ export interface Upgrade {
   readonly requestId: string;
 }
 
-const CONNECT_TIMEOUT_MS = 10_000;
 /** Of answers before the answer: more than any app sends. */
 const MAX_INTERIM = 16;
 
@@ -46,10 +45,8 @@ export async function forwardUpgrade(upgrade: Upgrade, around: Surroundings): Pr
   const onClose = () => gone.abort();
   socket.once('close', onClose);
   try {
-    const { got: tunnel, underWay } = await reach(microvmId, around, gone.signal, (machine) =>
-      withDeadline('connecting to the app', CONNECT_TIMEOUT_MS, (signal) => machine.connect(upgrade.port, { signal }), {
-        signal: gone.signal,
-      }),
+    const { got: tunnel, underWay } = await reach(microvmId, around, gone.signal, (machine, signal) =>
+      machine.connect(upgrade.port, { signal }),
     );
     using _underWay = underWay;
     const answer = await ask(tunnel, upgrade, gone.signal);

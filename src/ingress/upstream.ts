@@ -16,8 +16,11 @@ import { Http1Upstreams } from './http1/upstream.ts';
 import { SessionPool } from './http2/sessions.ts';
 import { Http2Upstream } from './http2/upstream.ts';
 
-/** A guest that is busy waking up may take a while. */
+/** Of a handshake with an app that may not know TLS and say nothing; more in a guest where a mere connection takes long. */
 const PROBE_MS = 2000;
+const PROBE_PER_CONNECT = 20;
+/** Of one with an app that is known to. */
+const HANDSHAKE_MS = 60_000;
 /** Of one answer. */
 const ANSWER_LIMITS = { headerBytes: 65_536, headerCount: 1000 };
 
@@ -128,7 +131,13 @@ class Ways implements Disposable {
   }
 
   async #secured(port: number, protocols: readonly Alpn[], signal: AbortSignal): Promise<TLSSocket> {
-    return secure(await this.#machine.connect(port, { signal }), protocols, signal);
+    const tunnel = await this.#machine.connect(port, { signal });
+    return this.#handshake(tunnel, protocols, HANDSHAKE_MS, signal);
+  }
+
+  #handshake(tunnel: Duplex, protocols: readonly Alpn[], limitMs: number, signal: AbortSignal): Promise<TLSSocket> {
+    const work = (bounded: AbortSignal) => secure(tunnel, protocols, bounded);
+    return withDeadline('a TLS handshake with the app', limitMs, work, { signal, clock: this.#clock });
   }
 
   /** Whether the app speaks TLS; asked by many at once, tried once. */
@@ -143,12 +152,11 @@ class Ways implements Disposable {
 
   async #tryTls(port: number): Promise<boolean> {
     try {
-      const socket = await withDeadline(
-        'a TLS handshake with the app',
-        PROBE_MS,
-        (signal) => this.#secured(port, ['h2', 'http/1.1'], signal),
-        { clock: this.#clock },
-      );
+      const askedMs = this.#clock.monotonicMs();
+      const tunnel = await this.#machine.connect(port, {});
+      const tookMs = this.#clock.monotonicMs() - askedMs;
+      const limitMs = Math.min(HANDSHAKE_MS, Math.max(PROBE_MS, PROBE_PER_CONNECT * tookMs));
+      const socket = await this.#handshake(tunnel, ['h2', 'http/1.1'], limitMs, NEVER);
       this.#remember(port, socket.alpnProtocol === 'h2' ? 'tls h2' : 'tls http/1.1');
       socket.destroy();
       return true;

@@ -34,7 +34,8 @@ import type { Restored } from './restore.ts';
 import type { MachineFiles } from './saved.ts';
 import { capture, type SavedMachine, saveAll } from './saving.ts';
 
-const CONNECT_TIMEOUT_MS = 30_000;
+/** The link gives up on an agent that is silent much sooner: who waits for so long waits for a guest that is slow. */
+const CONNECT_TIMEOUT_MS = 60_000;
 const SUSPEND_TIMEOUT_MS = 300_000;
 const CLOCK_TIMEOUT_MS = 10_000;
 /** After a launch and a resume the guest's clock may be off by 50 ms. */

@@ -1,7 +1,7 @@
 /**
  * The way to a port of which nobody knows yet whether its app speaks TLS. Nearly none does, so that requests go in the clear
- * first; when that fails, or is answered with what TLS servers answer to such requests (400), one handshake is tried, and if
- * it succeeds the request goes again inside TLS. Apps in the clear never notice.
+ * first; when that fails, is answered with what TLS servers answer to such requests (400), or was given as much of a body as is
+ * held without a word of the app, one handshake is tried, and if it succeeds the request goes again inside TLS.
  *
  * Invariant: nothing of an answer reached the client, and all of the request that was sent is still held, when it goes again.
  */
@@ -17,7 +17,7 @@ export interface Detection {
   readonly isPlain: () => void;
 }
 
-/** Of a request's body, held until the app was heard. */
+/** Of a request's body, held until the app was heard or tried. */
 const HELD_BYTES = 65_536;
 
 export class DetectingUpstream implements Upstream {
@@ -58,12 +58,13 @@ class Attempt implements Outgoing, AnswerSink {
   readonly #request: Request;
   #outgoing: Outgoing | undefined;
   #onDrain: (() => void) | undefined;
-  /** Undefined once the app was heard, or too much was sent. */
+  /** Undefined once the app was heard or tried. */
   #held: Buffer[] | undefined = [];
   #heldBytes = 0;
   #trailers: RawHeaders | undefined;
-  /** What an app answered of which it is not clear yet whether it was meant so. */
+  /** What the app answered while it is tried whether it speaks TLS. */
   #suspicious: (() => void)[] | undefined;
+  #hasAnswered = false;
   #isOver = false;
 
   constructor(detection: Detection, request: Request) {
@@ -106,19 +107,13 @@ class Attempt implements Outgoing, AnswerSink {
   }
 
   head(head: AnswerHead): void {
-    if (head.status !== 400) {
+    const pass = () => this.#request.answer.head(head);
+    this.#hasAnswered = true;
+    if (head.status === 400 && this.#held !== undefined) this.#doubt(pass);
+    else {
       this.#isHeard();
-      this.#request.answer.head(head);
-      return;
+      pass();
     }
-    this.#suspicious = [() => this.#request.answer.head(head)];
-    void this.#find(() => {
-      this.#isHeard();
-      const held = this.#suspicious ?? [];
-      this.#suspicious = undefined;
-      for (const pass of held) pass();
-      this.#outgoing?.resumeAnswer();
-    });
   }
 
   data(chunk: Buffer): boolean {
@@ -135,47 +130,68 @@ class Attempt implements Outgoing, AnswerSink {
 
   failed(error: Error, isRepeatable: boolean): void {
     const pass = () => this.#request.answer.failed(error, isRepeatable);
-    if (this.#suspicious !== undefined) this.#suspicious.push(pass);
-    else if (this.#held === undefined) pass();
-    else void this.#find(pass);
+    if (this.#held === undefined) pass();
+    else this.#doubt(pass);
   }
 
   #sendData(chunk: Buffer): boolean {
+    const hasRoom = this.#outgoing?.body.data(chunk) ?? false;
+    if (this.#held === undefined) return hasRoom;
+    this.#held.push(Buffer.from(chunk));
     this.#heldBytes += chunk.length;
-    if (this.#heldBytes > HELD_BYTES) this.#held = undefined;
-    this.#held?.push(Buffer.from(chunk));
-    return this.#outgoing?.body.data(chunk) ?? false;
+    if (this.#heldBytes > HELD_BYTES) this.#doubt(() => {});
+    return hasRoom && this.#suspicious === undefined;
   }
 
+  /** The app speaks HTTP in the clear. */
   #isHeard(): void {
-    this.#held = undefined;
     this.#detection.isPlain();
+    this.#believe();
+  }
+
+  /** What it answered was meant so, and its request goes on. */
+  #believe(): void {
+    const passes = this.#suspicious;
+    this.#held = undefined;
+    this.#suspicious = undefined;
+    if (passes === undefined) return;
+    for (const pass of passes) pass();
+    this.#outgoing?.resumeAnswer();
+    if (this.#trailers === undefined) this.#onDrain?.();
+  }
+
+  /** `pass` is called when it turns out that the app does not speak TLS. */
+  #doubt(pass: () => void): void {
+    if (this.#suspicious !== undefined) return void this.#suspicious.push(pass);
+    this.#suspicious = [pass];
+    void this.#tryTls();
   }
 
   #use(outgoing: Outgoing): void {
     this.#outgoing = outgoing;
-    outgoing.onDrain(() => this.#onDrain?.());
+    outgoing.onDrain(() => {
+      if (this.#suspicious === undefined) this.#onDrain?.();
+    });
   }
 
-  /** Goes over to TLS when the app speaks it; `otherwise` when not. */
-  async #find(otherwise: () => void): Promise<void> {
+  async #tryTls(): Promise<void> {
     const inTls = await this.#detection.inTls();
-    if (this.#isOver) return;
-    if (inTls === undefined) return otherwise();
+    // It answered in the clear meanwhile, which settles it.
+    if (this.#isOver || this.#held === undefined) return;
+    if (inTls === undefined) return this.#hasAnswered ? this.#isHeard() : this.#believe();
     const { head, headers, answer, caller } = this.#request;
-    const held = this.#held;
     this.#outgoing?.cancel();
     this.#outgoing = undefined;
-    if (held === undefined) return answer.failed(new Error('the app speaks TLS, and the body is gone'), false);
     try {
       const outgoing = await inTls.send(head, headers, answer, caller);
       if (this.#isOver) return outgoing.cancel();
+      // What came while it was being opened is held as well.
+      const held = this.#held;
+      this.#held = undefined;
       this.#suspicious = undefined;
       this.#use(outgoing);
       let hasRoom = true;
-      // What came while it was being opened is held as well.
       for (const chunk of held) hasRoom = outgoing.body.data(chunk);
-      this.#held = undefined;
       if (this.#trailers !== undefined) outgoing.body.end(this.#trailers);
       else if (hasRoom && head.hasBody) this.#onDrain?.();
     } catch (error) {

@@ -5,7 +5,7 @@
  * byte nobody asked for, ends it. So no answer can ever reach another request than its own.
  */
 import type { Duplex } from 'node:stream';
-import { type Clock, type DirectRead, directRead, withDeadline } from '../../lib/index.ts';
+import { type Clock, type DirectRead, directRead } from '../../lib/index.ts';
 import type { Machine } from '../../microvms/index.ts';
 import type { AnswerHead, AnswerSink, BodySink, Caller, Outgoing, RequestHead, Upstream } from '../exchange.ts';
 import type { RawHeaders } from '../headers.ts';
@@ -14,7 +14,6 @@ import { encodeChunk, lastChunk } from './body.ts';
 import { checkCharacters, isToken, MalformedMessage, TARGET } from './head.ts';
 import { type Keepable, Tunnels } from './tunnels.ts';
 
-const CONNECT_TIMEOUT_MS = 10_000;
 const MAX_ANSWER_HEAD_BYTES = 65_536;
 const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE']);
 
@@ -50,12 +49,7 @@ export class Http1Upstreams implements Disposable {
   }
 
   async #open(port: number, signal: AbortSignal): Promise<Tunnel> {
-    const stream = await withDeadline(
-      'connecting to the app',
-      CONNECT_TIMEOUT_MS,
-      (bounded) => this.#machine.connect(port, { signal: bounded }),
-      { signal },
-    );
+    const stream = await this.#machine.connect(port, { signal });
     if (signal.aborted) {
       stream.destroy();
       signal.throwIfAborted();
@@ -206,7 +200,7 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
     if (this.#stream.destroyed || chunk.length === 0) return true;
     if (this.#request?.bodyLength === undefined) return this.#stream.write(encodeChunk(chunk));
     this.#left -= chunk.length;
-    if (this.#left >= 0) return this.#stream.write(chunk);
+    if (this.#left >= 0) return this.#direct?.give(chunk) ?? this.#stream.write(Buffer.from(chunk));
     this.#over(new Error('the body is longer than its length'));
     return true;
   }

@@ -17,7 +17,8 @@ export interface SessionPoolOptions extends HeadLimits {
   readonly clock: Clock;
 }
 
-const CONNECT_MS = 10_000;
+/** Connecting has a bound of its own; an app whose guest is slow may take as long again. */
+const CONNECT_MS = 120_000;
 const IDLE_MS = 30_000;
 /** What most servers allow; beyond it another session is opened. */
 const STREAMS_PER_SESSION = 100;

@@ -2,14 +2,12 @@
  * A byte tunnel into a port of a microVM over a WebSocket: Rekindle's own subprotocol `rekindle.tunnel`, for what speaks no
  * HTTP. The same token, port and scope as for a request; what an app could offer under that name never sees it.
  */
-import { CLOSE, carryBytes, MachineError, messageOf, withDeadline } from '../../lib/index.ts';
+import { CLOSE, carryBytes, MachineError, messageOf } from '../../lib/index.ts';
 import { BAD_GATEWAY } from '../answers.ts';
 import type { Surroundings } from '../forward.ts';
 import { reach } from '../reach.ts';
 import type { OwnSockets } from '../sockets/sockets.ts';
 import { refuseUpgrade, type Upgrade } from '../upgrade.ts';
-
-const CONNECT_TIMEOUT_MS = 10_000;
 
 /** Never rejects. The upgrade's socket belongs to this function. */
 export async function serveTunnel(upgrade: Upgrade, around: Surroundings, sockets: OwnSockets): Promise<void> {
@@ -21,12 +19,7 @@ export async function serveTunnel(upgrade: Upgrade, around: Surroundings, socket
   upgrade.socket.once('close', onClose);
   try {
     const { got, underWay } = await reach(microvmId, around, gone.signal, (machine, signal) =>
-      withDeadline(
-        'connecting to the port',
-        CONNECT_TIMEOUT_MS,
-        (bounded) => machine.connect(port, { signal: bounded }),
-        { signal },
-      ),
+      machine.connect(port, { signal }),
     );
     using _underWay = underWay;
     const socket = sockets.accept(upgrade, key);
