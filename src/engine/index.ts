@@ -22,9 +22,9 @@ export { loadRuntime } from './load-runtime.ts';
 export type { NetworkSettings } from './network/settings.ts';
 export type { Runtime } from './runtime.ts';
 export { Keyring, readKeyFile } from './snapshot/encryption.ts';
+export { createFakeEngine } from './vmm/fake/fake-engine.ts';
 export {
   createFakeDisk,
-  createFakeEngine,
   type FakeApp,
   type FakeDisk,
   type FakeEngine,
@@ -34,4 +34,4 @@ export {
   type FakeShell,
   freeze,
   restartHost,
-} from './vmm/fake/fake-engine.ts';
+} from './vmm/fake/fake-types.ts';

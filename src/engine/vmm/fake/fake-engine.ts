@@ -7,20 +7,15 @@
  */
 import { existsSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
-import { createServer, type RequestListener } from 'node:http';
 import path from 'node:path';
-import { type Duplex, duplexPair } from 'node:stream';
 import { MachineError } from '../../../lib/index.ts';
 import type { Egress, FlowRecord } from '../../egress.ts';
 import type {
   BuildRequest,
   BuiltDisk,
-  CheckpointReport,
   ContainerConfig,
-  Engine,
   KeptDisk,
   LaunchRequest,
-  LogLine,
   Machine,
   MachineExit,
   Recalled,
@@ -28,167 +23,25 @@ import type {
   RoleCredentials,
   SealedSnapshot,
   SealRequest,
-  Shell,
   SnapshotDamage,
   SnapshotFit,
-  SuspendReport,
-  TerminalSize,
 } from '../../engine.ts';
 import { digestChunks } from '../../snapshot/digest.ts';
-
-/** `launched`, `resumed`, `suspended` and `checkpointed` come when the work is done and the caller has not been told yet. */
-export type FakeOperation =
-  | 'build'
-  | 'keptDisk'
-  | 'seal'
-  | 'launch'
-  | 'suspend'
-  | 'resume'
-  | 'connect'
-  | 'openShell'
-  | 'setEgress'
-  | 'setCredentials'
-  | 'destroy'
-  | 'adopt'
-  | 'launched'
-  | 'resumed'
-  | 'suspended'
-  | 'checkpoint'
-  | 'checkpointed';
-
-/** What an app's handler sees of its machine. `memory` starts as a copy of the snapshot's and survives suspend. */
-export interface FakeGuest {
-  readonly id: string;
-  readonly memory: Record<string, unknown>;
-}
-
-export type FakeApp = (guest: FakeGuest, port: number) => RequestListener;
-
-/** Plays a shell: reads what is typed from `terminal`, writes what is shown. Ending `terminal` without `exit` cuts it off. */
-export type FakeShell = (
-  terminal: Duplex,
-  session: {
-    readonly guest: FakeGuest;
-    readonly size: TerminalSize;
-    onResize(listener: (size: TerminalSize) => void): void;
-  },
-  exit: (code: number) => void,
-) => void;
-
-/** What would be on disk: shared by two fake engines to play a restart of the server. */
-export interface FakeDisk {
-  /** Snapshot folder to the memory image its machines start with. */
-  readonly snapshots: Map<string, Record<string, unknown>>;
-  /** Snapshot folders that do not fit this host as well as one sealed now. */
-  readonly fits: Map<string, SnapshotFit>;
-  /** Machine id to the memory it was suspended with, or `null` while it has only a folder. */
-  readonly machines: Map<string, Record<string, unknown> | null>;
-  /** Machine id to the guest that runs, whatever server started it. */
-  readonly processes: Map<string, FakeGuest>;
-  /** Machine id to when its VMM, which was stopped, goes on (see `freeze`). */
-  readonly frozen: Map<string, Gate>;
-  /** Counts boots of the host. */
-  boot: number;
-  /** Machine id to the boot in which it ran last. */
-  readonly ranIn: Map<string, number>;
-  /** Machine id to its checkpoint, and when that was taken. */
-  readonly checkpoints: Map<string, { readonly memory: Record<string, unknown>; readonly takenAt: number }>;
-  /** Machine id to when it was suspended. */
-  readonly suspendedAt: Map<string, number>;
-}
-
-export interface FakeEngineOptions {
-  readonly disk?: FakeDisk;
-  /** The app of every machine; the default counts requests: `{"id":…,"count":N}`. */
-  readonly app?: FakeApp;
-  /** The shell of every image; null: it has none. The default echoes, and says its new size when that changes. */
-  readonly shell?: FakeShell | null;
-  /** Ports something listens on in the guest; everything when left out. */
-  readonly listening?: readonly number[];
-  readonly config?: Partial<ContainerConfig>;
-  readonly buildLog?: string;
-  readonly appLog?: string;
-  /** When true, machines that an abandoned engine left are taken over. */
-  readonly adopts?: boolean;
-  /** When true, `launch` takes any snapshot folder, sealed here or not. */
-  readonly anySnapshot?: boolean;
-  /** Wall clock; default the host's. */
-  readonly now?: () => number;
-}
-
-export interface FakeEngine extends Engine {
-  readonly disk: FakeDisk;
-  /** Live machines by id. */
-  readonly machines: ReadonlyMap<string, Machine>;
-  /** Every operation in the order it was asked for, as `launch microvm-1`. */
-  readonly calls: readonly string[];
-  /** What each live machine may reach now, and what each build and seal was given, by its id. */
-  readonly egress: ReadonlyMap<string, Egress | undefined>;
-  /** What each guest's metadata service serves now, by machine or build; nothing is left of a suspended or ended one. */
-  readonly credentials: ReadonlyMap<string, RoleCredentials>;
-  /** Adds a record to the flow log of `id`. */
-  record(flow: FlowRecord): void;
-  /** The next `operation` (for `id`, when given) rejects with `error`; disposing the result takes that back. */
-  failNext(operation: FakeOperation, error: Error, id?: string): Disposable;
-  /** Operations of this kind wait until the result is disposed or, unless they are `deaf`, their signal aborts. */
-  hold(operation: FakeOperation, options?: { deaf?: boolean }): Disposable;
-  /**
-   * The server was killed: no call to this engine comes back any more, nothing it knows ends. Machines live on, for another
-   * engine on the same disk to find.
-   */
-  abandon(): void;
-  /** Lets the app or the VMM of `id` end. */
-  exit(id: string, exit: MachineExit): void;
-  /** A snapshot is found damaged, as by the scrub. */
-  damage(damage: SnapshotDamage): void;
-  /** Adds lines to a machine's captured output. */
-  print(id: string, text: string, stream?: 'stdout' | 'stderr'): void;
-}
-
-export function createFakeDisk(): FakeDisk {
-  return {
-    snapshots: new Map(),
-    fits: new Map(),
-    machines: new Map(),
-    processes: new Map(),
-    frozen: new Map(),
-    boot: 1,
-    ranIn: new Map(),
-    checkpoints: new Map(),
-    suspendedAt: new Map(),
-  };
-}
-
-/** The host starts anew: no process outlives that. */
-export function restartHost(disk: FakeDisk): void {
-  disk.boot += 1;
-  disk.processes.clear();
-}
-
-/** Its VMM is stopped and answers nobody, until the result is disposed. `deaf`: who asks it cannot be called off either. */
-export function freeze(disk: FakeDisk, id: string, { deaf = false } = {}): Disposable {
-  const { promise: open, resolve } = Promise.withResolvers<void>();
-  disk.frozen.set(id, { open, deaf });
-  return { [Symbol.dispose]: resolve };
-}
+import { abortable, FakeMachine, type FakeMachineHost } from './fake-machine.ts';
+import {
+  createFakeDisk,
+  type FakeDisk,
+  type FakeEngine,
+  type FakeEngineOptions,
+  type FakeOperation,
+  type Gate,
+} from './fake-types.ts';
 
 export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
   return new InMemoryEngine(options);
 }
 
-const countingApp: FakeApp = (guest) => (_request, response) => {
-  const count = Number(guest.memory.count ?? 0) + 1;
-  guest.memory.count = count;
-  response.setHeader('content-type', 'application/json');
-  response.end(JSON.stringify({ id: guest.id, count }));
-};
-
-const echoingShell: FakeShell = (terminal, { onResize }) => {
-  onResize(({ cols, rows }) => terminal.write(`[${cols}x${rows}]`));
-  terminal.pipe(terminal);
-};
-
-class InMemoryEngine implements FakeEngine {
+class InMemoryEngine implements FakeEngine, FakeMachineHost {
   readonly host = { accelerator: 'tcg', vmmVersion: 'fake', cpus: 2, remarks: [] } as const;
   readonly disk: FakeDisk;
   readonly machines = new Map<string, FakeMachine>();
@@ -472,149 +325,8 @@ class InMemoryEngine implements FakeEngine {
   }
 }
 
-interface Gate {
-  readonly open: Promise<void>;
-  readonly deaf: boolean;
-}
-
 function isAfterwards(operation: FakeOperation): boolean {
   return ['launched', 'resumed', 'suspended', 'checkpointed'].includes(operation);
-}
-
-class FakeMachine implements Machine {
-  readonly id: string;
-  readonly pid = process.pid;
-  readonly exited: Promise<MachineExit>;
-  readonly #engine: InMemoryEngine;
-  readonly #guest: FakeGuest;
-  readonly #options: FakeEngineOptions;
-  readonly #exit = Promise.withResolvers<MachineExit>();
-  readonly #streams = new Set<Duplex>();
-  readonly #lines: LogLine[] = [];
-  #printed = Promise.withResolvers<void>();
-  #live = true;
-
-  constructor(engine: InMemoryEngine, guest: FakeGuest, options: FakeEngineOptions) {
-    this.#engine = engine;
-    this.#guest = guest;
-    this.#options = options;
-    this.id = guest.id;
-    this.exited = this.#exit.promise;
-  }
-
-  async connect(port: number, { signal }: { signal?: AbortSignal } = {}): Promise<Duplex> {
-    await this.#engine.enter('connect', this.id, signal);
-    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
-    if (this.#options.listening?.includes(port) === false) {
-      throw new MachineError('failed', `nothing listens on port ${port} in ${this.id}`);
-    }
-    const [near, far] = duplexPair();
-    const server = createServer((this.#options.app ?? countingApp)(this.#guest, port));
-    server.keepAliveTimeout = 0;
-    server.emit('connection', far);
-    this.#streams.add(near);
-    near.once('close', () => {
-      this.#streams.delete(near);
-      far.destroy();
-    });
-    return near;
-  }
-
-  async openShell(size: TerminalSize, { signal }: { signal?: AbortSignal } = {}): Promise<Shell> {
-    await this.#engine.enter('openShell', this.id, signal);
-    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
-    const { shell = echoingShell } = this.#options;
-    if (shell === null) throw new MachineError('failed', 'the image has no shell (bash, sh or busybox)');
-    const [near, far] = duplexPair();
-    const exited = Promise.withResolvers<number>();
-    const listeners: ((size: TerminalSize) => void)[] = [];
-    const exit = (code: number) => {
-      near.once('end', () => exited.resolve(code));
-      far.end();
-    };
-    this.#streams.add(near);
-    near.once('close', () => {
-      this.#streams.delete(near);
-      far.destroy();
-    });
-    shell(far, { guest: this.#guest, size, onResize: (listener) => void listeners.push(listener) }, exit);
-    return Object.assign(near, {
-      exited: exited.promise,
-      resize: (next: TerminalSize) => {
-        for (const listener of listeners) listener(next);
-      },
-    });
-  }
-
-  async setCredentials(credentials: RoleCredentials | null, { signal }: { signal?: AbortSignal } = {}): Promise<void> {
-    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
-    await this.#engine.give(this.id, credentials, signal);
-  }
-
-  async suspend({ signal }: { signal?: AbortSignal } = {}): Promise<SuspendReport> {
-    await this.#engine.enter('suspend', this.id, signal);
-    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
-    this.#engine.disk.machines.set(this.id, structuredClone(this.#guest.memory));
-    this.#engine.disk.suspendedAt.set(this.id, (this.#options.now ?? Date.now)());
-    this.#engine.disk.checkpoints.delete(this.id);
-    await this.#engine.enter('suspended', this.id);
-    this.#close();
-    return { deltaBytes: 3_600_000, tookMs: 14 };
-  }
-
-  async checkpoint({ signal }: { signal?: AbortSignal } = {}): Promise<CheckpointReport> {
-    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
-    await this.#engine.give(this.id, null, signal);
-    const memory = structuredClone(this.#guest.memory);
-    const takenAt = (this.#options.now ?? Date.now)();
-    await this.#engine.enter('checkpoint', this.id, signal);
-    if (!this.#live) throw new MachineError('exited', `${this.id} has ended`);
-    this.#engine.disk.checkpoints.set(this.id, { memory, takenAt });
-    await this.#engine.enter('checkpointed', this.id, signal);
-    return { deltaBytes: 3_600_000, pausedMs: 20 };
-  }
-
-  async *logs(options: { cursor?: number; follow?: boolean; signal?: AbortSignal }): AsyncIterable<LogLine> {
-    let cursor = options.cursor ?? 0;
-    for (;;) {
-      for (const line of this.#lines.filter((l) => l.cursor >= cursor)) {
-        cursor = line.cursor + 1;
-        yield line;
-      }
-      if (options.follow !== true || !this.#live) return;
-      await abortable(this.#printed.promise, options.signal);
-    }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#engine.leaving) this.#close();
-  }
-
-  print(text: string, stream: 'stdout' | 'stderr'): void {
-    this.#lines.push({ cursor: this.#lines.length, at: Date.now(), stream, text });
-    this.#wakeReaders();
-  }
-
-  end(exit: MachineExit): void {
-    if (exit.kind === 'vmm') this.#close();
-    this.#exit.resolve(exit);
-  }
-
-  #close(): void {
-    this.#live = false;
-    if (this.#engine.machines.get(this.id) === this) {
-      this.#engine.credentials.delete(this.id);
-      this.#engine.machines.delete(this.id);
-      if (this.#engine.disk.processes.get(this.id) === this.#guest) this.#engine.disk.processes.delete(this.id);
-    }
-    for (const stream of this.#streams) stream.destroy();
-    this.#wakeReaders();
-  }
-
-  #wakeReaders(): void {
-    this.#printed.resolve();
-    this.#printed = Promise.withResolvers<void>();
-  }
 }
 
 const defaultConfig: ContainerConfig = {
@@ -625,13 +337,3 @@ const defaultConfig: ContainerConfig = {
   user: '',
   exposedPorts: [8080],
 };
-
-function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(signal.reason);
-    if (signal.aborted) return onAbort();
-    signal.addEventListener('abort', onAbort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
-  });
-}
