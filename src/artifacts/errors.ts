@@ -32,3 +32,11 @@ export class ArtifactError extends DomainError {
     this.kind = kind;
   }
 }
+
+const MAX_SHOWN_CHARACTERS = 300;
+
+/** `what` may hold names out of the archive, which may hold what terminals obey. */
+export function invalid(what: string, cause?: unknown): ArtifactError {
+  const shown = what.slice(0, MAX_SHOWN_CHARACTERS).replace(/[\p{C}\u2028\u2029]/gu, '?');
+  return new ArtifactError('archive-invalid', `The code artifact is not a usable zip archive: ${shown}.`, { cause });
+}

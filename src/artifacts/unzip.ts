@@ -6,36 +6,33 @@
  */
 import { constants } from 'node:fs';
 import { chmod, mkdir, open, rm, symlink } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { type Entry, fromFdPromise, type ZipFile } from 'yauzl';
 import { messageOf } from '../lib/index.ts';
-import { ArtifactError } from './errors.ts';
-import {
-  checkLink,
-  DEFAULT_UNZIP_LIMITS,
-  invalid,
-  type PlannedEntry,
-  planZip,
-  type UnzipLimits,
-  type ZipPlan,
-} from './zip-plan.ts';
+import { ArtifactError, invalid } from './errors.ts';
+import { checkLinks } from './zip-links.ts';
+import { DEFAULT_UNZIP_LIMITS, type PlannedEntry, planZip, type UnzipLimits, type ZipPlan } from './zip-plan.ts';
 
 export interface UnzipOptions {
   readonly limits?: UnzipLimits;
   readonly signal?: AbortSignal | undefined;
+  /** Told how much is about to be written; what it throws keeps it from being. */
+  readonly admit?: (bytes: number) => void;
 }
 
 /**
  * Unpacks the archive behind `fd` (which stays open) into `toDir`, which must not exist yet.
- * @throws ArtifactError `archive-invalid`, `archive-too-large`, `dockerfile-missing`; the signal's reason
+ * @throws ArtifactError `archive-invalid`, `archive-too-large`, `dockerfile-missing`; the signal's reason; what `admit` throws
  */
 export async function unzip(fd: number, toDir: string, options: UnzipOptions = {}): Promise<void> {
   const zip = await openZip(fd);
   const plan = await readPlan(zip, options.limits ?? DEFAULT_UNZIP_LIMITS);
-  if (plan.get('Dockerfile') === undefined || plan.get('Dockerfile')?.kind === 'folder') {
-    throw new ArtifactError('dockerfile-missing', 'The code artifact has no Dockerfile at its root.');
+  // A link is none: it may lead to anything, and BuildKit is given the file alone.
+  if (plan.entries.get('Dockerfile')?.kind !== 'file') {
+    throw new ArtifactError('dockerfile-missing', 'The code artifact has no file named Dockerfile at its root.');
   }
+  options.admit?.(plan.totalBytes);
   await mkdir(toDir);
   try {
     await write(zip, plan, toDir, options.signal);
@@ -63,24 +60,34 @@ async function readPlan(zip: ZipFile, limits: UnzipLimits): Promise<ZipPlan> {
 }
 
 async function write(zip: ZipFile, plan: ZipPlan, toDir: string, signal: AbortSignal | undefined): Promise<void> {
-  const entries = [...plan.values()];
+  const entries = [...plan.entries.values()];
   const links = new Map<string, string>();
-  for (const { path } of entries) await mkdir(join(toDir, dirname(path)), { recursive: true });
-  for (const { path, kind } of entries) if (kind === 'folder') await mkdir(join(toDir, path), { recursive: true });
+  for (const path of plan.folders) {
+    signal?.throwIfAborted();
+    await mkdir(join(toDir, path));
+  }
   for (const planned of entries) {
     signal?.throwIfAborted();
-    if (planned.kind === 'file') await writeFile(zip, planned, toDir);
+    if (planned.kind === 'file') await writeFile(zip, planned, toDir, signal);
     if (planned.kind === 'link') links.set(planned.path, await readLink(zip, planned.entry));
   }
-  for (const path of links.keys()) checkLink(path, links);
+  checkLinks(links);
   for (const [path, target] of links) await symlink(target, join(toDir, path));
   for (const { path, kind, mode } of entries) if (kind === 'folder') await chmod(join(toDir, path), mode);
 }
 
-async function writeFile(zip: ZipFile, { path, mode, entry }: PlannedEntry, toDir: string): Promise<void> {
+async function writeFile(
+  zip: ZipFile,
+  { path, mode, entry }: PlannedEntry,
+  toDir: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
   await using handle = await open(join(toDir, path), flags);
-  for await (const chunk of contentOf(zip, entry)) await handle.appendFile(chunk);
+  for await (const chunk of contentOf(zip, entry)) {
+    signal?.throwIfAborted();
+    await handle.appendFile(chunk);
+  }
   // After the umask, which would otherwise take bits away.
   await handle.chmod(mode);
   const modifiedAt = entry.getLastModDate();

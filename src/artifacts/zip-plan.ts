@@ -6,9 +6,11 @@
  */
 import { posix } from 'node:path';
 import { type Entry, validateFileName, type ZipFile } from 'yauzl';
-import { ArtifactError } from './errors.ts';
+import { ArtifactError, invalid } from './errors.ts';
+import { MAX_LINKS_BYTES } from './zip-links.ts';
 
 export interface UnzipLimits {
+  /** Also of folders that are only part of a name. */
   readonly maxEntries: number;
   /** Names, extra fields and comments of all entries, which are held in memory. */
   readonly maxDirectoryBytes: number;
@@ -36,7 +38,13 @@ export interface PlannedEntry {
   readonly entry: Entry;
 }
 
-export type ZipPlan = ReadonlyMap<string, PlannedEntry>;
+export interface ZipPlan {
+  readonly entries: ReadonlyMap<string, PlannedEntry>;
+  /** All that are to be made, also those that only lead to others; each after the one it is in. */
+  readonly folders: readonly string[];
+  /** Sum of what all files unpack to. */
+  readonly totalBytes: number;
+}
 
 const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
@@ -52,6 +60,7 @@ export async function planZip(zip: ZipFile, limits: UnzipLimits): Promise<ZipPla
   if (zip.entryCount > limits.maxEntries) throw tooLarge(`${zip.entryCount} entries; ${limits.maxEntries} are allowed`);
   const plan = new Map<string, PlannedEntry>();
   let totalBytes = 0;
+  let linksBytes = 0;
   let directoryBytes = 0;
   for await (const entry of zip.eachEntry()) {
     directoryBytes += entry.fileNameLength + entry.extraFieldLength + entry.fileCommentLength;
@@ -63,14 +72,15 @@ export async function planZip(zip: ZipFile, limits: UnzipLimits): Promise<ZipPla
       throw invalid(`'${planned.path}' stands in it twice`);
     }
     plan.set(planned.path, planned);
+    if (planned.kind === 'link') linksBytes += entry.uncompressedSize;
+    if (linksBytes > MAX_LINKS_BYTES) throw tooLarge(`its links lead to more than ${MAX_LINKS_BYTES} bytes of names`);
     totalBytes += entry.uncompressedSize;
     if (totalBytes > limits.maxTotalBytes) throw tooLarge(`it unpacks to more than ${limits.maxTotalBytes} bytes`);
   }
   if (totalBytes > limits.ratioFreeBytes && totalBytes > limits.maxRatio * zip.fileSize) {
     throw tooLarge(`it unpacks to more than ${limits.maxRatio} times its size`);
   }
-  for (const { path } of plan.values()) checkParents(plan, path);
-  return plan;
+  return { entries: plan, folders: foldersOf(plan, limits), totalBytes };
 }
 
 function planEntry(entry: Entry): PlannedEntry {
@@ -112,45 +122,27 @@ function modeOf(entry: Entry, kind: PlannedEntry['kind']): number {
   return permissions === 0 ? 0o644 : permissions | 0o600;
 }
 
-function checkParents(plan: ZipPlan, path: string): void {
-  for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {
-    const parent = plan.get(path.slice(0, at));
-    if (parent !== undefined && parent.kind !== 'folder') throw invalid(`'${path}' lies below a ${parent.kind}`);
+/** Finds every folder once, so that deep names cost what they are worth. */
+function foldersOf(plan: ReadonlyMap<string, PlannedEntry>, { maxEntries }: UnzipLimits): string[] {
+  const folders = new Set<string>();
+  let others = 0;
+  for (const { path, kind } of plan.values()) {
+    if (kind === 'folder') folders.add(path);
+    else others += 1;
   }
-}
-
-/**
- * Checks that a link stays inside, followed the way the kernel would, through the archive's other links too.
- * @param targets link path to target, of all links
- * @throws ArtifactError `archive-invalid`
- */
-export function checkLink(path: string, targets: ReadonlyMap<string, string>): void {
-  const outside = () => invalid(`the link '${path}' leads outside of it`);
-  const resolved: string[] = path.split('/').slice(0, -1);
-  const pending = (targets.get(path) ?? '').split('/');
-  if (pending[0] === '') throw outside();
-  let followed = 0;
-  for (;;) {
-    const step = pending.shift();
-    if (step === undefined) return;
-    if (step === '' || step === '.') continue;
-    if (step === '..') {
-      if (resolved.pop() === undefined) throw outside();
-      continue;
+  const led = new Set<string>();
+  for (const { path } of plan.values()) {
+    for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {
+      const parent = path.slice(0, at);
+      if (led.has(parent)) break;
+      const known = plan.get(parent);
+      if (known !== undefined && known.kind !== 'folder') throw invalid(`'${path}' lies below a ${known.kind}`);
+      led.add(parent);
+      folders.add(parent);
+      if (folders.size + others > maxEntries) throw tooLarge(`more than ${maxEntries} files and folders`);
     }
-    resolved.push(step);
-    const next = targets.get(resolved.join('/'));
-    if (next === undefined) continue;
-    followed += 1;
-    if (followed > 40) throw invalid(`the link '${path}' leads through too many links`);
-    if (next.startsWith('/')) throw outside();
-    resolved.pop();
-    pending.unshift(...next.split('/'));
   }
-}
-
-export function invalid(what: string, cause?: unknown): ArtifactError {
-  return new ArtifactError('archive-invalid', `The code artifact is not a usable zip archive: ${what}.`, { cause });
+  return [...folders].sort((a, b) => a.length - b.length);
 }
 
 function tooLarge(what: string): ArtifactError {

@@ -114,6 +114,7 @@ export type BuildFailureKind =
   | 'dockerfile-missing'
   | 'dockerfile-failed'
   | 'disk-full'
+  | 'host-disk-full'
   | 'app-exited'
   | 'ready-timeout'
   | 'ready-client-error'

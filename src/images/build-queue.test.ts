@@ -88,6 +88,22 @@ describe('a build on a full host', () => {
     }
   });
 
+  it('fails before it unpacks an artifact that the disk has no room for', async () => {
+    const budget = room(9000, { ...ROOMY, freeDiskMiB: () => 3100 });
+    await using b = await bench({ budget });
+    // Unpacked, archived for the builder and unpacked there: 90 MiB, and 3072 are spoken for.
+    await b.put('big.zip', { Dockerfile: 'FROM base\n', big: 'x'.repeat(30 * 1024 ** 2) });
+    await b.images.create({ ...INPUT, codeArtifact: { uri: 's3://code/big.zip' } });
+    await b.built();
+    const reason = (await b.images.listBuilds(ARN, '1.0', {})).items[0]?.stateReason ?? '';
+    assert.match(
+      reason,
+      /^INTERNAL_PLATFORM_ERROR: This host has no capacity for a build: only 3100 MiB .*, and 3163 are needed/,
+    );
+    assert.equal(b.engine.calls.length, 0, 'nothing was started');
+    assert.equal(budget.held.machines, 0);
+  });
+
   it('is given up after an hour', async () => {
     const budget = room(BUILD_MIB);
     await using b = await bench({ budget });

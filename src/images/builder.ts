@@ -7,6 +7,7 @@ import path from 'node:path';
 import type { Artifacts } from '../artifacts/index.ts';
 import type { Connectors } from '../connectors/index.ts';
 import {
+  type Budget,
   type BuiltDisk,
   type Egress,
   type Engine,
@@ -48,6 +49,7 @@ export interface BuilderOptions {
   readonly snapshotDirOf: (version: VersionRecord) => string;
   /** Of another version of the same image, by what is on record now. @throws DomainError `NOT_FOUND` */
   readonly snapshotDirNow: (imageArn: string, imageVersion: string) => Promise<string>;
+  readonly budget: Pick<Budget, 'widen'>;
   /** Bounds the Dockerfile's run. */
   readonly buildTimeoutMs: number;
 }
@@ -62,6 +64,8 @@ const FETCH_TIMEOUT_MS = 300_000;
 const LAUNCH_TIMEOUT_MS = 60_000;
 /** What ends a build is given that long. */
 const CALL_OFF_MS = 60_000;
+/** Of an artifact's files, whatever its Dockerfile does with them: unpacked, archived for the builder, unpacked in it. */
+const COPIES = 3;
 const KEPT_TIMEOUT_MS = 300_000;
 /** Pause after a 503 of the validate hook. Undocumented. GUESS: validate-hook-pace */
 const VALIDATE_RETRY_MS = 500;
@@ -263,7 +267,8 @@ async function buildDisk(
     FETCH_TIMEOUT_MS,
     async (deadline) => {
       await using artifact = await phases.time('fetch', () => o.artifacts.fetchZip(config.codeArtifact.uri));
-      await phases.time('unpack', () => artifact.unpack(contextDir, { signal: deadline }));
+      const admit = (bytes: number) => o.budget.widen(`build-${buildId}`, Math.ceil((COPIES * bytes) / 1024 ** 2));
+      await phases.time('unpack', () => artifact.unpack(contextDir, { signal: deadline, admit }));
     },
     { signal },
   );

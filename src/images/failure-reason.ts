@@ -4,7 +4,7 @@
  */
 import { ArtifactError, type ArtifactErrorKind } from '../artifacts/index.ts';
 import { BuildFailure } from '../engine/index.ts';
-import { DomainError } from '../lib/index.ts';
+import { DomainError, isDiskFull } from '../lib/index.ts';
 import type { VersionConfig } from './types.ts';
 import { imageHookSeconds } from './version-config.ts';
 
@@ -36,6 +36,9 @@ const ARTIFACT_CODES: Partial<Record<ArtifactErrorKind, string>> = {
 export const INTERRUPTED =
   'INTERNAL_PLATFORM_ERROR: The build was interrupted because the server stopped. Start it again.';
 
+const HOST_DISK_FULL =
+  'DISK_STORAGE_FULL: The disk of this host ran full during the build. Free some space and build again.';
+
 export function failureReason(error: unknown, config: VersionConfig): string {
   if (error instanceof ValidateFailure) return error.message;
   if (error instanceof BuildTimeout) {
@@ -46,6 +49,7 @@ export function failureReason(error: unknown, config: VersionConfig): string {
   if (error instanceof DomainError && error.code === 'CAPACITY') return `INTERNAL_PLATFORM_ERROR: ${error.message}`;
   // The build role's: the identity room's sentence, made for callers. GUESS: role-not-assumed
   if (error instanceof DomainError) return error.message;
+  if (isDiskFull(error)) return HOST_DISK_FULL;
   return 'INTERNAL_PLATFORM_ERROR: The build failed because of the platform, not the image. Try again; the log of the server says more.';
 }
 
@@ -57,6 +61,8 @@ function buildFailureReason(error: BuildFailure, config: VersionConfig): string 
       return 'The container image build failed.';
     case 'disk-full':
       return 'DISK_STORAGE_FULL: The disk ran full during the build.';
+    case 'host-disk-full':
+      return HOST_DISK_FULL;
     case 'app-exited':
       return `The application exited with code ${error.exitCode ?? 'unknown'} before it was ready.`;
     case 'no-command':

@@ -130,6 +130,8 @@ const reasons: Record<BuildFailureKind, string> = {
   'dockerfile-missing': 'ARCHIVE_DOCKERFILE_NOT_FOUND: There is no Dockerfile at the root of the archive.',
   'dockerfile-failed': 'The container image build failed.',
   'disk-full': 'DISK_STORAGE_FULL: The disk ran full during the build.',
+  'host-disk-full':
+    'DISK_STORAGE_FULL: The disk of this host ran full during the build. Free some space and build again.',
   'app-exited': 'The application exited with code 3 before it was ready.',
   'no-command': 'The container image has neither ENTRYPOINT nor CMD, so there is no application to start.',
   'ready-timeout': 'Ready hook invocation timed out after PT1M30S',
@@ -139,7 +141,7 @@ const reasons: Record<BuildFailureKind, string> = {
 for (const [kind, reason] of Object.entries(reasons) as [BuildFailureKind, string][]) {
   test(`${kind} stands on both builds as "${reason}"`, async () => {
     await using b = await bench();
-    const operation = kind.startsWith('dockerfile') || kind === 'disk-full' ? 'build' : 'seal';
+    const operation = kind.startsWith('dockerfile') || kind.endsWith('disk-full') ? 'build' : 'seal';
     b.engine.failNext(operation, new BuildFailure(kind, kind, 3));
     await b.images.create({ ...INPUT, hooks: readyHooks });
     assert.equal(await failureOf(b), reason);
@@ -156,6 +158,13 @@ test('what is the fault of the platform is said so without its words', async () 
   const reason = await failureOf(b);
   assert.match(reason ?? '', /^INTERNAL_PLATFORM_ERROR: /);
   assert.doesNotMatch(reason ?? '', /secret/);
+});
+
+test('a full disk of the host is said to be that, wherever it was met', async () => {
+  await using b = await bench();
+  b.engine.failNext('build', new Error('write', { cause: Object.assign(new Error('no space'), { code: 'ENOSPC' }) }));
+  await b.images.create(INPUT);
+  assert.match((await failureOf(b)) ?? '', /^DISK_STORAGE_FULL: The disk of this host ran full/);
 });
 
 /** A validate hook that gives these statuses one after another. */

@@ -135,6 +135,7 @@ class ImagesRoom implements Images {
       snapshotDirOf: (version: VersionRecord) =>
         this.snapshotDir(version.imageArn, version.version, newestSnapshot(version)),
     };
+    const budget = options.budget ?? unboundedBudget();
     const builder = {
       ...common,
       snapshotDirNow: async (arn: string, version: string) =>
@@ -148,12 +149,11 @@ class ImagesRoom implements Images {
       stateDir: options.stateDir,
       workDir: path.join(options.stateDir, 'builds'),
       buildTimeoutMs: options.buildTimeoutMs ?? 3_600_000,
+      budget,
     };
-    const budget = options.budget ?? unboundedBudget();
     this.#queue = new BuildQueue({
       ...builder,
       concurrentBuilds: options.concurrentBuilds ?? 1,
-      budget,
     });
     this.#reseals = new Reseals({
       ...common,

@@ -1,7 +1,14 @@
 export { type Clock, systemClock, TestClock } from './clock.ts';
 export { sleep, withDeadline } from './deadline.ts';
 export { type DirectRead, directRead, type Taker } from './direct-read.ts';
-export { DomainError, type DomainErrorCode, MachineError, type MachineErrorKind, messageOf } from './errors.ts';
+export {
+  DomainError,
+  type DomainErrorCode,
+  isDiskFull,
+  MachineError,
+  type MachineErrorKind,
+  messageOf,
+} from './errors.ts';
 export { type Ids, randomIds } from './ids.ts';
 export { KeyedLock } from './keyed-lock.ts';
 export { createLogger, type Logger, type LogLevel, silentLogger } from './log.ts';

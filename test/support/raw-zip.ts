@@ -1,4 +1,4 @@
-/** Writes zip archives byte by byte, so that tests can make the ones no honest tool would. Stored or deflated, no zip64. */
+/** Writes zip archives byte by byte, so that tests can make the ones no honest tool would. Stored or deflated. */
 import { crc32, deflateRawSync } from 'node:zlib';
 
 export interface RawEntry {
@@ -12,6 +12,8 @@ export interface RawEntry {
   /** Lies. */
   readonly crc?: number;
   readonly uncompressedSize?: number;
+  /** The name is in code page 437, as the flag says that is not set then; default UTF-8. */
+  readonly isCodePage437?: boolean;
 }
 
 const UTF8_FLAG = 0x0800;
@@ -25,7 +27,7 @@ export function rawZip(entries: readonly RawEntry[]): Buffer {
     const content = Buffer.from(entry.content ?? '');
     const stored = entry.deflate === true ? deflateRawSync(content) : content;
     const method = entry.method ?? (entry.deflate === true ? 8 : 0);
-    const flags = UTF8_FLAG | (entry.encrypted === true ? 1 : 0);
+    const flags = (entry.isCodePage437 === true ? 0 : UTF8_FLAG) | (entry.encrypted === true ? 1 : 0);
     const sum = entry.crc ?? crc32(content);
     const size = entry.uncompressedSize ?? content.length;
 
@@ -55,11 +57,30 @@ export function rawZip(entries: readonly RawEntry[]): Buffer {
     directory.push(central, name);
     offset += local.length + name.length + stored.length;
   }
+  const whole = Buffer.concat(directory);
+  const isLarge = entries.length >= 0xffff;
   const end = Buffer.alloc(22);
   end.writeUInt32LE(0x06054b50, 0);
-  end.writeUInt16LE(entries.length, 8);
-  end.writeUInt16LE(entries.length, 10);
-  end.writeUInt32LE(Buffer.concat(directory).length, 12);
+  end.writeUInt16LE(isLarge ? 0xffff : entries.length, 8);
+  end.writeUInt16LE(isLarge ? 0xffff : entries.length, 10);
+  end.writeUInt32LE(whole.length, 12);
   end.writeUInt32LE(offset, 16);
-  return Buffer.concat([...parts, ...directory, end]);
+  return Buffer.concat([...parts, whole, ...(isLarge ? [end64(entries.length, whole.length, offset)] : []), end]);
+}
+
+/** End of directory and its locator, zip64. */
+function end64(entries: number, directoryBytes: number, directoryAt: number): Buffer {
+  const end = Buffer.alloc(56 + 20);
+  end.writeUInt32LE(0x06064b50, 0);
+  end.writeBigUInt64LE(44n, 4);
+  end.writeUInt16LE(45, 12);
+  end.writeUInt16LE(45, 14);
+  end.writeBigUInt64LE(BigInt(entries), 24);
+  end.writeBigUInt64LE(BigInt(entries), 32);
+  end.writeBigUInt64LE(BigInt(directoryBytes), 40);
+  end.writeBigUInt64LE(BigInt(directoryAt), 48);
+  end.writeUInt32LE(0x07064b50, 56);
+  end.writeBigUInt64LE(BigInt(directoryAt + directoryBytes), 64);
+  end.writeUInt32LE(1, 72);
+  return end;
 }

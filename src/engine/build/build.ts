@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { mkdir, open, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { MachineError } from '../../lib/index.ts';
+import { isDiskFull, MachineError } from '../../lib/index.ts';
 import { BuildFailure, type BuildRequest, type BuiltDisk } from '../engine.ts';
 import { remove } from '../folders.ts';
 import type { EngineContext } from '../machine/context.ts';
@@ -42,7 +42,7 @@ export async function buildImage(
   try {
     return await build(context, caches, request, work, options);
   } catch (error) {
-    throw isFull(error) ? diskFull() : error;
+    throw isDiskFull(error) ? diskFull() : error;
   }
 }
 
@@ -161,12 +161,4 @@ function failureOf(exitCode: number): Error {
   }
   if (exitCode === EXIT_DISK_FULL) return new BuildFailure('disk-full', "the build's disk of 16 GiB is full", exitCode);
   return new MachineError('failed', `the builder failed with exit code ${exitCode}`);
-}
-
-/** The host's disk, not the guest's. */
-function isFull(error: unknown): boolean {
-  for (let at: unknown = error; at instanceof Error; at = at.cause) {
-    if ((at as NodeJS.ErrnoException).code === 'ENOSPC') return true;
-  }
-  return false;
 }

@@ -44,7 +44,7 @@ export interface BuilderRun {
   onLog(chunk: Buffer): void;
 }
 
-/** Resolves with the program's exit code. @throws BuildFailure `disk-full`, MachineError */
+/** Resolves with the program's exit code. @throws BuildFailure `host-disk-full`, MachineError */
 export async function runBuilder(
   context: EngineContext,
   run: BuilderRun,
@@ -115,7 +115,7 @@ export async function freeBytes(dir: string): Promise<number> {
 }
 
 export function diskFull(): BuildFailure {
-  return new BuildFailure('disk-full', 'the disk of this host is full: free some space and build again');
+  return new BuildFailure('host-disk-full', 'the disk of this host is full: free some space and build again');
 }
 
 /** Aborts its signal when the host's disk runs full. */

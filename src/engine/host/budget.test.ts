@@ -81,7 +81,7 @@ describe('the budget of a host', () => {
     budget.take('b', NEED);
     assert.match(
       refusal(() => budget.take('c', NEED)),
-      /only 1152 MiB disk are free, and 1216 are kept/,
+      /only 1152 MiB disk are free, and 1216 are needed/,
     );
     free = 2000;
     budget.take('c', NEED);
@@ -90,6 +90,22 @@ describe('the budget of a host', () => {
       refusal(() => tight.take('a', NEED)),
       /only 600 MiB memory/,
     );
+  });
+
+  it('widens a share on disk as long as there is room, and leaves it as it was when there is none', () => {
+    let free = 4000;
+    const budget = createBudget({ memoryMiB: 10_000, cpus: 100, machines: 100 }, { ...ROOMY, freeDiskMiB: () => free });
+    budget.take('build', { ...NEED, diskMiB: 2000 });
+    budget.widen('build', 900);
+    assert.equal(budget.held.diskMiB, 2900);
+    free = 3900;
+    assert.match(
+      refusal(() => budget.widen('build', 1)),
+      /only 3900 MiB disk are free, and 3925 are needed/,
+    );
+    assert.deepEqual([budget.held.diskMiB, budget.held.machines], [2900, 1]);
+    budget.release('build');
+    assert.equal(budget.held.diskMiB, 0);
   });
 
   it('refuses early on a real disk that is nearly full, and no longer once there is room', {
@@ -110,7 +126,7 @@ describe('the budget of a host', () => {
     budget.release('a');
     assert.match(
       refusal(() => budget.take('a', NEED)),
-      /only 1070 MiB disk are free, and 1088 are kept for suspends/,
+      /only 1070 MiB disk are free, and 1088 are needed/,
     );
     await rm(log);
     budget.take('a', NEED);

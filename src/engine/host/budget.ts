@@ -70,6 +70,8 @@ export interface Budget {
   wait(id: string, need: Need, options: WaitOptions): Promise<void>;
   /** It runs already, whatever the limits are now. */
   hold(id: string, need: Need): void;
+  /** It will write more than was known when its share was taken. @throws DomainError `CAPACITY`; its share stays as it was */
+  widen(id: string, diskMiB: number): void;
   /** It sleeps: of its share only its address is left. */
   rest(id: string): void;
   /** Idempotent. */
@@ -179,6 +181,14 @@ class HostBudget implements Budget {
     this.#admit();
   }
 
+  widen(id: string, diskMiB: number): void {
+    const share = this.#shares.get(id) ?? NOTHING;
+    const short = this.#shortOfDisk(this.#held.diskMiB + diskMiB);
+    if (short !== undefined) throw new DomainError('CAPACITY', `This host has no capacity for a build: ${short}.`);
+    this.#drop(id);
+    this.#add(id, { ...share, diskMiB: share.diskMiB + diskMiB });
+  }
+
   rest(id: string): void {
     this.#drop(id);
     this.#add(id, ASLEEP);
@@ -253,9 +263,13 @@ class HostBudget implements Budget {
     if (held.files + share.files > files) return `the server may have ${files} files open, and ${held.files} are taken`;
     const available = this.#gauges.availableMemoryMiB();
     if (available < MIN_AVAILABLE_MEMORY_MIB + OVERHEAD_MIB) return `only ${available} MiB memory are available`;
+    return this.#shortOfDisk(held.diskMiB + share.diskMiB);
+  }
+
+  #shortOfDisk(promisedMiB: number): string | undefined {
     const free = this.#gauges.freeDiskMiB();
-    const needed = MIN_FREE_DISK_MIB + held.diskMiB + share.diskMiB;
-    return free < needed ? `only ${free} MiB disk are free, and ${needed} are kept for suspends` : undefined;
+    const needed = MIN_FREE_DISK_MIB + promisedMiB;
+    return free < needed ? `only ${free} MiB disk are free, and ${needed} are needed` : undefined;
   }
 
   /** What no other machine's end would change. */
