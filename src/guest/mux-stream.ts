@@ -65,6 +65,9 @@ export class MuxStream extends Duplex implements DirectRead {
   #heldBytes = 0;
   #outgoing: Buffer | undefined;
   #outgoingDone: Callback | undefined;
+  /** Given and not sent yet; before what is outgoing. */
+  #given: { readonly block: Buffer; from: number; to: number }[] = [];
+  #owesDrain = false;
 
   constructor(id: number, mux: MuxOutput) {
     super({ allowHalfOpen: true, readableHighWaterMark: BLOCK_BYTES, writableHighWaterMark: MAX_PAYLOAD_BYTES });
@@ -145,25 +148,41 @@ export class MuxStream extends Duplex implements DirectRead {
     this.destroy(error);
   }
 
-  /** Sends what credit and channel allow of the write under way. */
+  /** Sends what credit and channel allow of what was given, then of the write under way. */
   flush(): void {
-    let chunk = this.#outgoing;
-    while (chunk !== undefined) {
-      if (!this.#mux.isWritable) {
-        this.#mux.waitWritable(this);
-        return;
-      }
-      const length = Math.min(chunk.length, this.#sendCredit, MAX_PAYLOAD_BYTES);
-      if (length === 0) return;
-      this.#sendCredit -= length;
-      const rest = length === chunk.length ? undefined : chunk.subarray(length);
-      this.#outgoing = rest;
-      this.#mux.sendData(this, length === chunk.length ? chunk : chunk.subarray(0, length));
-      chunk = rest;
+    for (let first = this.#given[0]; first !== undefined; first = this.#given[0]) {
+      first.from += this.#send(first.block.subarray(first.from, first.to));
+      if (first.from < first.to) return;
+      this.#given.shift();
+      this.#mux.spareBlock(first.block);
+    }
+    if (this.#outgoing !== undefined) {
+      const left = this.#outgoing.subarray(this.#send(this.#outgoing));
+      this.#outgoing = left.length === 0 ? undefined : left;
+      if (left.length > 0) return;
     }
     const done = this.#outgoingDone;
     this.#outgoingDone = undefined;
     done?.();
+    if (!this.#owesDrain) return;
+    this.#owesDrain = false;
+    this.emit('drain');
+  }
+
+  /** Returns how many of the bytes credit and channel allowed to be sent. */
+  #send(bytes: Buffer): number {
+    let at = 0;
+    while (at < bytes.length && this.#sendCredit > 0) {
+      if (!this.#mux.isWritable) {
+        this.#mux.waitWritable(this);
+        break;
+      }
+      const end = Math.min(bytes.length, at + this.#sendCredit, at + MAX_PAYLOAD_BYTES);
+      this.#sendCredit -= end - at;
+      this.#mux.sendData(this, bytes.subarray(at, end));
+      at = end;
+    }
+    return at;
   }
 
   takeInto(taker: Taker): void {
@@ -181,6 +200,24 @@ export class MuxStream extends Duplex implements DirectRead {
       if (block !== undefined) this.#mux.spareBlock(block);
     }
     if (this.#hasEnded && this.#blocks.length === 0) this.#endReading();
+  }
+
+  give(part: Buffer): boolean {
+    if (this.writableLength > 0 || !this.writable) return this.write(Buffer.from(part));
+    let at = this.#given.length === 0 ? this.#send(part) : 0;
+    if (at === part.length) return true;
+    while (at < part.length) {
+      let last = this.#given.at(-1);
+      if (last === undefined || last.to === last.block.length) {
+        last = { block: this.#mux.takeBlock(), from: 0, to: 0 };
+        this.#given.push(last);
+      }
+      const copied = part.copy(last.block, last.to, at);
+      last.to += copied;
+      at += copied;
+    }
+    this.#owesDrain = true;
+    return false;
   }
 
   #endReading(): void {
@@ -219,10 +256,13 @@ export class MuxStream extends Duplex implements DirectRead {
   }
 
   override _final(done: Callback): void {
-    this.#hasSentEnd = true;
-    this.#mux.sendControl(encodeFrame(END, this.id));
-    this.#forgetWhenDone();
-    done();
+    this.#outgoingDone = () => {
+      this.#hasSentEnd = true;
+      this.#mux.sendControl(encodeFrame(END, this.id));
+      this.#forgetWhenDone();
+      done();
+    };
+    this.flush();
   }
 
   override _destroy(error: Error | null, done: Callback): void {
@@ -233,6 +273,7 @@ export class MuxStream extends Duplex implements DirectRead {
     this.#letGo(this.#heldBytes);
     this.#outgoing = undefined;
     this.#outgoingDone = undefined;
+    this.#given = [];
     if (!this.#isAccepted) this.#accept.reject(error ?? new MachineError('failed', 'the stream was closed'));
     done(error);
   }

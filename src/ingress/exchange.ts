@@ -36,6 +36,7 @@ export interface AnswerHead {
 
 /** Where the body of a request goes. */
 export interface BodySink {
+  /** The bytes are valid during the call only: who keeps them makes a copy. */
   data(chunk: Buffer): boolean;
   end(trailers: RawHeaders): void;
   /** The client broke off in the middle. */

@@ -1,5 +1,5 @@
 /**
- * Reading a stream without its queue and events: a call per piece. For streams of which there are many and that move much; what
+ * Reading and writing a stream without its queue and events: a call per piece. For streams of which there are many and that move much; what
  * is not one of those is read as ever.
  */
 import type { Duplex } from 'node:stream';
@@ -16,6 +16,8 @@ export interface DirectRead {
   /** From now on `taker` gets what comes, and nobody reads the stream otherwise; before anything was read. */
   takeInto(taker: Taker): void;
   resumeTaking(): void;
+  /** Writes bytes that are valid during the call only. False: enough until `drain`. */
+  give(part: Buffer): boolean;
 }
 
 export function directRead(stream: Duplex): DirectRead | undefined {

@@ -11,7 +11,7 @@ import type { RawHeaders } from '../headers.ts';
 import type { Limits } from '../limits.ts';
 import { AnswerWriter } from './answer-writer.ts';
 import { BodyReader } from './body.ts';
-import { bulkTaken } from './bulk-garbage.ts';
+import { readBulk } from './bulk-reads.ts';
 import { HeadBuffer, MalformedMessage } from './head.ts';
 import { type Http1RequestHead, parseRequestHead } from './request-head.ts';
 
@@ -31,6 +31,9 @@ const LINGER_MS = 5000;
 const PROBE_MS = 500;
 const PROBES = 2;
 const KEEP_ALIVE_MS = 30_000;
+/** A connection that has sent so much in large pieces is read with a buffer of its own. */
+const BULK_BYTES = 1024 * 1024;
+const LARGE_BYTES = 4096;
 const NOTHING = Buffer.alloc(0);
 const CONTINUE = 'HTTP/1.1 100 Continue\r\n\r\n';
 const CR = 13;
@@ -49,6 +52,8 @@ export class Connection {
   #hasEnded = false;
   #probes = 0;
   #isClosing = false;
+  #largeBytes = 0;
+  #isHandedOver = false;
 
   constructor(socket: Socket, around: Surroundings) {
     this.#socket = socket;
@@ -139,10 +144,24 @@ export class Connection {
   }
 
   readonly #onData = (chunk: Buffer): void => {
-    bulkTaken(chunk.length);
+    if (chunk.length >= LARGE_BYTES && this.#largeBytes < BULK_BYTES) {
+      this.#largeBytes += chunk.length;
+      if (this.#largeBytes >= BULK_BYTES) readBulk(this.#socket, this.#onPart);
+    }
     if (this.#isClosing) return;
     this.#rest = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
     this.#parse();
+  };
+
+  /** Bytes that are valid during the call only. */
+  readonly #onPart = (part: Buffer): boolean => {
+    if (this.#isHandedOver) return this.#socket.push(Buffer.from(part));
+    if (this.#isClosing) return true;
+    const isBorrowed = this.#rest.length === 0;
+    this.#rest = isBorrowed ? part : Buffer.concat([this.#rest, part]);
+    this.#parse();
+    if (isBorrowed && this.#rest.length > 0) this.#rest = Buffer.from(this.#rest);
+    return true;
   };
 
   /** Goes as far as it can in what is there. */
@@ -156,11 +175,9 @@ export class Connection {
         } else {
           const taken = this.#exchange.takeBody(this.#rest);
           this.#rest = taken === this.#rest.length ? NOTHING : this.#rest.subarray(taken);
-          if (taken === 0) {
-            // Nobody wants these bytes yet.
-            this.#socket.pause();
-            break;
-          }
+          // Nobody wants these bytes yet, or more of them.
+          if (taken === 0 || this.#exchange?.isPaused) this.#socket.pause();
+          if (taken === 0) break;
         }
       }
     } catch (error) {
@@ -206,8 +223,9 @@ export class Connection {
     socket.off('data', this.#onData).off('end', this.#onEnd).off('drain', this.#onDrain);
     socket.off('error', this.#onError).off('close', this.#onClose).off('timeout', this.#onSilent);
     socket.pause();
-    const rest = this.#rest;
+    const rest = Buffer.from(this.#rest);
     this.#rest = NOTHING;
+    this.#isHandedOver = true;
     this.#around.upgrade(head, rest);
     return false;
   }
@@ -361,9 +379,14 @@ class Exchange implements ClientSide {
     this.#connection.cut(this.#writer.breakOff());
   }
 
+  /** Whoever reads the body has had enough for now. What was received already is given on all the same, as it would be copied to wait. */
+  get isPaused(): boolean {
+    return this.#isPaused;
+  }
+
   /** Gives body bytes to whoever reads it; returns how many were taken. */
   takeBody(rest: Buffer): number {
-    if (this.#hasBodyEnded || this.#body === undefined || this.#isPaused) return 0;
+    if (this.#hasBodyEnded || this.#body === undefined) return 0;
     if (this.#sink === undefined && !this.#isDiscarding) return 0;
     const taken = this.#body.push(rest, 0, this.#take);
     if (this.#body.isDone) {

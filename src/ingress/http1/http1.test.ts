@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { test } from 'node:test';
@@ -250,6 +251,41 @@ test('a slow reader in the guest holds back a client that has 200 MB to say', as
   gate.resolve();
   await sending;
   assert.match(await rest(socket), new RegExp(`\\r\\n\\r\\n(?:[0-9a-f]+\\r\\n)?${total}`));
+});
+
+test('a connection that has sent bulk goes on with requests and an upgrade, every byte as it was sent', async () => {
+  await using bench = await createBench(() => async (request, response) => {
+    const hash = createHash('sha256');
+    let count = 0;
+    for await (const part of request) {
+      hash.update(part);
+      // In fits and starts, so that now and then the connection has to wait.
+      if (++count % 20 === 0) await new Promise(setImmediate);
+    }
+    if (request.headers.upgrade === undefined) return void response.end(hash.digest('hex'));
+    request.socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n');
+    request.socket.pipe(request.socket);
+  });
+  const socket = open(bench);
+  let got = '';
+  socket.on('data', (chunk: Buffer) => {
+    got += chunk.toString('latin1');
+  });
+  const bulk = randomBytes(2 * 1024 * 1024);
+  const want = createHash('sha256').update(bulk).digest('hex');
+  const post = head(bench, 'POST / HTTP/1.1', `Content-Length: ${bulk.length}`);
+  // All at once: requests wait behind the body before them, in the same record as its end.
+  for (let i = 0; i < 2; i++)
+    socket.write(Buffer.concat([Buffer.from(post), bulk, Buffer.from(head(bench, 'GET / HTTP/1.1').repeat(3))]));
+  await until(() => got.split(want).length === 3 && got.split('HTTP/1.1 200').length === 9);
+  const key = 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==';
+  const upgrade = ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', key];
+  socket.write(`${head(bench, 'GET / HTTP/1.1', ...upgrade)}first`);
+  await until(() => got.endsWith('first'));
+  const text = randomBytes(300_000).toString('hex');
+  socket.write(text);
+  await until(() => got.endsWith(`first${text}`));
+  socket.destroy();
 });
 
 test('bytes behind an answer end the tunnel, and are never taken for the next answer', async () => {

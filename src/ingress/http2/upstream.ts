@@ -94,7 +94,7 @@ class Http2Outgoing implements Outgoing {
     stream.on('drain', () => this.#onDrain?.());
     stream.once('wantTrailers', () => this.#sendTrailers());
     this.body = {
-      data: (chunk) => stream.destroyed || stream.write(chunk),
+      data: (chunk) => stream.destroyed || stream.write(Buffer.from(chunk)),
       end: (trailers) => {
         this.#requestTrailers = trailers;
         stream.end();
