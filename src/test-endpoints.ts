@@ -43,6 +43,7 @@ export interface Endpoints extends AsyncDisposable {
 export interface EndpointsOptions {
   readonly engine?: FakeEngineOptions;
   readonly wakeTimeoutMs?: number;
+  readonly drainMs?: number;
   readonly limits?: IngressOptions['limits'];
 }
 
@@ -90,6 +91,7 @@ export async function createEndpoints(options: EndpointsOptions = {}): Promise<E
         }),
         snapshotDir: () => '/snapshots/demo',
       },
+      ...(options.drainMs === undefined ? {} : { drainMs: options.drainMs }),
       ...(options.wakeTimeoutMs === undefined ? {} : { wakeTimeoutMs: options.wakeTimeoutMs }),
     }),
   );
