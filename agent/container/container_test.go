@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 func imageRoot(t *testing.T) *os.Root {
@@ -61,6 +62,30 @@ func TestAnImageWithoutPasswdHasRoot(t *testing.T) {
 	defer root.Close()
 	if got, home, err := identify(root, ""); err != nil || got.UID != 0 || home != "/" {
 		t.Errorf("%+v at %s (%v)", got, home, err)
+	}
+}
+
+func TestPipesAndLinksInPlaceOfPasswdAreNotWaitedForOrFollowed(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(filepath.Join(dir, "etc/passwd"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/group", filepath.Join(dir, "etc/group")); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if got, home, err := identify(root, "0"); err != nil || got.UID != 0 || home != "/" {
+		t.Errorf("%+v at %s (%v)", got, home, err)
+	}
+	if _, _, err := identify(root, "0:daemon"); err == nil {
+		t.Error("a group of this host was taken")
 	}
 }
 

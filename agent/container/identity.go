@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -32,11 +33,12 @@ func identify(root *os.Root, name string) (specs.User, string, error) {
 
 // openFile opens a file of the image; one that is missing is an empty one.
 func openFile(root *os.Root, name string) (io.Reader, func()) {
-	file, err := root.Open(name)
+	// A pipe of that name would be waited for until somebody writes to it.
+	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return strings.NewReader(""), func() {}
 	}
-	// A device or pipe of that name would never end.
+	// Nor is a device read, which may never end.
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
 		file.Close()
 		return strings.NewReader(""), func() {}
