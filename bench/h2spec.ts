@@ -15,7 +15,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { createFakeEngine } from '../src/engine/index.ts';
 import { openAuthority } from '../src/ingress/authority.ts';
-import { arrival } from '../src/ingress/doors.ts';
+import type { Arrival } from '../src/ingress/doors.ts';
 import { forward } from '../src/ingress/forward.ts';
 import { Http2Front } from '../src/ingress/http2/front.ts';
 import { DEFAULT_LIMITS } from '../src/ingress/limits.ts';
@@ -98,10 +98,7 @@ async function openFront(stack: AsyncDisposableStack, dir: string): Promise<numb
   const tls = await openAuthority(join(dir, 'tls'), { clock, ids: randomIds });
   const fronts = { h2: front.take.bind(front), 'http/1.1': (socket: Socket) => void socket.destroy() };
   const terminator = stack.use(new Terminator(fronts, { tls, limits, log }));
-  const anywhere = arrival({
-    admits: () => true,
-    destinationOf: () => ({ kind: 'microvm', microvmId: ID }),
-  });
+  const anywhere: Arrival = { admits: () => true, destinationOf: () => ({ kind: 'microvm', microvmId: ID }) };
   const server = createServer((socket) =>
     terminator.take(
       socket.on('error', () => {}),

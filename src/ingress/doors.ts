@@ -26,18 +26,6 @@ export interface Arrival {
   admits(serverName: string | undefined): boolean;
   /** `serverName` is what the TLS handshake named, `host` the request's `Host` or `:authority`. */
   destinationOf(serverName: string | undefined, host: string | undefined): Destination;
-  /** The microVM of that destination, if it is one. */
-  microvmFor(serverName: string | undefined, host: string | undefined): string | undefined;
-}
-
-export function arrival(answers: Pick<Arrival, 'admits' | 'destinationOf'>): Arrival {
-  return {
-    ...answers,
-    microvmFor(serverName, host) {
-      const destination = answers.destinationOf(serverName, host);
-      return destination.kind === 'microvm' ? destination.microvmId : undefined;
-    },
-  };
 }
 
 /** Takes every connection that came in. */
@@ -53,7 +41,8 @@ export interface Doors extends EndpointHost, AsyncDisposable {
 /** The connections of all doors together, by microVM and in all. */
 export class Visitors {
   readonly #most: number;
-  readonly #sockets = new Set<Socket>();
+  /** Each with the microVM it is counted for, once that is known. */
+  readonly #sockets = new Map<Socket, string | undefined>();
   readonly #perMicrovm = new Map<string, number>();
   /** How many were turned away because there were too many in all. */
   turnedAway = 0;
@@ -64,39 +53,49 @@ export class Visitors {
 
   /** False: one too many, and closed. That costs no handshake, and leaves no queue of connections nobody accepts. */
   enter(socket: Socket): boolean {
-    socket.on('error', () => {});
+    socket.on('error', ignore);
     if (this.#sockets.size >= this.#most) {
       this.turnedAway++;
       socket.resetAndDestroy();
       return false;
     }
-    this.#sockets.add(socket);
-    socket.once('close', () => this.#sockets.delete(socket));
+    this.#sockets.set(socket, undefined);
+    socket.on('close', () => this.#leave(socket));
     return true;
   }
 
-  /** False: the microVM has its share. */
+  /** False: the microVM has its share, or the connection is gone. */
   count(socket: Socket, microvmId: string, most: number): boolean {
+    if (!this.#sockets.has(socket)) return false;
     const count = this.#perMicrovm.get(microvmId) ?? 0;
     if (count >= most) return false;
     this.#perMicrovm.set(microvmId, count + 1);
-    socket.once('close', () => {
-      const left = (this.#perMicrovm.get(microvmId) ?? 1) - 1;
-      if (left > 0) this.#perMicrovm.set(microvmId, left);
-      else this.#perMicrovm.delete(microvmId);
-    });
+    this.#sockets.set(socket, microvmId);
     return true;
   }
 
   async gone(): Promise<void> {
-    const waits = [...this.#sockets].map((socket) => new Promise<void>((done) => socket.once('close', () => done())));
-    await Promise.all(waits);
+    await Promise.all(
+      [...this.#sockets.keys()].map((socket) => new Promise<void>((done) => socket.once('close', () => done()))),
+    );
   }
 
   expel(): void {
-    for (const socket of this.#sockets) socket.destroy();
+    for (const socket of this.#sockets.keys()) socket.destroy();
+  }
+
+  #leave(socket: Socket): void {
+    const microvmId = this.#sockets.get(socket);
+    this.#sockets.delete(socket);
+    if (microvmId === undefined) return;
+    const left = (this.#perMicrovm.get(microvmId) ?? 1) - 1;
+    if (left > 0) this.#perMicrovm.set(microvmId, left);
+    else this.#perMicrovm.delete(microvmId);
   }
 }
+
+/** What becomes of a connection is told by its end. */
+function ignore(): void {}
 
 /** @throws DomainError CONFLICT when the port is taken, DENIED when it needs privileges, INVALID when the host has no such address */
 export function listen(server: Server, at: { host: string; port: number }, advice = ''): Promise<number> {

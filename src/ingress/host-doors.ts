@@ -9,7 +9,7 @@
 import type { Server, Socket } from 'node:net';
 import { DomainError, type Logger, messageOf } from '../lib/index.ts';
 import type { Endpoint } from '../microvms/index.ts';
-import { arrival, type Destination, type Doors, listen, listener, type Taker, type Visitors } from './doors.ts';
+import { type Destination, type Doors, listen, listener, type Taker, type Visitors } from './doors.ts';
 import { connectionsOf, type Limits } from './limits.ts';
 
 export interface HostMode {
@@ -96,13 +96,10 @@ export class HostDoors implements Doors {
 
   #onConnection(socket: Socket): void {
     if (!this.#visitors.enter(socket)) return;
-    this.#take(
-      socket,
-      arrival({
-        admits: (serverName) => this.#admits(socket, serverName),
-        destinationOf: (serverName, host) => this.#destinationOf(serverName, host),
-      }),
-    );
+    this.#take(socket, {
+      admits: (serverName) => this.#admits(socket, serverName),
+      destinationOf: (serverName, host) => this.#destinationOf(serverName, host),
+    });
   }
 
   /** What names no microVM is counted with all others only. */

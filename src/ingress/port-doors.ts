@@ -5,7 +5,7 @@
 import type { Server, Socket } from 'node:net';
 import { DomainError, type Logger, messageOf } from '../lib/index.ts';
 import type { Endpoint } from '../microvms/index.ts';
-import { arrival, type Doors, listen, listener, type Taker, type Visitors } from './doors.ts';
+import { type Doors, listen, listener, type Taker, type Visitors } from './doors.ts';
 import { connectionsOf, type Limits } from './limits.ts';
 
 const HOST = '127.0.0.1';
@@ -40,15 +40,12 @@ export class PortDoors implements Doors {
     const server = listener((socket) => {
       if (!this.#visitors.enter(socket)) return;
       sockets.add(socket);
-      socket.once('close', () => sockets.delete(socket));
-      this.#take(
-        socket,
-        arrival({
-          admits: () => this.#visitors.count(socket, microvmId, most),
-          destinationOf: () =>
-            this.#doors.has(microvmId) ? { kind: 'microvm', microvmId } : { kind: 'unknown', endpointId: undefined },
-        }),
-      );
+      socket.on('close', () => sockets.delete(socket));
+      this.#take(socket, {
+        admits: () => this.#visitors.count(socket, microvmId, most),
+        destinationOf: () =>
+          this.#doors.has(microvmId) ? { kind: 'microvm', microvmId } : { kind: 'unknown', endpointId: undefined },
+      });
     });
     const port = await listen(server, { host: HOST, port: wanted ?? 0 });
     server.on('error', (error) => this.#log.warn({ microvmId, error: messageOf(error) }, 'endpoint listener failed'));

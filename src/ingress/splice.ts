@@ -49,12 +49,12 @@ export function splice(client: Duplex, tunnel: Duplex, { early, clock, onBytes }
       if (!to.write(chunk)) from.pause();
     });
     to.on('drain', () => from.resume());
-    from.once('end', () => {
+    from.on('end', () => {
       to.end();
       lingerFromNow();
     });
-    from.on('error', () => {});
-    from.once('close', () => {
+    from.on('error', ignore);
+    from.on('close', () => {
       if (!from.readableEnded || to.destroyed) {
         cut();
         return;
@@ -64,3 +64,6 @@ export function splice(client: Duplex, tunnel: Duplex, { early, clock, onBytes }
     });
   }
 }
+
+/** A side that breaks closes, which is what counts. */
+function ignore(): void {}

@@ -56,7 +56,7 @@ export async function forwardUpgrade(upgrade: Upgrade, around: Surroundings): Pr
     splice(socket, tunnel, {
       early: { client: upgrade.head, tunnel: answer.head },
       clock: around.clock,
-      onBytes: () => around.microvms.activity(microvmId),
+      onBytes: activityOf(microvmId, around),
     });
   } catch (error) {
     if (gone.signal.aborted) return;
@@ -65,6 +65,11 @@ export async function forwardUpgrade(upgrade: Upgrade, around: Surroundings): Pr
   } finally {
     socket.off('close', onClose);
   }
+}
+
+/** Apart, so that it keeps nothing else alive: it lives as long as the connection, and thousands of those are silent. */
+function activityOf(microvmId: string, { microvms }: Surroundings): () => void {
+  return () => microvms.activity(microvmId);
 }
 
 /** Answers an upgrade request as if it were an ordinary one, and closes. */
