@@ -3,8 +3,8 @@
  * `node_modules/.bin/node bench/cold.ts [rounds]`. Also what a version takes on disk and how long sealing it takes.
  *
  * Cold: the parts of this snapshot, and nothing else, are evicted before the launch; the VMM's own files stay in memory, and the server
- * knows the parts from an earlier launch. The launch after its start reads all of them in any case: that is the last pair. Kinds are
- * taken in turn. The folder is in TMPDIR: put that on the disk to be measured.
+ * knows the parts from an earlier launch. The launch after its start reads all of them in any case, unless they were proven ahead:
+ * those come last. Kinds are taken in turn. The folder is in TMPDIR: put that on the disk to be measured.
  */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rename, rm, stat } from 'node:fs/promises';
@@ -57,19 +57,27 @@ async function main(): Promise<void> {
       rows.push({ what: `${kind}: first 200`, value: spread(answer), ...held(kind, answer, warm?.answer ?? []) });
     }
   }
-  const [first, firstCold]: [number[], number[]] = [[], []];
+  const firsts = {
+    warm: [] as number[],
+    cold: [] as number[],
+    'cold, proven ahead': [] as number[],
+    later: [] as number[],
+  };
   for (let i = 0; i < FIRST_ROUNDS; i++) {
-    for (const [list, isCold] of [
-      [first, false],
-      [firstCold, true],
-    ] as const) {
+    for (const kind of ['warm', 'cold', 'cold, proven ahead'] as const) {
       await using engine = await createEngine(common);
-      if (isCold) await evict(snapshotDir);
-      list.push((await launchOnce(engine, snapshotDir)).answer);
+      if (kind !== 'warm') await evict(snapshotDir);
+      if (kind === 'cold, proven ahead') await engine.prove?.(snapshotDir);
+      firsts[kind].push((await launchOnce(engine, snapshotDir)).answer);
+      if (kind === 'cold, proven ahead') firsts.later.push((await launchOnce(engine, snapshotDir)).answer);
     }
   }
-  rows.push({ what: 'first after the start of the server, warm: first 200', value: spread(first) });
-  rows.push({ what: 'first after the start of the server, cold: first 200', value: spread(firstCold) });
+  for (const [kind, list] of Object.entries(firsts)) {
+    const what = kind === 'later' ? 'a later one' : `first after the start of the server, ${kind}`;
+    const ratio = median(list.map((ms, i) => ms / (firsts.later[i] ?? Number.NaN)));
+    const promise = kind === 'later' ? {} : { promise: `${ratio.toFixed(2)} × a later one` };
+    rows.push({ what: `${what}: first 200`, value: spread(list), ...promise });
+  }
   printTable('Cold launches', rows);
 }
 

@@ -195,6 +195,12 @@ class HostEngine implements Engine {
     }
   }
 
+  async prove(snapshotDir: string): Promise<void> {
+    const { integrity, driver } = this.#context;
+    const { parts } = await integrity.manifestOf(snapshotDir, driver);
+    await integrity.verify(snapshotDir, parts, { isUrgent: false });
+  }
+
   resume(request: ResumeRequest, options: Options): Promise<Machine> {
     return this.#start(request.id, options, (bounded) => resumeMachine(this.#context, request, bounded));
   }

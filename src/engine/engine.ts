@@ -300,6 +300,11 @@ export interface Engine extends AsyncDisposable {
    * Absent: this engine reads nothing ahead. @throws MachineError
    */
   rehearse?(request: RehearseRequest, options: { signal?: AbortSignal }): Promise<void>;
+  /**
+   * Reads all parts of a sealed snapshot and compares their digests, unless that was done, so that the first launch need not.
+   * Absent: launches read nothing anyway. @throws MachineError
+   */
+  prove?(snapshotDir: string): Promise<void>;
   /** Brings a suspended machine back. Once it ran, what was saved is void: overlay and old memory must never be joined. @throws MachineError */
   resume(request: ResumeRequest, options: { signal?: AbortSignal }): Promise<Machine>;
   /**

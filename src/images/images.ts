@@ -40,6 +40,7 @@ import {
 } from './lifecycle.ts';
 import { managedImages } from './managed.ts';
 import { newImage, newVersion } from './new-records.ts';
+import { proveAhead } from './proving.ts';
 import { type ImageQuotas, newImageConditions, newVersionConditions } from './quotas.ts';
 import { Removals } from './removal.ts';
 import type {
@@ -196,6 +197,13 @@ class ImagesRoom implements Images {
     await sweepImports(this.#o.stateDir, this.#catalog);
     await this.#reseals.recover();
     await this.#removals.resume();
+    // What it is reading ends with the engine.
+    void proveAhead({
+      ...this.#o,
+      catalog: this.#catalog,
+      snapshotDirOf: async (arn) => (await this.resolve(arn)).snapshotDir,
+      signal: this.#stopping.signal,
+    });
   }
 
   async create(input: CreateImageInput): Promise<CreatedImageView> {

@@ -96,12 +96,16 @@ export class Integrity implements Disposable {
     this.#known.delete(snapshotDir);
   }
 
-  /** Reads what is not known yet. Calls for one snapshot share the work. @throws MachineError `corrupt`, `failed` */
-  async verify(snapshotDir: string, parts: Manifest['parts']): Promise<void> {
+  /**
+   * Reads what is not known yet. Calls for one snapshot share the work. Without urgency it takes fewer of Node's threads, which
+   * are four for all files. @throws MachineError `corrupt`, `failed`
+   */
+  async verify(snapshotDir: string, parts: Manifest['parts'], { isUrgent = true } = {}): Promise<void> {
     await this.#checks.run(snapshotDir, async () => {
       const known = this.#knownOf(snapshotDir, parts);
       const startedMs = this.#o.clock.monotonicMs();
-      const read = await Promise.all(PART_NAMES.map((name) => this.#verifyPart(snapshotDir, name, known)));
+      const pace = isUrgent ? undefined : async () => {};
+      const read = await Promise.all(PART_NAMES.map((name) => this.#verifyPart(snapshotDir, name, known, pace)));
       const bytes = read.reduce((sum, part) => sum + part, 0);
       if (bytes === 0) return;
       known.checkedAtMs = this.#o.clock.monotonicMs();
@@ -147,11 +151,16 @@ export class Integrity implements Disposable {
   }
 
   /** Bytes that had to be read for it. */
-  async #verifyPart(snapshotDir: string, name: PartName, known: Known): Promise<number> {
+  async #verifyPart(
+    snapshotDir: string,
+    name: PartName,
+    known: Known,
+    pace?: (bytes: number) => Promise<void>,
+  ): Promise<number> {
     const file = path.join(snapshotDir, name);
     const before = await identityOrDamage(file);
     if (before !== undefined && before === known.identities.get(name)) return 0;
-    await this.#compare(snapshotDir, name, known.parts[name]);
+    await this.#compare(snapshotDir, name, known.parts[name], pace);
     // Only what did not change while it was read.
     if (before !== undefined && before === (await identityOrDamage(file))) known.identities.set(name, before);
     return known.parts[name].bytes;
