@@ -41,6 +41,9 @@ func solve(ctx context.Context, with settings) (layout string, err error) {
 	cmd.Env = with.environment()
 	err = cmd.Run()
 	if err := errors.Join(err, log.flush()); err != nil {
+		if said := stepsExceeded(); said != "" {
+			fmt.Printf("[builder] %s\n", said)
+		}
 		if log.diskFull {
 			return "", failure{exitDiskFull, errors.New("the build's disk is full")}
 		}
@@ -103,6 +106,9 @@ func prepareLayout(layout string) error {
 // startDaemon starts buildkitd and waits until it answers; the returned function stops it.
 func startDaemon(with settings) (func() error, error) {
 	if err := seedContent(); err != nil {
+		return nil, err
+	}
+	if err := boundSteps(); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
@@ -210,11 +216,12 @@ func daemonConfig(with settings) string {
   snapshotter = "overlayfs"
   networkMode = "host"
   binary = %q
+  defaultCgroupParent = %q
   gc = true
   [[worker.oci.gcpolicy]]
     all = true
     maxUsedSpace = %q
-%s`, runtime, cacheLimit, with.daemonRegistries())
+%s`, runtime, stepsParent, cacheLimit, with.daemonRegistries())
 }
 
 func tail(log *bytes.Buffer) string {
