@@ -49,6 +49,20 @@ test('each microVM answers at its own name behind one listener', async () => {
   assert.equal((await bench.request(other)).body, `microvm-2 ${OTHER}`);
 });
 
+test('a key exchange that outlasts quantum computers is for whoever can be recorded: not on loopback', async () => {
+  await using onNetwork = await createHostBench();
+  await using onLoopback = await createBench();
+  const group = async (bench: Bench, servername: string) => {
+    const socket = tlsConnect({ host: '127.0.0.1', port: bench.port, servername, ca: bench.ingress.caPem });
+    await once(socket, 'secureConnect');
+    const { name } = socket.getEphemeralKeyInfo() as { name?: string };
+    socket.destroy();
+    return name;
+  };
+  assert.equal(await group(onLoopback, 'localhost'), 'X25519');
+  assert.notEqual(await group(onNetwork, NAME), 'X25519');
+});
+
 test('curl reaches a microVM by its name', { skip: !existsSync('/usr/bin/curl') && 'there is no curl' }, async () => {
   await using bench = await createHostBench();
   const { stdout } = await run('curl', [

@@ -128,7 +128,7 @@ class TlsIngress implements Ingress {
         h2: (socket, arrival) => this.#http2.take(socket, arrival),
         'http/1.1': (socket, arrival) => this.#http1.take(socket, arrival),
       },
-      { tls, limits, log },
+      { tls, limits, log, isLoopback: options.hostMode === undefined },
     );
     certificates.onNew((renewed) => this.#terminator.renew(renewed));
   }

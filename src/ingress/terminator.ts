@@ -36,14 +36,29 @@ const CIPHERS = [
   'ECDHE-RSA-AES256-GCM-SHA384',
 ].join(':');
 
+/**
+ * On loopback nobody records who does not own the host: there a connection need not keep the 7 KiB that a post-quantum key exchange
+ * leaves with it until it closes. Clients choose, so it is left out.
+ */
+const LOOPBACK_GROUPS = 'X25519:P-256:P-384';
+
+export interface TerminatorOptions {
+  readonly tls: EndpointTls;
+  readonly limits: Limits;
+  readonly log: Logger;
+  /** Only processes of this host can connect. */
+  readonly isLoopback?: boolean;
+}
+
 export class Terminator implements Disposable {
   readonly #server: Server;
+  readonly #groups: string;
   readonly #raw = new WeakMap<Socket, Arrival>();
 
-  constructor(fronts: Fronts, options: { tls: EndpointTls; limits: Limits; log: Logger }) {
-    const { tls, limits, log } = options;
+  constructor(fronts: Fronts, { tls, limits, log, isLoopback = false }: TerminatorOptions) {
+    this.#groups = isLoopback ? LOOPBACK_GROUPS : 'auto';
     this.#server = createServer({
-      ...secureContextOf(tls),
+      ...secureContextOf(tls, this.#groups),
       ALPNProtocols: Object.keys(fronts),
       handshakeTimeout: limits.handshakeMs,
     });
@@ -71,7 +86,7 @@ export class Terminator implements Disposable {
    * connections that stand are not touched.
    */
   renew(tls: EndpointTls): void {
-    this.#server.setSecureContext(secureContextOf(tls));
+    this.#server.setSecureContext(secureContextOf(tls, this.#groups));
   }
 
   [Symbol.dispose](): void {
@@ -84,12 +99,13 @@ export class Terminator implements Disposable {
   }
 }
 
-function secureContextOf({ keyPem, certPem }: EndpointTls): SecureContextOptions {
+function secureContextOf({ keyPem, certPem }: EndpointTls, ecdhCurve: string): SecureContextOptions {
   return {
     key: keyPem,
     cert: certPem,
     minVersion: 'TLSv1.2',
     ciphers: CIPHERS,
+    ecdhCurve,
     honorCipherOrder: false,
     secureOptions: constants.SSL_OP_NO_RENEGOTIATION | constants.SSL_OP_NO_COMPRESSION,
   };
