@@ -105,6 +105,25 @@ test('after a server that was killed each line is there once, in the kept copy a
   assert.deepEqual(await texts(appLogs.read('microvm-1', kept)), all);
 });
 
+test('a machine that continues from a checkpoint logs on from there', async () => {
+  await using both = await openBoth();
+  const appLogs = new AppLogs(both.folder, silentLogger, async () => both.sink);
+  await appLogs.collect(printer([0, 1, 2, 3, 4])).finish();
+  // Asked for what comes after the last line, an agent that has not got there hands out what it prints next.
+  const recalled: Printer = {
+    id: 'microvm-1',
+    logs: async function* ({ cursor = 0 }) {
+      for (const n of [2, 3]) if (cursor > 3 || n >= cursor) yield { ...lineOf(n), text: `again ${n}` };
+    },
+  };
+  const collection = appLogs.collect(recalled);
+  for (let turn = 0; both.messages().length < 7 && turn < 10_000; turn++) await setImmediate();
+  await collection.stop();
+  const all = ['line 0', 'line 1', 'again 2', 'again 3'];
+  assert.deepEqual(await texts(appLogs.read('microvm-1', kept)), all);
+  assert.equal(both.messages().length, 7, 'events that were handed out stay');
+});
+
 test('a follower who reads slowly misses what is not kept any more, and holds nothing up', async () => {
   await using both = await openBoth();
   const appLogs = new AppLogs(both.folder, silentLogger);

@@ -7,7 +7,7 @@
  * kept twice. Guests print as fast as they like and the server takes so much of it: a machine whose turn has not come keeps
  * its newest lines, and the cursors tell how many it had to drop.
  */
-import { appendFile, mkdir, readFile, rename } from 'node:fs/promises';
+import { appendFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { LogLine, Machine } from '../engine/index.ts';
 import { type Logger, messageOf, Pace, type PaceOptions, sleep } from '../lib/index.ts';
@@ -135,7 +135,11 @@ export class AppLogs {
     try {
       await writer.ready();
       const pace = new Pace({ ...MACHINE_PACE, now: this.#now });
-      for await (const line of machine.logs({ ...options, cursor: writer.wanted })) {
+      const asked = writer.wanted;
+      let isFirst = true;
+      for await (const line of machine.logs({ ...options, cursor: asked })) {
+        if (isFirst && line.cursor < asked) await writer.goBack(line.cursor);
+        isFirst = false;
         writer.append(line);
         if (writer.queued > MAX_QUEUED) await writer.flush();
         if (!options.follow) continue;
@@ -212,6 +216,17 @@ class Writer {
   /** Lines that wait for the disk. */
   get queued(): number {
     return this.#pending.length;
+  }
+
+  /** The machine is one that continues from a checkpoint: it counts on from there, and the copy forgets what came after. */
+  async goBack(cursor: number): Promise<void> {
+    await this.flush();
+    const kept = (await readKept(this.#folder, this.#id)).filter((line) => line.cursor < cursor);
+    const text = kept.map((line) => `${JSON.stringify(line)}\n`).join('');
+    await rm(`${this.#file}.1`, { force: true });
+    await writeFile(this.#file, text, { mode: 0o600 });
+    this.#bytes = Buffer.byteLength(text);
+    this.#next = this.#sinkNext = cursor;
   }
 
   append(line: LogLine): void {
