@@ -2,7 +2,8 @@
 //
 // With the host away a read gives 0 bytes, a write EAGAIN, and poll says readable and hung up, so nothing can be waited
 // for by level. The runtime's poller is edge-triggered: it wakes when the port's state changes, which a host that comes
-// back does. An edge lost around a restore must not hang the machine, so while the host is away waits are bounded.
+// back does. An edge lost around a restore must not hang the machine, so while the host is away waits are bounded: at first
+// narrowly, since a snapshot is taken right after its host left, then widely, since a host may stay away for long.
 package virtioport
 
 import (
@@ -17,8 +18,9 @@ import (
 )
 
 const (
-	// How often an absent host is looked for although no edge told of it.
-	awayInterval = 100 * time.Millisecond
+	// How soon an absent host is looked for although no edge told of it, and how seldom in the end.
+	firstAwayWait   = 100 * time.Millisecond
+	longestAwayWait = 2 * time.Second
 	// How often a write that would block is tried again although no edge told of room.
 	fullInterval = 20 * time.Millisecond
 )
@@ -29,6 +31,8 @@ type Port struct {
 	raw  syscall.RawConn
 	// Whether a read deadline is set; the reader's own.
 	limited bool
+	// How long it waits next for an absent host.
+	awayWait time.Duration
 }
 
 // Find waits for the port with the name the host gave it. Its device number varies, and it appears late.
@@ -76,7 +80,7 @@ func Open(device string) (*Port, error) {
 	if err := file.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("%s cannot be polled: %w", device, err)
 	}
-	return &Port{file: file, raw: raw}, nil
+	return &Port{file: file, raw: raw, awayWait: firstAwayWait}, nil
 }
 
 // Read implements link.Port.
@@ -99,10 +103,11 @@ func (p *Port) Read(buffer []byte, limit time.Duration) (int, error) {
 				if !away {
 					away = true
 					p.limited = true
-					_ = p.file.SetReadDeadline(time.Now().Add(awayInterval))
+					_ = p.file.SetReadDeadline(time.Now().Add(p.awayWait))
 				}
 				return false
 			}
+			p.awayWait = firstAwayWait
 			return true
 		}
 	})
@@ -114,6 +119,9 @@ func (p *Port) Read(buffer []byte, limit time.Duration) (int, error) {
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, err
+	}
+	if away && n == 0 {
+		p.awayWait = min(2*p.awayWait, longestAwayWait)
 	}
 	return n, nil
 }
