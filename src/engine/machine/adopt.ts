@@ -75,7 +75,8 @@ async function takeOver(
     await vmm.setLink(linkOf(network));
     context.log.info({ microvmId: id, pid: vmm.pid }, 'machine taken over');
     const parts = { id, snapshotDir, manifest, files, key, restored: { vmm, link, secret }, network, isAdopted: true };
-    return new RunningMachine(context, { ...parts, owned: stack.move() });
+    const isClockRight = taken.status === 'running' && kept.stage === 'running';
+    return new RunningMachine(context, { ...parts, isClockRight, owned: stack.move() });
   } catch (error) {
     if (leaving.aborted) vmm.letGo();
     throw error;

@@ -62,6 +62,8 @@ export interface MachineParts {
   readonly owned: AsyncDisposableStack;
   /** An earlier server started it. */
   readonly isAdopted?: boolean;
+  /** Its guest ran on all the time. */
+  readonly isClockRight?: boolean;
 }
 
 export class RunningMachine implements Machine {
@@ -102,7 +104,7 @@ export class RunningMachine implements Machine {
     );
     const { snapshotDir, manifest } = parts;
     this.#notes = new TouchNotes(context, { snapshotDir, manifest, memory: vmm.changedMemory });
-    this.clockCorrected = this.#correctClock(link);
+    this.clockCorrected = parts.isClockRight ? Promise.resolve() : this.#correctClock(link);
     this.#watchTimer = setTimeout(() => this.#watchApp(link), WATCH_DELAY_MS);
     this.#watchTimer.unref();
     void vmm.exited.then(({ byGuest, ...end }) => this.#vmmExited({ kind: byGuest ? 'guest' : 'vmm', ...end }));
