@@ -6,19 +6,17 @@
  */
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Duplex } from 'node:stream';
-import { connect, type TLSSocket } from 'node:tls';
 import { promisify } from 'node:util';
 import { printTable } from './table.ts';
 
 const MICROVMS = 5;
-const AT_ONCE = 16;
 const SETTLE_MS = 3000;
 const PROMISED_KIB = 40;
 const run = promisify(execFile);
@@ -43,8 +41,12 @@ async function main(count: number): Promise<void> {
   for (const link of links) await started(stack, peer, ['link', link]).next();
   const app = await startApp(stack);
   const script = (name: string) => join(import.meta.dirname, 'websockets', name);
-  const bare = await measure(stack, [script('bare.ts'), join(dir, 'bare')], count);
-  const ours = await measure(stack, [script('ingress.ts'), join(dir, 'tls'), String(app), ...links], count);
+  const bare = await measure(stack, { peer, script: [script('bare.ts'), join(dir, 'bare')] }, count);
+  const ours = await measure(
+    stack,
+    { peer, script: [script('ingress.ts'), join(dir, 'tls'), String(app), ...links] },
+    count,
+  );
 
   const kib = (n: number) => `${n.toFixed(1)} KiB`;
   const mib = ({ rss, heapUsed }: Memory) => `${rss.toFixed(0)} MiB, heap ${heapUsed.toFixed(0)} MiB`;
@@ -70,21 +72,31 @@ interface Measured {
   readonly lost: number;
 }
 
-async function measure(stack: AsyncDisposableStack, script: readonly string[], count: number): Promise<Measured> {
+interface Server {
+  readonly script: readonly string[];
+  readonly peer: string;
+}
+
+async function measure(stack: AsyncDisposableStack, { script, peer }: Server, count: number): Promise<Measured> {
   const server = started(stack, process.execPath, ['--expose-gc', ...script]);
   const { endpoints, caFile } = JSON.parse(await server.next()) as Listening;
-  const ca = await readFile(caFile, 'utf8');
+  const clients = started(stack, peer, ['hold', caFile, JSON.stringify(endpoints)]);
+  const ask = (line: string) => {
+    clients.say(line);
+    return clients.next();
+  };
   const memory = async (): Promise<Memory> => {
     await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
     server.say('collect');
     return JSON.parse(await server.next()) as Memory;
   };
-  for (const socket of await open(count / 10, endpoints, ca)) socket.destroy();
+  await ask(String(Math.ceil(count / 10)));
+  await ask('close');
   const before = await memory();
-  const sockets = await open(count, endpoints, ca);
+  await ask(String(count));
   const after = await memory();
-  const lost = sockets.filter((socket) => socket.destroyed).length;
-  for (const socket of sockets) socket.destroy();
+  const lost = Number(await ask('lost'));
+  await ask('close');
   const closed = await memory();
   const each = (name: keyof Memory) => ((after[name] - before[name]) * 1024) / count;
   return { before, after, closed, rssKiB: each('rss'), heapKiB: each('heapUsed'), lost };
@@ -107,26 +119,6 @@ async function startApp(stack: AsyncDisposableStack): Promise<number> {
     server.close();
   });
   return (server.address() as AddressInfo).port;
-}
-
-async function open(count: number, endpoints: Listening['endpoints'], ca: string): Promise<readonly TLSSocket[]> {
-  const sockets: TLSSocket[] = [];
-  const worker = async () => {
-    while (sockets.length < count) {
-      const endpoint = endpoints[sockets.length % endpoints.length];
-      if (endpoint === undefined) return;
-      const { port, token } = endpoint;
-      const socket = connect({ host: 'localhost', port, ca, ALPNProtocols: ['http/1.1'] });
-      sockets.push(socket);
-      socket.on('error', () => {});
-      const asked = 'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x';
-      socket.write(`GET / HTTP/1.1\r\nHost: localhost\r\nX-aws-proxy-auth: ${token}\r\n${asked}\r\n\r\n`);
-      const [head] = (await once(socket, 'data')) as [Buffer];
-      if (!head.toString().startsWith('HTTP/1.1 101 ')) throw new Error(`the upgrade was answered: ${head}`);
-    }
-  };
-  await Promise.all(Array.from({ length: AT_ONCE }, worker));
-  return sockets;
 }
 
 interface Started {

@@ -4,6 +4,7 @@
 //	peer backend                                      small answers, bulk answers and a sink; prints its port
 //	peer link SOCKET                                  the agent's own link and tunnels, as in a guest
 //	peer rate URL CA TOKEN PER-SECOND CONNECTIONS SECONDS    latency at a fixed rate
+//	peer hold CA ENDPOINTS                            idle WebSockets, opened and closed as its input says
 //	peer down|up URL CA TOKEN BYTES                   throughput of one transfer
 package main
 
@@ -38,6 +39,8 @@ func run(args []string) error {
 			return err
 		}
 		return atRate(args[1], args[2], args[3], numbers[0], numbers[1], numbers[2])
+	case len(args) == 3 && args[0] == "hold":
+		return hold(args[1], args[2])
 	case len(args) == 5 && (args[0] == "down" || args[0] == "up"):
 		bytes, err := strconv.ParseInt(args[4], 10, 64)
 		if err != nil {
