@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -68,7 +69,9 @@ func solveArguments(layout string, with settings) ([]string, error) {
 		return nil, err
 	}
 	args := []string{
-		"--addr", "unix://" + socket, "build", "--progress=plain", "--frontend=dockerfile.v0",
+		// Its own limits suit a daemon that is up: on a busy host this one may take longer to serve than one try may last.
+		"--addr", "unix://" + socket, "--wait", "--timeout", strconv.Itoa(int(daemonStart.Seconds())),
+		"build", "--progress=plain", "--frontend=dockerfile.v0",
 		"--local", "context=" + contextDir, "--local", "dockerfile=" + contextDir,
 		// A `# syntax=` line would fetch a frontend from a registry; the built-in one is of the daemon's version.
 		"--opt", "cmdline=dockerfile.v0",
@@ -82,7 +85,7 @@ func solveArguments(layout string, with settings) ([]string, error) {
 }
 
 // prepareLayout makes the output folder with the base's blobs already in it: the exporter finds them there and copies only
-// what the build added. They are the same files, not copies; nothing writes to them.
+// what the build added.
 func prepareLayout(layout string) error {
 	if err := os.RemoveAll(layout); err != nil {
 		return err
@@ -91,16 +94,7 @@ func prepareLayout(layout string) error {
 	if err := os.MkdirAll(blobs, 0o700); err != nil {
 		return err
 	}
-	have, err := filepath.Glob(filepath.Join(basesDir, "blobs", "sha256", "*"))
-	if err != nil {
-		return err
-	}
-	for _, blob := range have {
-		if err := os.Symlink(blob, filepath.Join(blobs, filepath.Base(blob))); err != nil {
-			return err
-		}
-	}
-	return nil
+	return linkBases(blobs)
 }
 
 // startDaemon starts buildkitd and waits until it answers; the returned function stops it.
@@ -142,45 +136,28 @@ func startDaemon(with settings) (func() error, error) {
 	return func() error { return stopDaemon(cmd, ended) }, nil
 }
 
-// seedContent puts the base's blobs where BuildKit keeps content. It would find them in the base's layout by itself, but
-// hand them over through two processes at 3 MB/s; a blob that lies there already is taken as it is, checked by its size.
+// seedContent makes the bases' blobs known where BuildKit keeps content. It would find them in the bases' layout by itself, but
+// hand them over through two processes at 3 MB/s; a blob that lies there already is taken as it is, checked by its size. The
+// daemon removes there what no build refers to; these are only links, so that nothing has to be copied again.
 func seedContent() error {
 	if err := os.MkdirAll(contentDir, 0o700); err != nil {
 		return err
 	}
+	return linkBases(contentDir)
+}
+
+// linkBases puts links to the bases' blobs into the folder, where they are not yet. Nothing writes to them.
+func linkBases(dir string) error {
 	blobs, err := filepath.Glob(filepath.Join(basesDir, "blobs", "sha256", "*"))
 	if err != nil {
 		return err
 	}
 	for _, blob := range blobs {
-		at := filepath.Join(contentDir, filepath.Base(blob))
-		if _, err := os.Lstat(at); err == nil {
-			continue
-		}
-		if err := copyFile(blob, at); err != nil {
+		if err := os.Symlink(blob, filepath.Join(dir, filepath.Base(blob))); err != nil && !os.IsExist(err) {
 			return err
 		}
 	}
 	return nil
-}
-
-// copyFile makes a copy that appears under its name only when it is whole.
-func copyFile(from, to string) error {
-	source, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer source.Close()
-	partial := to + ".partial"
-	target, err := os.OpenFile(partial, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o444)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(target, source)
-	if err := errors.Join(err, target.Close()); err != nil {
-		return err
-	}
-	return os.Rename(partial, to)
 }
 
 func stopDaemon(cmd *exec.Cmd, ended <-chan error) error {
