@@ -116,6 +116,7 @@ func TestErrorsOfBuildKitAreExplained(t *testing.T) {
 		failed + "no match for platform in manifest: not found":                                                        "linux/amd64",
 		failed + "http: server gave HTTP response to HTTPS client":                                                     "plain HTTP",
 		"ERROR: failed to solve: secret token: not found":                                                              "no secrets",
+		`ERROR: failed to solve: no SSH key "default" forwarded from the client`:                                       "no SSH agent",
 		"#5 0.1 all is well": "",
 	} {
 		if got := explain(line); !strings.Contains(got, want) || want == "" && got != "" {

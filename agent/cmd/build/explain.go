@@ -12,7 +12,7 @@ var explanations = []struct {
 }{
 	{regexp.MustCompile(`secret \S+: not found`),
 		"builds have no secrets: what a RUN --mount=type=secret must have (required) is not there. The image's build role gives steps AWS credentials; other secrets belong into the environment variables of the image or of the run."},
-	{regexp.MustCompile(`(?i)no ssh (?:handler|forward)|ssh agent|unset ssh forward`),
+	{regexp.MustCompile(`no SSH key \S+ forwarded|unset ssh forward key`),
 		"builds have no SSH agent: a RUN --mount=type=ssh that is required cannot work. Fetch by HTTPS, or put what is needed into the artifact."},
 	{regexp.MustCompile(`failed to resolve source metadata for (\S+): .*(?:401 Unauthorized|403 Forbidden|authorization failed|insufficient_scope|no basic auth credentials|failed to authorize)`),
 		"the registry of $1 refuses it: it wants credentials, or other ones, or the name does not exist. Credentials are given to the server by --registries (docs/IMAGES.md)."},
