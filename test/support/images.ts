@@ -72,16 +72,27 @@ export interface BuiltImage {
   readonly tookMs: number;
 }
 
+export interface BuildOptions {
+  readonly memoryMiB?: number;
+  readonly additionalOsCapabilities?: 'ALL'[];
+}
+
 /** Uploads, creates and waits until the image settled, whichever way. */
 export async function buildImage(
   server: TestServer,
   name: string,
   files: ArtifactFiles | Buffer,
-  options: { memoryMiB?: number; additionalOsCapabilities?: 'ALL'[] } = {},
+  options: BuildOptions = {},
 ): Promise<BuiltImage> {
   const bucket = server.env.REKINDLE_ARTIFACT_BUCKET ?? '';
   const body = Buffer.isBuffer(files) ? files : await zipped(files);
   await server.s3.putObject({ Bucket: bucket, Key: `${name}.zip`, Body: body });
+  return buildStored(server, name, options);
+}
+
+/** The same of what was uploaded as `<name>.zip`. */
+export async function buildStored(server: TestServer, name: string, options: BuildOptions = {}): Promise<BuiltImage> {
+  const bucket = server.env.REKINDLE_ARTIFACT_BUCKET ?? '';
   const startedAt = performance.now();
   const created = await server.microvms.createMicrovmImage({
     name,
