@@ -47,7 +47,8 @@ class Player {
   #exchanges = new Map<Expectation, Disposable>();
   /** Some outcome may wait to be written down. */
   #wasFull = false;
-  #jumpedMs = Number.NEGATIVE_INFINITY;
+  /** It may not have been noted: for want of time, a server or room on the disk. */
+  #hasJumped = false;
 
   constructor(store: Store, sequence: Sequence) {
     this.#world = new World(store, sequence);
@@ -99,7 +100,7 @@ class Player {
         await world.goOn(60);
         return world.advance(step.ms);
       case 'jump':
-        this.#jumpedMs = world.awakeMs;
+        this.#hasJumped = true;
         return world.clock.jump(step.ms);
       case 'sleep':
         return world.sleepHost(step.ms);
@@ -150,10 +151,11 @@ class Player {
     }
   }
 
-  /** A clock that was set just before a boot of the host counts as time; nothing can tell then. */
+  /** A clock that was set counts as time after a boot of the host, unless that was noted before; nothing can tell then. */
   async #noteJump(): Promise<void> {
     const world = this.#world;
-    if (world.awakeMs > this.#jumpedMs + 2 * LONGEST_PAUSE_MS) return;
+    if (!this.#hasJumped) return;
+    this.#hasJumped = false;
     world.diskFull = false;
     world.release();
     if (world.server === undefined) await world.open();
