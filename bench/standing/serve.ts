@@ -10,18 +10,23 @@ export interface Served {
   readonly startedAt: number;
   /** Resolves when it says that it is ready. */
   readonly ready: Promise<void>;
+  /** Resolves when it has logged `text` so many times. */
+  logged(text: string, times: number): Promise<void>;
   end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void>;
 }
 
-export function serve(stateDir: string, args: readonly string[]): Served {
+export function serve(stateDir: string, args: readonly string[], logLevel: 'warn' | 'info' = 'warn'): Served {
   const startedAt = performance.now();
-  const command = ['serve', '--state', stateDir, '--log-level', 'warn', ...args];
+  const command = ['serve', '--state', stateDir, '--log-level', logLevel, ...args];
   const child = spawn(`${repository}/bin/rekindle`, command, { stdio: ['ignore', 'pipe', 'pipe'] });
   const said: string[] = [];
   child.stderr.setEncoding('utf8').on('data', (text: string) => said.push(text));
   const ready = saidReady(child, () => said.join('').slice(-4000));
   ready.catch(() => {});
-  return { pid: child.pid ?? 0, startedAt, ready, end: (signal) => end(child, signal) };
+  const logged = async (text: string, times: number) => {
+    while (said.join('').split(text).length <= times) await once(child.stderr, 'data');
+  };
+  return { pid: child.pid ?? 0, startedAt, ready, logged, end: (signal) => end(child, signal) };
 }
 
 async function saidReady(child: ChildProcess, last: () => string): Promise<void> {
