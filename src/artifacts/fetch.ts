@@ -2,6 +2,9 @@
  * Code artifacts by URI: what image builds start from. Buckets of the embedded store come first; all others are those of the
  * external store, where one is configured.
  */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { pipeline } from 'node:stream/promises';
 import { type Ids, randomIds } from '../lib/index.ts';
 import { ArtifactError } from './errors.ts';
 import { type ExternalStoreOptions, fetchExternal } from './external-store.ts';
@@ -27,6 +30,15 @@ export class Artifact implements AsyncDisposable {
    */
   async unpack(toDir: string, options: UnzipOptions = {}): Promise<void> {
     await unzip(this.#fd, toDir, options);
+  }
+
+  /** SHA-256 of the archive, in hexadecimal. */
+  async digest({ signal }: { signal?: AbortSignal } = {}): Promise<string> {
+    const hash = createHash('sha256');
+    await pipeline(createReadStream('', { fd: this.#fd, start: 0, autoClose: false }), hash, {
+      ...(signal && { signal }),
+    });
+    return hash.digest('hex');
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

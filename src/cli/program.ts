@@ -137,6 +137,15 @@ function addImages(program: Command, env: Environment): void {
     .addHelpText('after', examples('rekindle images root-disk counter disk.ext4', "debugfs -R 'ls -l /' disk.ext4"))
     .action(async (image, file, options) => (await files()).exportRootDisk(image, file, options, env));
 
+  command(images, 'provenance', 'print how a version came to be: an in-toto statement with a SLSA provenance predicate')
+    .argument('<image>', 'name, name:version or ARN')
+    .option('--packages', 'print what is installed in it instead: an SPDX document')
+    .addHelpText(
+      'after',
+      examples('rekindle images provenance counter', 'rekindle images provenance counter:2.0 --packages'),
+    )
+    .action(async (image, options) => (await import('./commands/provenance.ts')).provenance(image, options, env));
+
   command(images, 'gc', 'take away what nothing owns on disk, and old versions if told how many to keep')
     .option('--dry-run', 'only say what would go')
     .option('--keep <n>', 'delete inactive and failed versions too, but for the newest n of each image')

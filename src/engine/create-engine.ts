@@ -9,7 +9,6 @@ import type { Egress, FlowRecord } from './egress.ts';
 import type {
   BuildCache,
   BuildRequest,
-  BuiltDisk,
   Engine,
   HostReport,
   KeptDisk,
@@ -21,7 +20,9 @@ import type {
   SealedSnapshot,
   SealRequest,
   SnapshotDamage,
+  SnapshotFacts,
   SnapshotFit,
+  TracedDisk,
 } from './engine.ts';
 import { Folders, remove } from './folders.ts';
 import { probeHost } from './host/host.ts';
@@ -42,6 +43,7 @@ import type { NetworkSettings } from './network/settings.ts';
 import type { Runtime } from './runtime.ts';
 import { claimKey } from './snapshot/claimed-key.ts';
 import type { Keyring } from './snapshot/encryption.ts';
+import { snapshotFacts } from './snapshot/facts.ts';
 import { snapshotFit } from './snapshot/fit.ts';
 import { Integrity } from './snapshot/integrity.ts';
 import { ReadAhead } from './snapshot/read-ahead.ts';
@@ -159,7 +161,7 @@ class HostEngine implements Engine {
     context.integrity.startScrub();
   }
 
-  build(request: BuildRequest, { signal }: Options): Promise<BuiltDisk> {
+  build(request: BuildRequest, { signal }: Options): Promise<TracedDisk> {
     return buildImage(this.#context, this.#caches, request, { signal: this.#bounded(signal) });
   }
 
@@ -173,6 +175,10 @@ class HostEngine implements Engine {
 
   keptDisk(snapshotDir: string): Promise<KeptDisk | undefined> {
     return keptDisk(this.#context, snapshotDir);
+  }
+
+  facts(snapshotDir: string): Promise<SnapshotFacts | undefined> {
+    return snapshotFacts(snapshotDir, this.#context.keyring);
   }
 
   seal(request: SealRequest, { signal }: Options): Promise<SealedSnapshot> {

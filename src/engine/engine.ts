@@ -5,6 +5,7 @@
  * disposed or whose VMM ended holds no process, socket or file besides its folder under `microvms/<id>`.
  */
 import type { Duplex } from 'node:stream';
+import type { DiskOrigin } from './build/origin.ts';
 import type { Phases } from './build/phases.ts';
 import type { Egress, FlowRecord } from './egress.ts';
 
@@ -47,6 +48,16 @@ export interface BuiltDisk {
   readonly config: ContainerConfig;
   /** Bytes used in the root file system. */
   readonly usedBytes: number;
+}
+
+/** Fresh from the builder, or an earlier build's of the very same. */
+export interface TracedDisk extends BuiltDisk {
+  /** Absent where set-up made the builder before it told. */
+  readonly origin?: DiskOrigin;
+  /** False: of an earlier build. */
+  readonly isFresh: boolean;
+  /** What the builder machine ran on. */
+  readonly builder: { readonly runtime: string; readonly kernel: string; readonly vmm: string };
 }
 
 /** A root disk with what it holds: its chunks of 1 MiB that are not all zero, in order, each with its SHA-256. */
@@ -270,6 +281,24 @@ export interface SnapshotDamage {
 /** `older`: it can be launched, but one sealed now would be better. `misfit`: it cannot. */
 export type SnapshotFit = { readonly kind: 'fits' } | { readonly kind: 'older' | 'misfit'; readonly why: string };
 
+/** What a sealed snapshot is made of and was made by, as its manifest says. */
+export interface SnapshotFacts {
+  /** SHA-256 of the manifest, which has the digests of the parts. */
+  readonly manifest: string;
+  /** See `digestFile`: not the SHA-256 of the file as a whole. */
+  readonly parts: Readonly<
+    Record<'ram' | 'state' | 'disk' | 'changes', { readonly bytes: number; readonly sha256: string }>
+  >;
+  readonly vmm: { readonly name: string; readonly version: string; readonly accelerator: 'kvm' | 'tcg' };
+  readonly kernel: string;
+  /** Digest over all inputs of the runtime. */
+  readonly runtime: string;
+  /** Generation of the agent's link. */
+  readonly link: number;
+  /** SHA-256 of the guest's kernel and initramfs, which holds the agent; absent in snapshots from before it was kept. */
+  readonly guest?: { readonly kernel: string; readonly initramfs: string };
+}
+
 export interface HostReport {
   readonly accelerator: 'kvm' | 'tcg';
   readonly vmmVersion: string;
@@ -281,12 +310,14 @@ export interface HostReport {
 export interface Engine extends AsyncDisposable {
   readonly host: HostReport;
   /** Runs the Dockerfile in a builder machine. @throws BuildFailure, MachineError */
-  build(request: BuildRequest, options: { signal?: AbortSignal }): Promise<BuiltDisk>;
+  build(request: BuildRequest, options: { signal?: AbortSignal }): Promise<TracedDisk>;
   /**
    * The root disk a sealed snapshot was made of, as its build left it; undefined when there is none any more that is whole.
    * It lies in the snapshot's folder: to be read, and only while that is there. The snapshot need not fit this host.
    */
   keptDisk(snapshotDir: string): Promise<KeptDisk | undefined>;
+  /** Undefined when there is no manifest that is whole. The snapshot need not fit this host. */
+  facts(snapshotDir: string): Promise<SnapshotFacts | undefined>;
   /** The build caches that are kept, the one used last first. */
   buildCaches(): Promise<readonly BuildCache[]>;
   /** Removes them all; builds under way go on. Returns how many bytes that gave back. */

@@ -1,5 +1,6 @@
 /** The engine room's door: live machines on this host. */
 export { BUILDER_MEMORY_MIB, type PrepareOptions, prepareBuilder } from './build/builder.ts';
+export { type Dependency, type DiskOrigin, type InstalledPackage, readOrigin } from './build/origin.ts';
 export { Phases } from './build/phases.ts';
 export { openRegistries, type Registries } from './build/registries-file.ts';
 export { createEngine, type EngineOptions } from './create-engine.ts';

@@ -3,6 +3,7 @@
  *
  * Invariant: what a reader got is a prefix of the file; a follower ends when the build does.
  */
+import { createHash } from 'node:crypto';
 import { type FileHandle, mkdir, open, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { type Logger, messageOf } from '../lib/index.ts';
@@ -14,6 +15,8 @@ const TRUNCATED = Buffer.from('\n[rekindle] the log is full; the rest is left ou
 
 export interface BuildLogWriter extends AsyncDisposable {
   write(chunk: Buffer | string): void;
+  /** The log so far, as it is on disk. */
+  written(): Promise<{ readonly bytes: number; readonly sha256: string }>;
 }
 
 interface Open {
@@ -120,6 +123,7 @@ class Writer implements BuildLogWriter {
   readonly #events: WriterEvents;
   #pending: Buffer[] = [];
   #bytes = 0;
+  readonly #hash = createHash('sha256');
   #work: Promise<void> = Promise.resolve();
   #ended = false;
 
@@ -134,10 +138,16 @@ class Writer implements BuildLogWriter {
     // A copy: the caller may reuse its buffer.
     const bytes = Buffer.from(chunk as Buffer);
     this.#bytes += bytes.length;
-    this.#pending.push(bytes);
+    this.#add(bytes);
     this.#events.lines?.write(bytes);
-    if (this.#bytes >= MAX_BYTES) this.#pending.push(TRUNCATED);
+    if (this.#bytes >= MAX_BYTES) this.#add(TRUNCATED);
     this.#work = this.#work.then(() => this.#flush());
+  }
+
+  async written(): Promise<{ bytes: number; sha256: string }> {
+    await this.#work;
+    const { size } = await this.#file.stat();
+    return { bytes: size, sha256: this.#hash.copy().digest('hex') };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -147,6 +157,11 @@ class Writer implements BuildLogWriter {
     await this.#file.close();
     this.#events.lines?.end();
     this.#events.ended();
+  }
+
+  #add(bytes: Buffer): void {
+    this.#hash.update(bytes);
+    this.#pending.push(bytes);
   }
 
   async #flush(): Promise<void> {

@@ -107,7 +107,7 @@ export class BuildQueue implements AsyncDisposable {
     const outcome = await runBuild(this.#o, version, buildLog, signal);
     const event =
       outcome.kind === 'succeeded'
-        ? ({ type: 'succeeded', sizes: outcome.sizes } as const)
+        ? ({ type: 'succeeded', sizes: outcome.sizes, provenance: outcome.provenance } as const)
         : ({ type: 'failed', reason: outcome.reason, codeBytes: outcome.codeBytes } as const);
     await catalog.record(arn, number, event, clock.now());
     this.#o.log.info(

@@ -29,6 +29,8 @@ import type { BuildLogWriter } from './build-log.ts';
 import { lenderOf, type RoleSource } from './build-role.ts';
 import { BuildTimeout, failureReason, hookTimeout, ValidateFailure } from './failure-reason.ts';
 import type { BuildSizes, VersionRecord } from './lifecycle.ts';
+import { dockerfileIn } from './provenance/artifact.ts';
+import { type BuildFacts, type ProvenanceFacts, type ProvenanceStep, writeFacts } from './provenance/facts.ts';
 import { forgetImport, importedDisk } from './upkeep/import.ts';
 import { containerConfigOf, HOOK_PATH, imageHookSeconds, memoryMiBOf, readinessOf } from './version-config.ts';
 
@@ -49,13 +51,16 @@ export interface BuilderOptions {
   readonly snapshotDirOf: (version: VersionRecord) => string;
   /** Of another version of the same image, by what is on record now. @throws DomainError `NOT_FOUND` */
   readonly snapshotDirNow: (imageArn: string, imageVersion: string) => Promise<string>;
+  /** Of the same. Undefined when nothing is known. */
+  readonly provenanceNow: (imageArn: string, imageVersion: string) => Promise<ProvenanceFacts | undefined>;
   readonly budget: Pick<Budget, 'widen'>;
   /** Bounds the Dockerfile's run. */
   readonly buildTimeoutMs: number;
 }
 
 export type BuildOutcome =
-  | { readonly kind: 'succeeded'; readonly sizes: BuildSizes }
+  /** `provenance` is the digest of the file that tells it. */
+  | { readonly kind: 'succeeded'; readonly sizes: BuildSizes; readonly provenance: string | undefined }
   | { readonly kind: 'failed'; readonly reason: string; readonly codeBytes: number | null };
 
 /** Boot, start and sealing around the time the app itself may take. */
@@ -89,12 +94,20 @@ export async function runBuild(
     const { importId } = version;
     if (importId !== undefined) stack.defer(() => forgetImport(o.stateDir, importId));
     await mkdir(workDir, { recursive: true });
-    const sealed = await inPhases(o, version, { workDir, snapshotDir, buildLog, say, signal, progress, phases });
+    const work = { workDir, snapshotDir, buildLog, say, signal, progress, phases };
+    const { sealed, traced } = await inPhases(o, version, work);
+    const disk = await provenDisk(o, traced, work);
     say(`took: ${phases}`);
     say('done');
+    const log = await buildLog.written();
+    const made = { buildId: version.buildId, at: o.clock.now(), log };
+    const { build, steps } = traced;
+    const provenance =
+      build && disk && (await writeFacts(path.dirname(snapshotDir), { generation: 1, build, steps, disk, made }));
     return {
       kind: 'succeeded',
       sizes: { codeBytes: progress.codeBytes ?? 0, memoryBytes: sealed.memoryBytes, diskBytes: sealed.diskBytes },
+      provenance,
     };
   } catch (error) {
     await discardSnapshot(o, snapshotDir, log);
@@ -125,10 +138,7 @@ export async function sealAgain(
   });
   if (disk === undefined)
     throw new DomainError('CONFLICT', 'the root disk it kept is damaged: rekindle images rebuild');
-  const buildLog: BuildLogWriter = {
-    write: (chunk) => say(chunk.toString()),
-    [Symbol.asyncDispose]: async () => {},
-  };
+  const buildLog = { write: (chunk: Buffer | string) => say(chunk.toString()) };
   const phases = new Phases(o.clock);
   const work = { workDir: '', snapshotDir: into, buildLog, say, signal, progress: { codeBytes: null }, phases };
   try {
@@ -142,18 +152,40 @@ export async function sealAgain(
 interface Work {
   readonly workDir: string;
   readonly snapshotDir: string;
-  readonly buildLog: BuildLogWriter;
+  readonly buildLog: Pick<BuildLogWriter, 'write'>;
   readonly say: (text: string) => void;
   readonly signal: AbortSignal;
   readonly progress: { codeBytes: number | null };
   readonly phases: Phases;
 }
 
-async function inPhases(o: BuilderOptions, version: VersionRecord, work: Work): Promise<SealedSnapshot> {
+/** A root disk, and as far as it is known how it came to be. */
+interface Traced {
+  readonly disk: BuiltDisk;
+  readonly build: BuildFacts | undefined;
+  readonly steps: readonly ProvenanceStep[];
+  /** What somebody else said that it is. */
+  readonly claimed?: string | undefined;
+}
+
+async function inPhases(o: BuilderOptions, version: VersionRecord, work: Work) {
   const onLog = (chunk: Buffer) => work.buildLog.write(chunk);
-  const disk = (await keptDisk(o, version, work)) ?? (await buildDisk(o, version, work, onLog));
-  work.progress.codeBytes = disk.usedBytes;
-  return sealDisk(o, version, disk, work);
+  const traced = (await keptDisk(o, version, work)) ?? (await buildDisk(o, version, work, onLog));
+  work.progress.codeBytes = traced.disk.usedBytes;
+  return { sealed: await sealDisk(o, version, traced.disk, work), traced };
+}
+
+/** The digest of the root disk that was sealed; undefined when what is known is of another one. */
+async function provenDisk(
+  { engine }: BuilderOptions,
+  { build, claimed }: Traced,
+  { snapshotDir, say }: Work,
+): Promise<string | undefined> {
+  if (build === undefined) return undefined;
+  const disk = (await engine.facts(snapshotDir))?.parts.disk.sha256;
+  if (claimed === undefined || claimed === disk) return disk;
+  say('the provenance that came with the root disk is of another one, and is left out');
+  return undefined;
 }
 
 async function sealDisk(
@@ -217,10 +249,11 @@ async function rehearse(o: BuilderOptions, { buildId }: VersionRecord, work: Wor
 }
 
 /** What is left of the version this one replaces, or was imported for it. */
-async function keptDisk(o: BuilderOptions, version: VersionRecord, work: Work): Promise<BuiltDisk | undefined> {
+async function keptDisk(o: BuilderOptions, version: VersionRecord, work: Work): Promise<Traced | undefined> {
   if (version.importId !== undefined) {
     work.say('using the imported root disk');
-    return importedDisk(o.stateDir, version.importId);
+    const { disk, provenance } = await importedDisk(o.stateDir, version.importId);
+    return { disk, build: provenance?.build, steps: provenance?.steps ?? [], claimed: provenance?.disk };
   }
   if (version.rebuildOf === undefined) return undefined;
   const from = await o.snapshotDirNow(version.imageArn, version.rebuildOf);
@@ -229,7 +262,10 @@ async function keptDisk(o: BuilderOptions, version: VersionRecord, work: Work): 
   });
   const origin = `the root disk of version ${version.rebuildOf}`;
   work.say(kept === undefined ? `${origin} is damaged too; building from the artifact` : `using ${origin}`);
-  return kept;
+  if (kept === undefined) return undefined;
+  const known = await o.provenanceNow(version.imageArn, version.rebuildOf);
+  const steps = [...(known?.steps ?? []), { kind: 'rebuilt', imageVersion: version.rebuildOf } as const];
+  return { disk: kept, build: known?.build, steps, claimed: known?.disk };
 }
 
 /** `withDeadline` for work that has a machine: called off, it is over when that has ended, or did not in a long time. */
@@ -258,20 +294,25 @@ async function buildDisk(
   version: VersionRecord,
   { workDir, signal, say, phases }: Work,
   onLog: (chunk: Buffer) => void,
-): Promise<BuiltDisk> {
+): Promise<Traced> {
   const { buildId, config } = version;
+  const startedAt = o.clock.now();
   const contextDir = path.join(workDir, 'context');
   say(`fetching ${config.codeArtifact.uri}`);
-  await withDeadline(
+  const artifact = await withDeadline(
     'fetching the artifact',
     FETCH_TIMEOUT_MS,
     async (deadline) => {
-      await using artifact = await phases.time('fetch', () => o.artifacts.fetchZip(config.codeArtifact.uri));
+      const { uri } = config.codeArtifact;
+      await using fetched = await phases.time('fetch', () => o.artifacts.fetchZip(uri));
       const admit = (bytes: number) => o.budget.widen(`build-${buildId}`, Math.ceil((COPIES * bytes) / 1024 ** 2));
-      await phases.time('unpack', () => artifact.unpack(contextDir, { signal: deadline, admit }));
+      await phases.time('unpack', () => fetched.unpack(contextDir, { signal: deadline, admit }));
+      const sha256 = await phases.time('digest', () => fetched.digest({ signal: deadline }));
+      return { uri, bytes: fetched.sizeBytes, sha256 };
     },
     { signal },
   );
+  const dockerfile = await dockerfileIn(contextDir);
   say('building the container image');
   const egress = await egressOf(o, version);
   const over = new AbortController();
@@ -280,13 +321,17 @@ async function buildDisk(
   // Layers of somebody else's Dockerfile are nothing to build on: it may have had the builder for itself.
   const cacheOwner = askerOf(version, o.accountId);
   try {
-    return await untilEnded(
+    const disk = await untilEnded(
       'the container image build',
       o.buildTimeoutMs + CALL_OFF_MS,
       (deadline) =>
         o.engine.build({ buildId, contextDir, cacheOwner, egress, outDir, phases, onLog }, { signal: deadline }),
       { signal: AbortSignal.any([signal, over.signal]) },
     );
+    const { origin, builder, isFresh } = disk;
+    if (dockerfile === null || origin === undefined) return { disk, build: undefined, steps: [] };
+    const made = { builder, buildId, startedAt, finishedAt: o.clock.now(), isReused: !isFresh };
+    return { disk, build: { artifact, dockerfile, baseImageArn: config.baseImageArn, origin, ...made }, steps: [] };
   } catch (error) {
     signal.throwIfAborted();
     over.signal.throwIfAborted();

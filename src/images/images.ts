@@ -40,6 +40,7 @@ import {
 } from './lifecycle.ts';
 import { managedImages } from './managed.ts';
 import { newImage, newVersion } from './new-records.ts';
+import { type ProvenanceFacts, readFacts } from './provenance/facts.ts';
 import { proveAhead } from './proving.ts';
 import { type ImageQuotas, newImageConditions, newVersionConditions } from './quotas.ts';
 import { Removals } from './removal.ts';
@@ -141,6 +142,8 @@ class ImagesRoom implements Images {
       ...common,
       snapshotDirNow: async (arn: string, version: string) =>
         common.snapshotDirOf((await this.#catalog.version(arn, version)).body),
+      provenanceNow: async (arn: string, version: string) =>
+        this.#provenance((await this.#catalog.version(arn, version)).body),
       artifacts: options.artifacts,
       events: options.logs,
       connectors: options.connectors,
@@ -181,6 +184,7 @@ class ImagesRoom implements Images {
       snapshotDirOf: common.snapshotDirOf,
       addImported: (input, importId) => this.#addImported(input, importId),
       reseals: this.#reseals,
+      provenanceOf: (version) => this.#provenance(version),
       store: options.store,
       catalog: this.#catalog,
       holds: this.#holds,
@@ -512,6 +516,11 @@ class ImagesRoom implements Images {
       this.#removals[Symbol.asyncDispose](),
       this.#reseals[Symbol.asyncDispose](),
     ]);
+  }
+
+  /** Undefined when nothing is known. */
+  #provenance({ imageArn, version, provenance }: VersionRecord): Promise<ProvenanceFacts | undefined> {
+    return readFacts(path.join(this.#imageDir(imageArn), version), provenance);
   }
 
   #imageDir(arn: string): string {

@@ -41,6 +41,8 @@ interface VersionIdentity {
   readonly importId?: string;
   /** Numbers of the snapshots it has, that which is launched first; absent: only the first. */
   readonly snapshots?: readonly number[];
+  /** SHA-256 of the file that says how it came to be; absent when that is not known. */
+  readonly provenance?: string;
   /** ARN of who asked for it; absent in records from before it was kept. */
   readonly principal?: string;
   readonly createdAt: number;
@@ -71,7 +73,7 @@ export type BuildRecord = BuildIdentity &
 
 export type BuildEvent =
   | { readonly type: 'started' }
-  | { readonly type: 'succeeded'; readonly sizes: BuildSizes }
+  | { readonly type: 'succeeded'; readonly sizes: BuildSizes; readonly provenance?: string | undefined }
   | { readonly type: 'failed'; readonly reason: string; readonly codeBytes: number | null };
 /** A sealed snapshot is not as it was written. */
 export type DamageEvent = { readonly type: 'damaged'; readonly reason: string };
@@ -287,7 +289,9 @@ export function versionAfter(
   const state = VERSION_TRANSITIONS[version.state][event.type];
   if (state === null) return undefined;
   const identity = identityOf(version, at);
-  return state === 'SUCCESSFUL' ? { ...identity, state, status: 'ACTIVE' } : { ...identity, state };
+  if (state !== 'SUCCESSFUL') return { ...identity, state };
+  const provenance = event.type === 'succeeded' ? event.provenance : undefined;
+  return { ...identity, ...(provenance !== undefined && { provenance }), state, status: 'ACTIVE' };
 }
 
 export function versionMoved(version: VersionRecord, event: RemovalEvent, at: number): VersionRecord | undefined {
@@ -296,12 +300,24 @@ export function versionMoved(version: VersionRecord, event: RemovalEvent, at: nu
 }
 
 function identityOf(record: VersionRecord, updatedAt: number): VersionIdentity {
-  const { imageArn, imageName, version, config, buildId, rebuildOf, importId, snapshots, principal, createdAt } =
-    record;
+  const {
+    imageArn,
+    imageName,
+    version,
+    config,
+    buildId,
+    rebuildOf,
+    importId,
+    snapshots,
+    provenance,
+    principal,
+    createdAt,
+  } = record;
   const origin = {
     ...(rebuildOf !== undefined && { rebuildOf }),
     ...(importId !== undefined && { importId }),
     ...(snapshots !== undefined && { snapshots }),
+    ...(provenance !== undefined && { provenance }),
     ...(principal !== undefined && { principal }),
   };
   return { imageArn, imageName, version, config, buildId, ...origin, createdAt, updatedAt };

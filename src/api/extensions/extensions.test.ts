@@ -54,6 +54,7 @@ const noUpkeep: ExtensionRooms['upkeep'] = {
   diskUse: noMicrovm,
   collectGarbage: noMicrovm,
   exportVersion: () => refuse(),
+  provenance: noMicrovm,
   importVersion: noMicrovm,
   reseal: noMicrovm,
 };

@@ -6,6 +6,8 @@
  *   POST /rekindle/v1/images/{arn}/versions/{version}/rebuild                  the image's next version from what this one kept
  *   POST /rekindle/v1/images/{arn}/versions/{version}/reseal[?ifNeeded=true]   the same version's snapshot made anew
  *   GET /rekindle/v1/images/{arn}/versions/{version}/export                    the version as one file
+ *   GET /rekindle/v1/images/{arn}/versions/{version}/provenance                how it came to be, an in-toto statement, JSON
+ *   GET /rekindle/v1/images/{arn}/versions/{version}/packages                  what is installed in it, an SPDX document, JSON
  *   POST /rekindle/v1/images/import?manifest={sha256}[&name=…&egress=…]        an image's first or next version from such a file
  *   GET /rekindle/v1/disk[?image={arn}], POST /rekindle/v1/images/gc           what takes disk, and what may go (upkeep.ts)
  *   GET /rekindle/v1/microvms/{id}/logs[?follow=true&cursor=N]                 the app's output, one JSON document a line
@@ -79,6 +81,7 @@ const routes: readonly {
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/rebuild$/, method: 'POST', run: rebuild },
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/export$/, run: exportVersion },
   { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/reseal$/, method: 'POST', run: reseal },
+  { path: /^\/rekindle\/v1\/images\/([^/]+)\/versions\/([^/]+)\/(provenance|packages)$/, run: provenance },
   { path: IMPORT_PATH, method: 'POST', run: importVersion },
   { path: /^\/rekindle\/v1\/images\/gc$/, method: 'POST', run: garbage },
   { path: /^\/rekindle\/v1\/disk$/, run: disk },
@@ -162,6 +165,13 @@ async function exportVersion(call: Call): Promise<void> {
   call.asked.demand('rekindle:ExportMicrovmImageVersion', arn);
   const pieces = call.rooms.upkeep.exportVersion(arn, version, { signal: call.signal });
   await stream(call, 'application/octet-stream', pieces);
+}
+
+async function provenance({ asked, rooms, labels, response }: Call): Promise<void> {
+  const [arn = '', version = '', what = ''] = labels;
+  asked.demand('rekindle:GetMicrovmImageVersionProvenance', arn);
+  const { statement, packages } = await rooms.upkeep.provenance(arn, version);
+  answer(response, 200, what === 'packages' ? packages : statement);
 }
 
 async function importVersion({ asked, rooms, query, response, signal }: Call): Promise<void> {

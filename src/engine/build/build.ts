@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, open, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { isDiskFull, MachineError } from '../../lib/index.ts';
-import { BuildFailure, type BuildRequest, type BuiltDisk } from '../engine.ts';
+import { BuildFailure, type BuildRequest, type TracedDisk } from '../engine.ts';
 import { remove } from '../folders.ts';
 import type { EngineContext } from '../machine/context.ts';
 import { type Builder, ensureBuilder, makeContextDisk, makeOutDisk } from './builder.ts';
@@ -24,7 +24,7 @@ export async function buildImage(
   caches: BuildCaches,
   request: BuildRequest,
   options: { signal?: AbortSignal | undefined },
-): Promise<BuiltDisk> {
+): Promise<TracedDisk> {
   await using stack = new AsyncDisposableStack();
   const work = context.folders.work(request.buildId);
   stack.defer(async () => {
@@ -52,13 +52,13 @@ async function build(
   request: BuildRequest,
   work: string,
   options: { signal?: AbortSignal | undefined },
-): Promise<BuiltDisk> {
+): Promise<TracedDisk> {
   const { signal } = options;
   const log = (line: string) => request.onLog(Buffer.from(`${line}\n`));
   const { phases } = request;
   const builder = await timed(phases, 'builder', () => ensureBuilder(context, log, options));
   const key = await timed(phases, 'compare', () => keyOf(context, builder, request, signal));
-  const earlier = key === undefined ? undefined : await earlierResult(caches, request, key, work);
+  const earlier = key === undefined ? undefined : await earlierResult(context, caches, request, key, work);
   if (earlier !== undefined) {
     log('[rekindle] nothing changed since an earlier build: using its root disk');
     return earlier;
@@ -94,7 +94,7 @@ async function build(
   else await cache.forget();
   if (exitCode !== 0) throw failureOf(exitCode);
   return timed(phases, 'keep', async () => {
-    const { record, ...built } = await keepDisk(request, { contextDisk, out });
+    const { record, ...built } = await keepDisk(context, request, { contextDisk, out });
     if (key !== undefined) await caches.keepResult(request.cacheOwner, key, { disk: built.diskPath, record });
     return built;
   });
@@ -113,11 +113,12 @@ async function keyOf(
 }
 
 async function earlierResult(
+  context: EngineContext,
   caches: BuildCaches,
   { cacheOwner, outDir }: BuildRequest,
   key: string,
   work: string,
-): Promise<BuiltDisk | undefined> {
+): Promise<TracedDisk | undefined> {
   const diskPath = path.join(outDir, 'disk');
   const found = await caches.result(cacheOwner, key, diskPath);
   if (found === undefined) return undefined;
@@ -125,7 +126,7 @@ async function earlierResult(
   await writeFile(recordPath, found.record, { mode: 0o600 });
   await using file = await open(recordPath, 'r');
   try {
-    return { diskPath, ...(await readResult(file)) };
+    return { diskPath, ...(await readResult(file)), isFresh: false, builder: describeBuilder(context) };
   } catch {
     await rm(diskPath, { force: true });
     return undefined;
@@ -134,18 +135,26 @@ async function earlierResult(
 
 /** Takes what the builder wrote. */
 async function keepDisk(
+  context: EngineContext,
   request: BuildRequest,
   { contextDisk, out }: { contextDisk: string; out: string },
-): Promise<BuiltDisk & { record: Buffer }> {
+): Promise<TracedDisk & { record: Buffer }> {
   await using file = await open(contextDisk, 'r');
-  const { config, usedBytes } = await readResult(file);
+  const result = await readResult(file);
   const bytes = await fileSystemBytes(out);
   await using disk = await open(out, 'r+');
   await disk.truncate(bytes);
   await disk.datasync();
   const diskPath = path.join(request.outDir, 'disk');
   await rename(out, diskPath);
-  return { diskPath, config, usedBytes, record: await resultBytes(file) };
+  const record = await resultBytes(file);
+  return { diskPath, ...result, isFresh: true, builder: describeBuilder(context), record };
+}
+
+/** A kept result was made by the same: that is part of its key. */
+function describeBuilder({ runtime, driver }: EngineContext): TracedDisk['builder'] {
+  const { name, version, accelerator } = driver;
+  return { runtime: runtime.stamp, kernel: runtime.guest.kernelRelease, vmm: `${name} ${version} (${accelerator})` };
 }
 
 function failureOf(exitCode: number): Error {

@@ -22,6 +22,14 @@ function resultOf(value: unknown): Buffer {
   return Buffer.concat([Buffer.from('RKRESULT'), length, body]);
 }
 
+const ORIGIN = {
+  rootfs: 'ab'.repeat(32),
+  dependencies: [{ uri: 'pkg:docker/debian@13', digest: { sha256: 'cd'.repeat(32) } }],
+  buildkit: 'v0.33.1',
+  packages: [{ type: 'deb', name: 'bash', version: '5.2.37-2', arch: 'amd64' }],
+  unread: ['var/lib/rpm/rpmdb.sqlite: not read'],
+};
+
 async function read(bytes: Buffer) {
   let found: Awaited<ReturnType<typeof readResult>> | undefined;
   await withFile(bytes, async (path) => {
@@ -40,7 +48,7 @@ test('a result becomes a container config', async () => {
     User: '1000',
     ExposedPorts: { '53/udp': {}, '8080/tcp': {}, '99999/tcp': {} },
   };
-  assert.deepEqual(await read(resultOf({ config, usedBytes: 5 })), {
+  assert.deepEqual(await read(resultOf({ config, usedBytes: 5, origin: ORIGIN })), {
     config: {
       entrypoint: [],
       cmd: ['python3', 'app.py'],
@@ -50,6 +58,7 @@ test('a result becomes a container config', async () => {
       exposedPorts: [8080],
     },
     usedBytes: 5,
+    origin: ORIGIN,
   });
 });
 
@@ -58,10 +67,23 @@ test('a result of any other shape is refused', async () => {
     Buffer.alloc(100),
     resultOf('{'),
     resultOf([]),
-    resultOf({ config: {}, usedBytes: 'many' }),
-    resultOf({ config: { Cmd: 'sh' }, usedBytes: 1 }),
-    resultOf({ config: { Cmd: [1] }, usedBytes: 1 }),
-    resultOf({ config: { Cmd: ['a\0b'] }, usedBytes: 1 }),
+    resultOf({ config: {}, usedBytes: 'many', origin: ORIGIN }),
+    resultOf({ config: { Cmd: 'sh' }, usedBytes: 1, origin: ORIGIN }),
+    resultOf({ config: { Cmd: [1] }, usedBytes: 1, origin: ORIGIN }),
+    resultOf({ config: { Cmd: ['a\0b'] }, usedBytes: 1, origin: ORIGIN }),
+    resultOf({ config: {}, usedBytes: 1, origin: null }),
+    ...[
+      { rootfs: 'short' },
+      { dependencies: {} },
+      { dependencies: [{ uri: 'u'.repeat(3000), digest: {} }] },
+      { dependencies: [{ uri: 'u', digest: { sha256: '../..' } }] },
+      { dependencies: new Array(300).fill({ uri: 'u', digest: {} }) },
+      { buildkit: 'two words' },
+      { packages: [{ type: 'exe', name: 'a', version: '1', arch: 'all' }] },
+      { packages: [{ type: 'deb', name: 'a\nb', version: '1', arch: 'all' }] },
+      { packages: new Array(10_001).fill(ORIGIN.packages[0]) },
+      { unread: [7] },
+    ].map((odd) => resultOf({ config: {}, usedBytes: 1, origin: { ...ORIGIN, ...odd } })),
     Buffer.concat([Buffer.from('RKRESULT'), Buffer.from([255, 255, 255, 255])]),
   ];
   for (const bytes of bad) await assert.rejects(read(bytes), { kind: 'protocol' });

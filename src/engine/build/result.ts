@@ -5,14 +5,18 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { MachineError } from '../../lib/index.ts';
 import type { ContainerConfig } from '../engine.ts';
+import { type DiskOrigin, readOrigin } from './origin.ts';
 
 const MAGIC = 'RKRESULT';
-const MAX_RESULT_BYTES = 1024 * 1024;
+/** Ten thousand packages with long names, and a config. */
+const MAX_RESULT_BYTES = 8 * 1024 * 1024;
 const MAX_STRINGS = 4096;
 const MAX_STRING_LENGTH = 131_072;
 
 /** @throws MachineError `protocol` */
-export async function readResult(file: FileHandle): Promise<{ config: ContainerConfig; usedBytes: number }> {
+export async function readResult(
+  file: FileHandle,
+): Promise<{ config: ContainerConfig; usedBytes: number; origin?: DiskOrigin }> {
   const head = Buffer.alloc(MAGIC.length + 4);
   await file.read(head, 0, head.length, 0);
   const length = head.readUInt32BE(MAGIC.length);
@@ -25,9 +29,13 @@ export async function readResult(file: FileHandle): Promise<{ config: ContainerC
   } catch {
     throw bad('wrote no JSON');
   }
-  const { config, usedBytes } = record(value);
+  const { config, usedBytes, origin } = record(value);
   if (typeof usedBytes !== 'number' || !Number.isSafeInteger(usedBytes) || usedBytes < 0) throw bad('gave no size');
-  return { config: containerConfig(record(config ?? {})), usedBytes };
+  return {
+    config: containerConfig(record(config ?? {})),
+    usedBytes,
+    ...(origin !== undefined && { origin: readOrigin(origin) }),
+  };
 }
 
 /** The bytes `readResult` found good. */

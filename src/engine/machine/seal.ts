@@ -19,6 +19,7 @@ import {
   type SealRequest,
 } from '../engine.ts';
 import { remove } from '../folders.ts';
+import { guestDigests } from '../guest-digests.ts';
 import { attached } from '../network/network.ts';
 import { changesPassphrase, type Manifest, readForeignManifest } from '../snapshot/manifest.ts';
 import { allocatedBytes, createDraft, type Draft, sealDraft } from '../snapshot/seal.ts';
@@ -70,6 +71,7 @@ export async function sealMachine(
     network: 'none' as const,
     runtimeStamp: context.runtime.stamp,
     kernelRelease: context.runtime.guest.kernelRelease,
+    guest: await guestDigests(context.runtime),
     link: booted,
     container: config,
     built: { config: request.disk.config, usedBytes: request.disk.usedBytes },

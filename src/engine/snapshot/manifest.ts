@@ -26,6 +26,8 @@ export interface Manifest {
   readonly hostCpu: string;
   readonly runtimeStamp: string;
   readonly kernelRelease: string;
+  /** SHA-256 of the files it booted from. Absent in manifests from before they were kept. */
+  readonly guest?: { readonly kernel: string; readonly initramfs: string };
   /** Guest memory: four times the size class. */
   readonly memoryMiB: number;
   readonly cpus: number;

@@ -34,7 +34,7 @@ type NewKey = ReturnType<Keyring['make']>;
 
 type Facts = Pick<
   Manifest,
-  'runtimeStamp' | 'kernelRelease' | 'memoryMiB' | 'cpus' | 'network' | 'link' | 'container' | 'built'
+  'runtimeStamp' | 'kernelRelease' | 'guest' | 'memoryMiB' | 'cpus' | 'network' | 'link' | 'container' | 'built'
 >;
 
 /**

@@ -5,10 +5,12 @@
  * (the app's environment), may hold what the app read while it started, and a VMM is not to be fed a state from a file.
  */
 import { open } from 'node:fs/promises';
+import path from 'node:path';
 import type { Engine } from '../../engine/index.ts';
 import { DomainError, writeArchive } from '../../lib/index.ts';
 import type { Owner } from '../image-arn.ts';
 import type { VersionRecord } from '../lifecycle.ts';
+import { readFacts } from '../provenance/facts.ts';
 import { aboutOf, DISK_PART } from './exported.ts';
 
 export interface ExportOptions {
@@ -46,6 +48,7 @@ export async function* exportVersion(
     return buffer;
   };
   const { bytes, chunks, config, usedBytes } = kept;
-  const about = aboutOf(version, o.owner, { config, usedBytes }, o.now());
+  const provenance = await readFacts(path.dirname(o.snapshotDirOf(version)), version.provenance);
+  const about = aboutOf(version, o.owner, { built: { config, usedBytes }, ...(provenance && { provenance }) }, o.now());
   yield* writeArchive(about, [{ name: DISK_PART, bytes, chunks, read }]);
 }

@@ -6,6 +6,7 @@ import type { ContainerConfig } from '../../engine/index.ts';
 import { DomainError } from '../../lib/index.ts';
 import type { Owner } from '../image-arn.ts';
 import type { VersionRecord } from '../lifecycle.ts';
+import { decodeFacts, type ProvenanceFacts } from '../provenance/facts.ts';
 import type { VersionConfig } from '../types.ts';
 
 export const EXPORT_FORMAT = 'rekindle-image-version';
@@ -20,12 +21,19 @@ export interface Exported {
   /** As a version has it, unchecked. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly built: { readonly config: ContainerConfig; readonly usedBytes: number };
+  /** As far as it was known there. */
+  readonly provenance?: ProvenanceFacts;
 }
 
 const MAX_STRINGS = 4096;
 const MAX_STRING_LENGTH = 131_072;
 
-export function aboutOf(version: VersionRecord, owner: Owner, built: Exported['built'], at: number): object {
+export function aboutOf(
+  version: VersionRecord,
+  owner: Owner,
+  { built, provenance }: Pick<Exported, 'built' | 'provenance'>,
+  at: number,
+): object {
   const { imageName, version: imageVersion, config, createdAt, state } = version;
   return {
     format: EXPORT_FORMAT,
@@ -38,12 +46,16 @@ export function aboutOf(version: VersionRecord, owner: Owner, built: Exported['b
     from: owner,
     config,
     built,
+    ...(provenance !== undefined && { provenance }),
   };
 }
 
 /** @throws DomainError `INVALID` saying what is wrong with the file */
 export function readAbout(about: unknown): Exported {
-  const { format, generation, imageName, imageVersion, from, config, built } = record(about, 'what it says of itself');
+  const { format, generation, imageName, imageVersion, from, config, built, provenance } = record(
+    about,
+    'what it says of itself',
+  );
   if (format !== EXPORT_FORMAT) throw bad('it holds no image version');
   if (generation !== EXPORT_GENERATION)
     throw bad(`it is of generation ${Number(generation)}, which this server does not know`);
@@ -56,6 +68,7 @@ export function readAbout(about: unknown): Exported {
     from: { region: text(region, 'its origin'), accountId: text(accountId, 'its origin') },
     config: record(config, 'its configuration'),
     built: { config: containerConfig(record(container, 'its container')), usedBytes },
+    ...(provenance !== undefined && { provenance: decodeFacts(provenance) }),
   };
 }
 

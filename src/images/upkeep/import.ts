@@ -11,6 +11,7 @@ import type { BuiltDisk } from '../../engine/index.ts';
 import { ARCHIVE_CHUNK_BYTES, type ArchiveReader, DomainError, readArchive } from '../../lib/index.ts';
 import type { Catalog } from '../catalog.ts';
 import { imageArn, type Owner } from '../image-arn.ts';
+import type { ProvenanceFacts } from '../provenance/facts.ts';
 import type { CreateImageInput } from '../types.ts';
 import { CONFIG_MEMBERS, createBody, DISK_PART, type Exported, readAbout } from './exported.ts';
 import type { Holds } from './holds.ts';
@@ -44,7 +45,12 @@ export interface Staged extends AsyncDisposable {
   keep(): void;
 }
 
-const BUILT_NAME = 'built.json';
+const BUILT_NAME = 'import.json';
+
+interface Kept extends Pick<Exported, 'built'> {
+  readonly provenance: ProvenanceFacts | undefined;
+}
+
 /** What the host keeps beside an import: the snapshot that is sealed from it needs room too. */
 const SPARE_BYTES = 2 * 1024 ** 3;
 
@@ -73,7 +79,8 @@ export async function stageImport(
   await mkdir(dir, { recursive: true, mode: 0o700 });
   await demandRoom(dir, reader);
   await writeDisk(path.join(dir, DISK_PART), reader, signal);
-  await writeFile(path.join(dir, BUILT_NAME), JSON.stringify(exported.built), { mode: 0o600, flush: true });
+  const kept: Kept = { built: exported.built, provenance: provenanceOf(exported) };
+  await writeFile(path.join(dir, BUILT_NAME), JSON.stringify(kept), { mode: 0o600, flush: true });
   const owned = stack.move();
   return {
     importId,
@@ -86,11 +93,14 @@ export async function stageImport(
 }
 
 /** What a version is made of that was imported. @throws DomainError `NOT_FOUND` */
-export async function importedDisk(stateDir: string, importId: string): Promise<BuiltDisk> {
+export async function importedDisk(
+  stateDir: string,
+  importId: string,
+): Promise<{ disk: BuiltDisk; provenance: ProvenanceFacts | undefined }> {
   const dir = path.join(stateDir, IMPORTS_DIR, importId);
   try {
-    const built = JSON.parse(await readFile(path.join(dir, BUILT_NAME), 'utf8')) as Exported['built'];
-    return { ...built, diskPath: path.join(dir, DISK_PART) };
+    const { built, provenance } = JSON.parse(await readFile(path.join(dir, BUILT_NAME), 'utf8')) as Kept;
+    return { disk: { ...built, diskPath: path.join(dir, DISK_PART) }, provenance };
   } catch (cause) {
     throw new DomainError('NOT_FOUND', 'What was imported is gone: import the file again.', { cause });
   }
@@ -106,6 +116,12 @@ export async function sweepImports(stateDir: string, catalog: Catalog): Promise<
   for (const importId of await namesIn(path.join(stateDir, IMPORTS_DIR))) {
     if (!(await catalog.importing(importId))) await forgetImport(stateDir, importId);
   }
+}
+
+/** With the step that it takes now. */
+function provenanceOf({ provenance, from, imageName, imageVersion }: Exported): ProvenanceFacts | undefined {
+  if (provenance === undefined) return undefined;
+  return { ...provenance, steps: [...provenance.steps, { kind: 'imported', from, imageName, imageVersion }] };
 }
 
 function bodyOf(exported: Exported, owner: Owner, request: ImportRequest): Record<string, unknown> {

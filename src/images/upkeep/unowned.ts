@@ -10,6 +10,7 @@ import type { Catalog } from '../catalog.ts';
 import { versionId } from '../catalog.ts';
 import { imageArn, type Owner } from '../image-arn.ts';
 import type { VersionRecord } from '../lifecycle.ts';
+import { PROVENANCE_NAME } from '../provenance/facts.ts';
 import type { Holds } from './holds.ts';
 import { snapshotName, snapshotsOf } from './snapshots.ts';
 import { namesIn } from './space.ts';
@@ -75,7 +76,7 @@ export async function* inImage(
       continue;
     }
     if (isChanging(record)) continue;
-    const kept = new Set(snapshotsOf(record).map(snapshotName));
+    const kept = new Set([PROVENANCE_NAME, ...snapshotsOf(record).map(snapshotName)]);
     for (const name of names) {
       if (kept.has(name)) continue;
       const why = name.includes('.draft-') ? 'nobody is writing it any more' : 'its version has no such part';

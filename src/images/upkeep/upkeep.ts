@@ -1,11 +1,16 @@
 /** The upkeep of images on disk, behind the images room's door: what takes how much, what may go, versions as files. */
-import { Slots } from '../../lib/index.ts';
+import type { Engine } from '../../engine/index.ts';
+import { DomainError, Slots } from '../../lib/index.ts';
+import type { VersionRecord } from '../lifecycle.ts';
+import type { ProvenanceFacts } from '../provenance/facts.ts';
+import { type Statement, spdxOf, statementOf } from '../provenance/statement.ts';
 import type { CreateImageInput, UpdatedImageView } from '../types.ts';
 import { type DiskUse, diskUse } from './disk-use.ts';
 import { type ExportOptions, exportVersion } from './export.ts';
 import { collectGarbage, type Garbage, type GarbageOptions, type GarbageRequest } from './garbage.ts';
 import { type ImportRequest, stageImport } from './import.ts';
 import type { Resealed, Reseals } from './reseal.ts';
+import { newestSnapshot } from './snapshots.ts';
 
 export interface Upkeep {
   /**
@@ -39,14 +44,26 @@ export interface Upkeep {
    * CONFLICT (not SUCCESSFUL, being resealed, or it could not be sealed)
    */
   reseal(imageIdentifier: string, imageVersion: string, options: { ifNeeded: boolean }): Promise<Resealed>;
+  /**
+   * How a version came to be and what its snapshot is made of now: an in-toto statement, and its packages as an SPDX document.
+   * @throws DomainError INVALID, DENIED, NOT_FOUND, CONFLICT (it is being built, or nothing is known)
+   */
+  provenance(imageIdentifier: string, imageVersion: string): Promise<Provenance>;
+}
+
+export interface Provenance {
+  readonly statement: Statement;
+  readonly packages: object;
 }
 
 export interface UpkeepOptions extends GarbageOptions, ExportOptions {
+  readonly engine: Pick<Engine, 'keptDisk' | 'facts'>;
   /** @throws DomainError */
   readonly check: (imageIdentifier: string) => string;
   /** Writes the records of a version whose root disk was imported. @throws DomainError */
   readonly addImported: (input: CreateImageInput, importId: string) => Promise<UpdatedImageView>;
   readonly reseals: Pick<Reseals, 'reseal' | 'prune'>;
+  readonly provenanceOf: (version: VersionRecord) => Promise<ProvenanceFacts | undefined>;
   readonly stopping: AbortSignal;
 }
 
@@ -70,6 +87,10 @@ export function createUpkeep(o: UpkeepOptions): Upkeep {
     },
     reseal: (imageIdentifier, imageVersion, options) =>
       o.reseals.reseal(o.check(imageIdentifier), imageVersion, options),
+    provenance: async (imageIdentifier, imageVersion) => {
+      const { body } = await o.catalog.version(o.check(imageIdentifier), imageVersion);
+      return provenanceOf(o, body);
+    },
     async *exportVersion(imageIdentifier, imageVersion, options) {
       const signal = bounded(options.signal);
       const { body } = await o.catalog.version(o.check(imageIdentifier), imageVersion);
@@ -85,4 +106,18 @@ export function createUpkeep(o: UpkeepOptions): Upkeep {
       return view;
     },
   };
+}
+
+async function provenanceOf(o: UpkeepOptions, version: VersionRecord): Promise<Provenance> {
+  const { version: number, state } = version;
+  if (state !== 'SUCCESSFUL' && state !== 'FAILED') {
+    throw new DomainError('CONFLICT', `MicroVM Image version ${number} is in state: ${state}`);
+  }
+  const [facts, snapshot] = await Promise.all([o.provenanceOf(version), o.engine.facts(o.snapshotDirOf(version))]);
+  if (facts === undefined || snapshot === undefined) {
+    const why = 'its build failed, it was made before that was kept, or its files are damaged';
+    throw new DomainError('CONFLICT', `Nothing is known of how version ${number} came to be: ${why}.`);
+  }
+  const statement = statementOf(version, facts, { snapshot, number: newestSnapshot(version) });
+  return { statement, packages: spdxOf(version, facts) };
 }

@@ -5,14 +5,14 @@
  * What outlives a server (snapshots, suspended machines) is kept in a `FakeDisk`, so that a test can make a second
  * engine on the same one and play a restart. `build` and `seal` also write their small real files, as the contract says.
  */
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineError } from '../../../lib/index.ts';
 import type { Egress, FlowRecord } from '../../egress.ts';
 import type {
   BuildRequest,
-  BuiltDisk,
   ContainerConfig,
   KeptDisk,
   LaunchRequest,
@@ -24,9 +24,11 @@ import type {
   SealedSnapshot,
   SealRequest,
   SnapshotDamage,
+  SnapshotFacts,
   SnapshotFit,
+  TracedDisk,
 } from '../../engine.ts';
-import { digestChunks } from '../../snapshot/digest.ts';
+import { digestChunks, digestFile } from '../../snapshot/digest.ts';
 import { abortable, FakeMachine, type FakeMachineHost } from './fake-machine.ts';
 import {
   createFakeDisk,
@@ -36,6 +38,18 @@ import {
   type FakeOperation,
   type Gate,
 } from './fake-types.ts';
+
+const fakeTrace = {
+  origin: {
+    rootfs: 'ab'.repeat(32),
+    dependencies: [{ uri: 'pkg:docker/base@1?platform=linux%2Famd64', digest: { sha256: 'cd'.repeat(32) } }],
+    buildkit: 'v0.0.0',
+    packages: [{ type: 'deb', name: 'bash', version: '5.2-1', arch: 'amd64' }],
+    unread: [],
+  },
+  isFresh: true,
+  builder: { runtime: 'fake', kernel: '6.0.0', vmm: 'fake 1 (tcg)' },
+} as const satisfies Partial<TracedDisk>;
 
 export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
   return new InMemoryEngine(options);
@@ -106,14 +120,14 @@ class InMemoryEngine implements FakeEngine, FakeMachineHost {
     this.machines.get(id)?.print(text, stream);
   }
 
-  async build(request: BuildRequest, { signal }: { signal?: AbortSignal }): Promise<BuiltDisk> {
+  async build(request: BuildRequest, { signal }: { signal?: AbortSignal }): Promise<TracedDisk> {
     await this.enter('build', request.buildId, signal);
     this.egress.set(request.buildId, request.egress);
     request.onLog(Buffer.from(this.#options.buildLog ?? '#1 [1/1] FROM base\n#1 DONE\n'));
     await mkdir(request.outDir, { recursive: true });
     const diskPath = path.join(request.outDir, 'disk');
     await writeFile(diskPath, 'fake disk');
-    return { diskPath, config: { ...defaultConfig, ...this.#options.config }, usedBytes: 100_000_000 };
+    return { diskPath, config: { ...defaultConfig, ...this.#options.config }, usedBytes: 100_000_000, ...fakeTrace };
   }
 
   /** Builds here have no caches. */
@@ -132,6 +146,21 @@ class InMemoryEngine implements FakeEngine, FakeMachineHost {
     const { bytes, chunks } = await digestChunks(diskPath, { mapper: 'qemu-img' });
     const config = { ...defaultConfig, ...this.#options.config };
     return { bytes, chunks, diskPath, config, usedBytes: 100_000_000 };
+  }
+
+  async facts(snapshotDir: string): Promise<SnapshotFacts | undefined> {
+    const text = await readFile(path.join(snapshotDir, 'manifest.json')).catch(() => undefined);
+    if (text === undefined) return undefined;
+    const part = async (name: string) => digestFile(path.join(snapshotDir, name), { mapper: 'qemu-img' });
+    const parts = { ram: await part('ram'), state: await part('state'), disk: await part('disk') };
+    return {
+      manifest: createHash('sha256').update(text).digest('hex'),
+      parts: { ...parts, changes: parts.disk },
+      vmm: { name: 'fake', version: '1', accelerator: 'tcg' },
+      kernel: '6.0.0',
+      runtime: 'fake',
+      link: 1,
+    };
   }
 
   async seal(request: SealRequest, { signal }: { signal?: AbortSignal }): Promise<SealedSnapshot> {
