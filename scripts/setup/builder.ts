@@ -7,11 +7,12 @@ import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BASE_NAME, type ManagedBase } from './base.ts';
 import { type BaseKind, baseNames } from './base-names.ts';
+import { run } from './command.ts';
 import { type Debian, GUEST_RELEASE } from './debian.ts';
 import { makeDebianTar, makeDisk, packTar } from './disk.ts';
 import type { GoProgram, GoPrograms } from './go-programs.ts';
 import type { NodeLayer } from './node-layer.ts';
-import { type OciImage, writeOciLayout } from './oci-layout.ts';
+import { type OciImage, type OciLayer, writeOciLayout } from './oci-layout.ts';
 import { type SetupContext, SOURCE_DATE_EPOCH } from './setup-context.ts';
 import { type Product, stampOf } from './steps.ts';
 
@@ -77,7 +78,7 @@ export async function setUpBuilder(
   ]);
   const names = baseNames(nodeLayer.version);
   const inputs = {
-    recipe: 3,
+    recipe: 4,
     names: names.map(({ name, base, isNear }) => `${name} ${base} ${isNear}`),
     parts: [tree.stamp, base.layer.digest, nodeLayer.layer.digest, buildkit.stamp, program.digest],
   };
@@ -90,6 +91,7 @@ export async function setUpBuilder(
     await copyFile(program.path, join(extra, 'usr/lib/rekindle/build'));
     const layout = join(extra, 'var/lib/rekindle/bases');
     const digests = await writeBases(layout, base, nodeLayer);
+    await listLayers(context, program, [base.layer, nodeLayer.layer], join(extra, 'usr/lib/rekindle/layers'));
     // What a FROM may call them by; the build program reads it.
     const lines = names.map(({ name, base, isNear }) => `${name} ${digests[base]}${isNear ? ' near' : ''}\n`);
     await writeFile(join(extra, 'usr/lib/rekindle/bases'), lines.join(''));
@@ -104,6 +106,20 @@ export async function setUpBuilder(
     for (const work of [extra, extraTar]) await rm(work, { recursive: true });
   });
   return { disk: join(disk.dir, 'disk.raw'), products: [tree, buildkit, program, disk] };
+}
+
+/** What the files of the bases hold, so that no build has to read them for its digest. */
+async function listLayers(
+  context: SetupContext,
+  program: GoProgram,
+  layers: readonly OciLayer[],
+  dir: string,
+): Promise<void> {
+  await mkdir(dir);
+  for (const { tar, digest } of layers) {
+    const outputFile = join(dir, digest.slice('sha256:'.length));
+    await run([program.path, '--list-layer', tar], { env: context.env, signal: context.signal, outputFile });
+  }
 }
 
 /** The three bases in one layout; returns the digests of their manifests. */

@@ -80,7 +80,7 @@ export async function makeDisk(context: SetupContext, options: DiskOptions): Pro
   } finally {
     await run([...asRoot(), 'rm', '-rf', tree], {
       env,
-      signal: AbortSignal.timeout(60_000),
+      signal: AbortSignal.timeout(300_000),
     });
   }
 }

@@ -48,7 +48,15 @@ func main() {
 	cacheSerial := flag.String("cache", "spare2", "serial of the disk with BuildKit's state; formatted when blank")
 	outSerial := flag.String("out", "spare3", "serial of the disk that gets the root file system")
 	baseLayer := flag.String("base-layer", "", "digest of the layer that the out disk already holds")
+	layer := flag.String("list-layer", "", "tar of a layer: prints the digests of its files and does nothing else")
 	flag.Parse()
+	if *layer != "" {
+		if err := listLayer(*layer, os.Stdout); err != nil {
+			fmt.Fprintf(os.Stderr, "build: %v\n", err)
+			os.Exit(exitInternal)
+		}
+		return
+	}
 	err := run(context.Background(), *contextSerial, *cacheSerial, *outSerial, *baseLayer)
 	if err == nil {
 		os.Exit(exitOK)
@@ -108,15 +116,16 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 	if err != nil {
 		return err
 	}
-	var usedBytes int64
+	var made rootDisk
 	err = took.of("root disk", func() (err error) {
-		usedBytes, err = writeRootDisk(ctx, outDisk, layout, image, baseLayer)
+		made, err = writeRootDisk(ctx, outDisk, layout, image, baseLayer, took)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return writeResult(contextDisk, result{Config: image.config, UsedBytes: usedBytes})
+	from := origin{RootFS: made.digest, Dependencies: image.dependencies, BuildKit: buildkitVersion(), inventory: made.inventory}
+	return writeResult(contextDisk, result{Config: image.config, UsedBytes: made.usedBytes, Origin: from})
 }
 
 // prepare starts the daemon, which takes seconds, while the context is unpacked.

@@ -12,6 +12,16 @@ const resultMagic = "RKRESULT"
 type result struct {
 	Config    json.RawMessage `json:"config"`
 	UsedBytes int64           `json:"usedBytes"`
+	Origin    origin          `json:"origin"`
+}
+
+// origin is where the root disk came from and what is in it, for its provenance.
+type origin struct {
+	// RootFS is the digest of its listing.
+	RootFS       string       `json:"rootfs"`
+	Dependencies []dependency `json:"dependencies"`
+	BuildKit     string       `json:"buildkit"`
+	inventory
 }
 
 // writeResult replaces the start of the context disk: magic, length (big-endian), JSON.

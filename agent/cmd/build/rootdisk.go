@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,28 +20,24 @@ import (
 // Bound of the JSON documents of an image: they come from a Dockerfile.
 const documentLimit = 4 << 20
 
-// image is what is needed of an OCI layout: the layers in order and the container's config.
+// image is what is needed of an OCI layout: the layers in order, the container's config and what it was built of.
 type image struct {
-	layers []string
-	config json.RawMessage
+	layers       []string
+	config       json.RawMessage
+	dependencies []dependency
 }
 
 // readImage follows index → manifest → config of a layout with one image.
 func readImage(layout string) (image, error) {
-	var index struct {
-		Manifests []struct{ Digest string }
-	}
-	if err := readDocument(filepath.Join(layout, "index.json"), &index); err != nil {
+	found, attached, err := imageIn(layout)
+	if err != nil {
 		return image{}, err
-	}
-	if len(index.Manifests) != 1 {
-		return image{}, fmt.Errorf("the build's result has %d manifests, not one", len(index.Manifests))
 	}
 	var manifest struct {
 		Config struct{ Digest string }
 		Layers []struct{ Digest string }
 	}
-	if err := readDocument(blobPath(layout, index.Manifests[0].Digest), &manifest); err != nil {
+	if err := readDocument(blobPath(layout, found), &manifest); err != nil {
 		return image{}, err
 	}
 	var config struct {
@@ -55,11 +53,14 @@ func readImage(layout string) (image, error) {
 	if len(config.Config) == 0 {
 		config.Config = json.RawMessage("{}")
 	}
-	found := image{config: config.Config}
+	read := image{config: config.Config}
 	for _, layer := range manifest.Layers {
-		found.layers = append(found.layers, layer.Digest)
+		read.layers = append(read.layers, layer.Digest)
 	}
-	return found, nil
+	if attached != "" {
+		read.dependencies, err = dependenciesIn(layout, attached)
+	}
+	return read, err
 }
 
 func readDocument(path string, into any) error {
@@ -86,36 +87,84 @@ func blobPath(layout, digest string) string {
 	return filepath.Join(layout, "blobs", "sha256", hex)
 }
 
+// rootDisk is what was written.
+type rootDisk struct {
+	usedBytes int64
+	// Of its listing.
+	digest    string
+	inventory inventory
+}
+
 // writeRootDisk puts the image's layers onto the disk. When the disk already holds the image's first layer, only the
 // others are applied, so an image of the managed base costs what it added.
-func writeRootDisk(ctx context.Context, disk, layout string, img image, baseLayer string) (usedBytes int64, err error) {
+func writeRootDisk(ctx context.Context, disk, layout string, img image, baseLayer string, took *phases) (made rootDisk, err error) {
 	layers := img.layers
-	if len(layers) > 0 && layers[0] == baseLayer {
-		layers = layers[1:]
-	} else if err := command(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", disk); err != nil {
-		return 0, err
+	hasBase := len(layers) > 0 && layers[0] == baseLayer
+	if !hasBase {
+		if err := command(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", disk); err != nil {
+			return made, err
+		}
 	}
 	if err := os.MkdirAll(outMount, 0o700); err != nil {
-		return 0, err
+		return made, err
 	}
-	if err := syscall.Mount(disk, outMount, "ext4", syscall.MS_NOATIME, ""); err != nil {
-		return 0, fmt.Errorf("mount the root disk: %w", err)
+	if err := syscall.Mount(disk, outMount, "ext4", syscall.MS_NOATIME|syscall.MS_NODEV, ""); err != nil {
+		return made, fmt.Errorf("mount the root disk: %w", err)
 	}
 	defer func() { err = errors.Join(err, unmount(outMount)) }()
-	for _, digest := range layers {
-		if err := applyLayer(ctx, blobPath(layout, digest)); err != nil {
-			return 0, fmt.Errorf("apply layer %s: %w", digest, err)
-		}
+	files, err := applyLayers(ctx, layout, layers, hasBase)
+	if err != nil {
+		return made, err
 	}
 	// ext4's own folder is no part of an image.
 	if err := os.Remove(filepath.Join(outMount, "lost+found")); err != nil && !os.IsNotExist(err) {
-		return 0, err
+		return made, err
 	}
 	var stat syscall.Statfs_t
 	if err := syscall.Statfs(outMount, &stat); err != nil {
-		return 0, err
+		return made, err
 	}
-	return int64(stat.Blocks-stat.Bfree) * stat.Bsize, nil
+	made.usedBytes = int64(stat.Blocks-stat.Bfree) * stat.Bsize
+	err = took.of("digest", func() error {
+		listing := sha256.New()
+		err := listTree(outMount, files.digestOf, listing)
+		made.digest = hex.EncodeToString(listing.Sum(nil))
+		return err
+	})
+	if err != nil {
+		return made, fmt.Errorf("list the root disk: %w", err)
+	}
+	made.inventory, err = packagesIn(outMount)
+	return made, err
+}
+
+// applyLayers returns what is known of the files it wrote.
+func applyLayers(ctx context.Context, layout string, layers []string, hasBase bool) (known, error) {
+	var files known
+	isKnown := true
+	for i, digest := range layers {
+		if isKnown {
+			var err error
+			if isKnown, err = files.add(digest); err != nil {
+				return files, err
+			}
+			if !isKnown {
+				if err := files.end(); err != nil {
+					return files, err
+				}
+			}
+		}
+		if i == 0 && hasBase {
+			continue
+		}
+		if err := applyLayer(ctx, blobPath(layout, digest)); err != nil {
+			return files, fmt.Errorf("apply layer %s: %w", digest, err)
+		}
+	}
+	if isKnown {
+		return files, files.end()
+	}
+	return files, nil
 }
 
 func applyLayer(ctx context.Context, blob string) error {

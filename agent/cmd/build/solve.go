@@ -78,7 +78,11 @@ func solveArguments(layout string, with settings) ([]string, error) {
 		"--oci-layout", "base=" + basesDir,
 		"--output", "type=oci,tar=false,compression=uncompressed,dest=" + layout,
 	}
-	for _, option := range baseContexts(bases, with) {
+	epoch, err := epochOptions()
+	if err != nil {
+		return nil, err
+	}
+	for _, option := range append(append(baseContexts(bases, with), epoch...), attest) {
 		args = append(args, "--opt", option)
 	}
 	return args, nil
