@@ -372,6 +372,57 @@ func TestDataIsEchoedBeyondTheFirstCredit(t *testing.T) {
 	}
 }
 
+func TestWhatATakerLeavesIsReceivedBehindWhatItTook(t *testing.T) {
+	var got []byte
+	taken := 0
+	h := serve(t, func(_ context.Context, stream *Stream, _ []byte) {
+		// The taker is called only while the receiver waits, so nobody else touches got.
+		stream.TakeBy(func(part []byte) int {
+			n := min(len(part), 40_000)
+			got = append(got, part[:n]...)
+			taken += n
+			return n
+		})
+		_ = stream.Accept()
+		var spare []byte
+		for {
+			part, err := stream.Receive(spare)
+			if err != nil {
+				break
+			}
+			got = append(got, part...)
+			stream.Consumed(len(part))
+			spare = part
+		}
+		stream.End()
+	})
+	h.open(nonce1, secretA, nil)
+	h.send(frameOpen, 1, "{}")
+	h.expect(frameAccept, 1, "")
+	want := make([]byte, 3*InitialCreditBytes)
+	for i := range want {
+		want[i] = byte(i >> 10)
+	}
+	for sent, credit := 0, InitialCreditBytes; sent < len(want); {
+		n := min(credit, len(want)-sent, 60_000)
+		h.send(frameData, 1, string(want[sent:sent+n]))
+		sent += n
+		credit -= n
+		for credit == 0 {
+			credit += int(binary.BigEndian.Uint32(h.next().payload))
+		}
+	}
+	h.send(frameEnd, 1, "")
+	for h.next().kind != frameEnd {
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatalf("got %d bytes, and not those sent", len(got))
+	}
+	if taken == 0 || taken == len(want) {
+		t.Fatalf("%d of them were taken", taken)
+	}
+}
+
 func TestMoreThanGrantedResetsTheStreamOnly(t *testing.T) {
 	h := serve(t, block)
 	h.open(nonce1, secretA, nil)

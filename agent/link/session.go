@@ -38,7 +38,8 @@ type session struct {
 	greeting []byte
 	control  []byte
 	streams  map[uint32]*Stream
-	ready    *Stream // head of the ring of streams that have something to send
+	buffers  sync.Pool // of *[]byte, a whole window each
+	ready    *Stream   // head of the ring of streams that have something to send
 	readyEnd *Stream
 }
 
@@ -99,8 +100,17 @@ func (s *session) data(id uint32, part []byte) error {
 		return nil
 	}
 	stream.granted -= len(part)
-	stream.in = append(stream.in, part...)
-	stream.readable.Broadcast()
+	if stream.isWaiting && stream.take != nil && len(stream.in) == 0 {
+		// Bytes come from here only, so none can overtake these.
+		s.mu.Unlock()
+		n := stream.take(part)
+		s.mu.Lock()
+		stream.consume(n)
+		part = part[n:]
+	}
+	if len(part) > 0 && stream.failure == nil {
+		stream.hold(part)
+	}
 	return nil
 }
 

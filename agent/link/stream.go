@@ -37,8 +37,8 @@ func Errorf(code Code, format string, values ...any) *Error {
 // that a fast sender never waits.
 const grantBytes = InitialCreditBytes / 4
 
-// keepBytes is the largest buffer an idle stream holds on to.
-const keepBytes = InitialCreditBytes / 4
+// keepBytes fit into a buffer of the stream's own. What does not waits in a buffer of the session's.
+const keepBytes = 16 << 10
 
 // Stream is one stream of a session. Its fields are under the session's mu. One goroutine may write, one may receive.
 type Stream struct {
@@ -54,6 +54,9 @@ type Stream struct {
 	served   bool // the handler returned: nobody wants what still comes
 	consumed int  // bytes taken and not yet granted again
 	readable sync.Cond
+	take     func([]byte) int
+	// isWaiting: the receiver has dealt with everything and waits for more
+	isWaiting bool
 
 	credit   int64 // bytes the host still takes
 	out      []byte
@@ -121,6 +124,10 @@ func (t *Stream) End() {
 func (t *Stream) Receive(spare []byte) ([]byte, error) {
 	t.session.mu.Lock()
 	defer t.session.mu.Unlock()
+	if cap(spare) >= InitialCreditBytes {
+		t.session.buffers.Put(&spare)
+		spare = nil
+	}
 	for len(t.in) == 0 {
 		if t.failure != nil {
 			return nil, t.failure
@@ -128,28 +135,28 @@ func (t *Stream) Receive(spare []byte) ([]byte, error) {
 		if t.inEnded {
 			return nil, io.EOF
 		}
+		t.isWaiting = true
 		t.readable.Wait()
+		t.isWaiting = false
 	}
 	bytes := t.in
-	if cap(spare) > keepBytes {
-		spare = nil
-	}
 	t.in = spare[:0]
 	return bytes, nil
+}
+
+// TakeBy has bytes of the host given to take as they come while a receiver waits for them, without its waking up. take says
+// how many it took and does not wait; the rest is received as ever.
+func (t *Stream) TakeBy(take func([]byte) int) {
+	t.session.mu.Lock()
+	defer t.session.mu.Unlock()
+	t.take = take
 }
 
 // Consumed lets the host send that much more.
 func (t *Stream) Consumed(n int) {
 	t.session.mu.Lock()
 	defer t.session.mu.Unlock()
-	t.consumed += n
-	if t.consumed < grantBytes || t.failure != nil || t.inEnded {
-		return
-	}
-	if t.session.send(frameCredit, t.id, binary.BigEndian.AppendUint32(nil, uint32(t.consumed))) == nil {
-		t.granted += t.consumed
-		t.consumed = 0
-	}
+	t.consume(n)
 }
 
 // Reset ends the stream both ways.
@@ -182,6 +189,32 @@ func (t *Stream) release() {
 }
 
 // The rest is called with mu held.
+
+func (t *Stream) consume(n int) {
+	t.consumed += n
+	if t.consumed < grantBytes || t.failure != nil || t.inEnded {
+		return
+	}
+	if t.session.send(frameCredit, t.id, binary.BigEndian.AppendUint32(nil, uint32(t.consumed))) == nil {
+		t.granted += t.consumed
+		t.consumed = 0
+	}
+}
+
+// hold keeps bytes for the receiver. Those of bulk go into buffers that are used again: the heap is small, and garbage of that size
+// would have it collected for every few megabytes.
+func (t *Stream) hold(part []byte) {
+	if need := len(t.in) + len(part); need > cap(t.in) && need > keepBytes {
+		buffer, _ := t.session.buffers.Get().(*[]byte)
+		if buffer == nil {
+			fresh := make([]byte, 0, InitialCreditBytes)
+			buffer = &fresh
+		}
+		t.in = append((*buffer)[:0], t.in...)
+	}
+	t.in = append(t.in, part...)
+	t.readable.Broadcast()
+}
 
 func (t *Stream) reset(reason *Error) {
 	if t.failure != nil || t.session.streams[t.id] != t {

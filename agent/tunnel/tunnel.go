@@ -45,6 +45,7 @@ func Serve(ctx context.Context, stream *link.Stream, port int) {
 	if stream.Accept() != nil {
 		return
 	}
+	stream.TakeBy(t.taker())
 	fromHost := make(chan struct{})
 	go func() {
 		defer close(fromHost)
@@ -59,6 +60,8 @@ type tunnel struct {
 	conn   *net.TCPConn
 	// asked: the app was sent something and has not said anything since.
 	asked atomic.Bool
+	// broken is why the taker could not write; toApp learns it with the bytes that were not taken.
+	broken error
 }
 
 // hostGone is called when the stream was reset or its session is over.
@@ -107,7 +110,11 @@ func (t *tunnel) toApp() {
 			return // hostGone sees to the connection
 		}
 		t.asked.Store(true)
-		if _, err := conn.Write(bytes); err != nil {
+		err = t.broken
+		if err == nil {
+			_, err = conn.Write(bytes)
+		}
+		if err != nil {
 			// The app may have closed for reading only; what it still sends is passed on, what the host sends is refused.
 			if !errors.Is(err, syscall.EPIPE) {
 				stream.Reset(link.Errorf(link.CodeClosed, "the app closed the connection"))
@@ -118,6 +125,32 @@ func (t *tunnel) toApp() {
 		}
 		stream.Consumed(len(bytes))
 		spare = bytes
+	}
+}
+
+// taker writes what an app takes without waiting.
+func (t *tunnel) taker() func([]byte) int {
+	raw, err := t.conn.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var part []byte
+	taken := 0
+	write := func(fd uintptr) bool {
+		n, err := unix.Write(int(fd), part)
+		taken = max(n, 0)
+		if err != nil && err != unix.EAGAIN && err != unix.EINTR {
+			t.broken = err
+		}
+		return true
+	}
+	return func(bytes []byte) int {
+		part, taken = bytes, 0
+		t.asked.Store(true)
+		if t.broken == nil {
+			_ = raw.Write(write)
+		}
+		return taken
 	}
 }
 

@@ -55,12 +55,13 @@ func (p *port) Read(buffer []byte, limit time.Duration) (int, error) {
 	if err != nil || client == nil {
 		return 0, err
 	}
-	deadline := time.Time{}
 	if limit > 0 {
-		deadline = time.Now().Add(limit)
+		_ = client.SetReadDeadline(time.Now().Add(limit))
 	}
-	_ = client.SetReadDeadline(deadline)
 	n, err := client.Read(buffer)
+	if limit > 0 {
+		_ = client.SetReadDeadline(time.Time{})
+	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		p.lose(client)
 	}
