@@ -1,6 +1,7 @@
 /**
  * Measures the endpoint beside HAProxy and nginx, in one run, in front of the same backend:
- * `node bench/endpoint.ts [requests] [latency] [bulk]`, all parts when none is named.
+ * `node bench/endpoint.ts [requests] [latency] [bulk] [prototype]`, all parts when none is named; `prototype` has the native front of
+ * `bench/prototypes` take part.
  *
  * All three speak TLS with the same certificate to the client and HTTP/1.1 to the backend, HAProxy and nginx over TCP with one
  * thread, ours through the agent's own link code on a unix socket. Requests per second per core come from the CPU time that
@@ -44,7 +45,8 @@ interface Around {
 
 async function main(): Promise<void> {
   const wanted = process.argv.slice(2);
-  const parts = wanted.length === 0 ? PARTS : PARTS.filter((part) => wanted.includes(part));
+  const named = PARTS.filter((part) => wanted.includes(part));
+  const parts = named.length === 0 ? PARTS : named;
   const missing = Object.entries(PROGRAMS).filter(([, path]) => !existsSync(path));
   if (missing.length > 0) {
     const names = missing.map(([name]) => name).join(' ');
@@ -72,6 +74,7 @@ async function main(): Promise<void> {
     { name: 'rekindle', url: `https://localhost:${port}/`, pid: ours.child.pid },
     await haproxy(stack, dir, backend),
     await nginx(stack, dir, backend),
+    ...(wanted.includes('prototype') ? [await prototype(stack, dir, { backend, peer, token, caFile })] : []),
   ];
   const rows: Row[] = [];
   if (parts.includes('requests')) rows.push(...(await measureRequests(contenders, around)));
@@ -163,9 +166,10 @@ async function measureBulk(contenders: readonly Contender[], { peer, caFile, tok
       rows.push({ what: `bulk ${direction}, ${name}`, value: `${of(speed, name).toFixed(0)} MiB/s${cpu}` });
     }
     const ratio = of(speed, 'rekindle') / of(speed, 'haproxy');
+    const coreRatio = of(perCore, 'rekindle') / of(perCore, 'haproxy');
     rows.push({
-      what: `bulk ${direction}, rekindle / HAProxy`,
-      value: ratio.toFixed(2),
+      what: `bulk ${direction}, rekindle / HAProxy; per core`,
+      value: `${ratio.toFixed(2)}; ${coreRatio.toFixed(2)}`,
       promise: '>= 0.8',
       kept: ratio >= 0.8,
     });
@@ -236,13 +240,28 @@ http {
   return { name: 'nginx', url: `https://localhost:${port}/`, pid: child.pid };
 }
 
+async function prototype(
+  stack: AsyncDisposableStack,
+  dir: string,
+  { backend, peer, token, caFile }: Around & { backend: number },
+): Promise<Contender> {
+  const front = join(dir, 'front');
+  await run('go', ['build', '-o', front, '.'], { cwd: join(import.meta.dirname, 'prototypes/front') });
+  const link = join(dir, 'prototype.sock');
+  await started(stack, peer, ['link', link]).firstLine;
+  const certificate = [join(dir, 'server.pem'), join(dir, 'server.key'), caFile];
+  const { child, firstLine } = started(stack, front, [...certificate, token, String(backend), link]);
+  const { endpoints } = JSON.parse(await firstLine) as { endpoints: readonly { port: number }[] };
+  return { name: 'prototype', url: `https://localhost:${endpoints[0]?.port}/`, pid: child.pid };
+}
+
 /** A program that ends with the stack, and its first line. */
 function started(
   stack: AsyncDisposableStack,
   program: string,
   args: readonly string[],
 ): { child: ChildProcess; firstLine: Promise<string> } {
-  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] });
   stack.defer(async () => {
     if (child.exitCode !== null || child.signalCode !== null) return;
     const ended = once(child, 'exit');

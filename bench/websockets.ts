@@ -1,5 +1,5 @@
 /**
- * What an idle WebSocket costs the server: `node bench/websockets.ts [count]`, 5,000 by default, over TLS, through the ingress and
+ * What an idle WebSocket costs the server: `node bench/websockets.ts [count] [prototype]`, 5,000 by default, over TLS, through the ingress and
  * the agent's link, to an app that agrees and says nothing. Memory is the resident one of the ingress process with the sockets
  * open, less that with a tenth as many that were opened and closed again, both after a collection. The same is taken of Node's
  * TLS server alone: what it costs, nothing written in JavaScript over it can undercut.
@@ -31,7 +31,7 @@ interface Listening {
   readonly caFile: string;
 }
 
-async function main(count: number): Promise<void> {
+async function main(count: number, withPrototype: boolean): Promise<void> {
   await using stack = new AsyncDisposableStack();
   const dir = await mkdtemp(join(tmpdir(), 'rekindle-websockets-'));
   stack.defer(() => rm(dir, { recursive: true, force: true }));
@@ -41,12 +41,24 @@ async function main(count: number): Promise<void> {
   for (const link of links) await started(stack, peer, ['link', link]).next();
   const app = await startApp(stack);
   const script = (name: string) => join(import.meta.dirname, 'websockets', name);
-  const bare = await measure(stack, { peer, script: [script('bare.ts'), join(dir, 'bare')] }, count);
-  const ours = await measure(
-    stack,
-    { peer, script: [script('ingress.ts'), join(dir, 'tls'), String(app), ...links] },
-    count,
-  );
+  const node = (name: string, ...args: string[]) => ({
+    peer,
+    program: process.execPath,
+    args: ['--expose-gc', script(name), ...args],
+  });
+  const bare = await measure(stack, node('bare.ts', join(dir, 'bare')), count);
+  const ours = await measure(stack, node('ingress.ts', join(dir, 'tls'), String(app), ...links), count);
+  const native = withPrototype ? await measure(stack, await prototype(), count) : undefined;
+
+  /** A link has one host at a time, so the prototype has links of its own. */
+  async function prototype(): Promise<Server> {
+    const program = join(dir, 'front');
+    await run('go', ['build', '-o', program, '.'], { cwd: join(import.meta.dirname, 'prototypes/front') });
+    const own = links.map((link) => `${link}-native`);
+    for (const link of own) await started(stack, peer, ['link', link]).next();
+    const [pem, key, ca] = ['server.pem', 'server.key', 'ca.pem'].map((name) => join(dir, 'tls', name));
+    return { peer, program, args: [pem ?? '', key ?? '', ca ?? '', 'token', String(app), ...own] };
+  }
 
   const kib = (n: number) => `${n.toFixed(1)} KiB`;
   const mib = ({ rss, heapUsed }: Memory) => `${rss.toFixed(0)} MiB, heap ${heapUsed.toFixed(0)} MiB`;
@@ -57,6 +69,7 @@ async function main(count: number): Promise<void> {
     { what: 'a bare TLS connection of Node', value: kib(bare.rssKiB) },
     { what: 'of it JavaScript heap', value: kib(bare.heapKiB) },
     { what: 'what the endpoint adds', value: kib(ours.rssKiB - bare.rssKiB) },
+    ...(native === undefined ? [] : [{ what: 'the native front of bench/prototypes', value: kib(native.rssKiB) }]),
     { what: 'server before', value: mib(ours.before) },
     { what: 'server with all open', value: mib(ours.after) },
     { what: 'server after all closed', value: mib(ours.closed) },
@@ -73,12 +86,13 @@ interface Measured {
 }
 
 interface Server {
-  readonly script: readonly string[];
+  readonly program: string;
+  readonly args: readonly string[];
   readonly peer: string;
 }
 
-async function measure(stack: AsyncDisposableStack, { script, peer }: Server, count: number): Promise<Measured> {
-  const server = started(stack, process.execPath, ['--expose-gc', ...script]);
+async function measure(stack: AsyncDisposableStack, { program, args, peer }: Server, count: number): Promise<Measured> {
+  const server = started(stack, program, args);
   const { endpoints, caFile } = JSON.parse(await server.next()) as Listening;
   const clients = started(stack, peer, ['hold', caFile, JSON.stringify(endpoints)]);
   const ask = (line: string) => {
@@ -144,4 +158,4 @@ function started(stack: AsyncDisposableStack, program: string, args: readonly st
   };
 }
 
-await main(Number(process.argv[2] ?? 5000));
+await main(Number(process.argv[2] ?? 5000), process.argv.includes('prototype'));

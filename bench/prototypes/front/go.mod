@@ -1,0 +1,3 @@
+module rekindle/bench/prototypes/front
+
+go 1.26
