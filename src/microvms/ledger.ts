@@ -13,7 +13,7 @@ export type MicrovmRow = Row<Microvm>;
 export type OnMoved = (record: Microvm, before: Microvm | undefined, revision: number) => void;
 
 /** More conflicts than this in a row on one record mean a bug, not a race. */
-const MAX_CONFLICTS = 20;
+export const MAX_CONFLICTS = 20;
 
 export class Ledger {
   readonly rows: Records<Microvm>;

@@ -1,11 +1,10 @@
 /**
  * The room behind its door: commands write intent, the reconciler acts on it, timers end what time ends. This file wires
- * the parts and holds the rules of RunMicrovm; each part says its own invariant.
+ * the parts; each part says its own invariant.
  */
-import assert from 'node:assert/strict';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
-import { type Connectors, ingressPolicy } from '../connectors/index.ts';
+import type { Connectors } from '../connectors/index.ts';
 import {
   type Budget,
   type Engine,
@@ -15,34 +14,25 @@ import {
   unboundedBudget,
 } from '../engine/index.ts';
 import { HOLDING_STATES, type Images, type PageRequest } from '../images/index.ts';
-import {
-  type Clock,
-  DomainError,
-  type Ids,
-  type Logger,
-  MachineError,
-  messageOf,
-  randomIds,
-  Slots,
-  systemClock,
-  withDeadline,
-} from '../lib/index.ts';
+import { type Clock, type Ids, type Logger, messageOf, randomIds, systemClock } from '../lib/index.ts';
 import { destinationOf, type Logs, type ResumableSink } from '../logs/index.ts';
-import { type Claim, DueClock, type Page, readPage, type Store } from '../store/index.ts';
+import { DueClock, type Page, readPage, type Store } from '../store/index.ts';
 import { AppLogs } from './app-log.ts';
 import { Capacity } from './capacity.ts';
 import { Checkpoints } from './checkpoints.ts';
 import { MachineCredentials, type RoleSource } from './credentials.ts';
 import { MachineEgress } from './egress.ts';
-import { type EndpointTokens, openEndpointTokens, portsOf } from './endpoint-token.ts';
+import { type EndpointTokens, openEndpointTokens } from './endpoint-token.ts';
 import { FlowReaders } from './flows.ts';
-import { Ledger, type MicrovmRow } from './ledger.ts';
-import { dueAt, type Event, isTransient, type Microvm, type Moment, type Pending, type Running } from './lifecycle.ts';
+import { Launches } from './launches.ts';
+import { Ledger } from './ledger.ts';
+import { dueAt, type Event, isTransient, type Microvm, type Running } from './lifecycle.ts';
 import { type Live, LiveMachines } from './live.ts';
 import { MemoryQuota } from './memory-quota.ts';
 import { Reconciler } from './reconciler.ts';
-import { claimOf, draftOf } from './run-rules.ts';
 import { openSteadyClock, type SteadyClock } from './steady-clock.ts';
+import { sweep, takeOver } from './take-over.ts';
+import { appScope, shellScope } from './token-scopes.ts';
 import type {
   AuthTokenInput,
   DrainStatus,
@@ -56,6 +46,7 @@ import type {
   UnderWay,
 } from './types.ts';
 import { itemOf, viewOf } from './views.ts';
+import { Waking } from './waking.ts';
 
 export interface MicrovmsOptions {
   readonly store: Store;
@@ -98,10 +89,6 @@ export interface MicrovmsOptions {
 
 /** How long a client token is remembered. GUESS: client-token-retention */
 const CLAIM_RETENTION_MS = 24 * 3_600_000;
-/** More conflicts than this in a row on one version mean a bug, not a race. */
-const MAX_CONFLICTS = 20;
-/** Machines taken over at once, at start. */
-const CONCURRENT_RECOVERIES = 16;
 
 type Address = Pick<Microvm, 'id' | 'endpointId' | 'endpoint' | 'endpointPort' | 'memoryMiB'>;
 
@@ -135,6 +122,8 @@ class MicrovmsRoom implements Microvms {
   readonly #due: DueClock<Microvm>;
   readonly #memory: MemoryQuota;
   readonly #capacity: Capacity;
+  readonly #launches: Launches;
+  readonly #waking: Waking;
   readonly #lingering = new Set<Disposable>();
   /** Endpoints of an earlier server that go on answering; kept from the one look at all records. */
   readonly #toReopen: Address[] = [];
@@ -168,6 +157,11 @@ class MicrovmsRoom implements Microvms {
       log,
       onMoved: (record, before, revision) => this.#moved(record, before, revision),
     });
+    const ledger = this.#ledger;
+    const [memory, capacity, elapsed, live] = [this.#memory, this.#capacity, this.#elapsed, this.#live];
+    this.#launches = new Launches({ ...options, ledger, memory, capacity, clock, elapsed, ids: this.#ids });
+    const timeoutMs = options.wakeTimeoutMs ?? 300_000;
+    this.#waking = new Waking({ ledger, live, capacity, clock, log, timeoutMs });
     const credentials = new MachineCredentials({ roles: options.roles, log });
     this.#checkpoints = new Checkpoints({
       everyMs: options.checkpointSeconds ? options.checkpointSeconds * 1000 : undefined,
@@ -219,43 +213,16 @@ class MicrovmsRoom implements Microvms {
     await this.#tokens.start();
     await this.#forgetClaims();
     for (const address of this.#toReopen.splice(0)) await this.#reopenEndpoint(address);
-    await this.#recover();
-    await this.#sweep();
+    const { engine } = this.#o;
+    const [ledger, reconciler, log, timeoutMs] = [this.#ledger, this.#reconciler, this.#log, this.#stepTimeoutMs];
+    await takeOver({ ledger, reconciler, isNewBoot: this.#elapsed.isNewBoot, log });
+    await sweep(this.#residue, { ledger, engine, log, timeoutMs });
     await this.#due.start();
     if (this.#o.pressureWatchMs !== undefined) this.#capacity.watch(this.#o.pressureWatchMs, () => this.#relieve());
   }
 
-  async run(input: RunMicrovmInput): Promise<MicrovmView> {
-    const id = `microvm-${this.#ids.uuid()}`;
-    const claim = claimOf(input, id, this.#clock.now());
-    const earlier = claim && (await this.#o.store.findClaim(claim.scope, claim.token));
-    if (claim && earlier) return this.#replay(claim, earlier);
-    let { version, draft } = await this.#draft(input);
-    const endpointId = this.#ids.uuid();
-    await using stack = new AsyncDisposableStack();
-    stack.defer(() => this.#memory.release(id));
-    this.#memory.take(id, version.memoryMiB);
-    stack.defer(() => this.#capacity.release(id));
-    this.#capacity.take(id, version.memoryMiB);
-    const { memoryMiB } = version;
-    const endpoint = await this.#o.endpoints.open({ microvmId: id, endpointId, port: null, memoryMiB });
-    stack.defer(() => this.#o.endpoints.close(id));
-    for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
-      const record: Pending = { ...draft, id, endpointId, endpoint: endpoint.address, endpointPort: endpoint.port };
-      const result = await this.#ledger.insert(record, version.unchanged, claim);
-      if (result.kind === 'claimed' && claim) return this.#replay(claim, result.claim);
-      if (result.kind === 'conflict' && result.index === 0) {
-        // The version was changed or is going, in the same moment.
-        ({ version, draft } = await this.#draft(input));
-        this.#memory.take(id, version.memoryMiB);
-        this.#capacity.take(id, version.memoryMiB);
-        continue;
-      }
-      assert.equal(result.kind, 'written', `the new id ${id} is taken`);
-      stack.move();
-      return viewOf(record);
-    }
-    throw new Error(`the version to launch ${id} from kept changing`);
+  run(input: RunMicrovmInput): Promise<MicrovmView> {
+    return this.#launches.run(input);
   }
 
   async get(microvmId: string): Promise<MicrovmView> {
@@ -314,7 +281,7 @@ class MicrovmsRoom implements Microvms {
   }
 
   resume(microvmId: string): Promise<void> {
-    return this.#resume(microvmId);
+    return this.#waking.resume(microvmId);
   }
 
   terminate(microvmId: string): Promise<void> {
@@ -322,29 +289,13 @@ class MicrovmsRoom implements Microvms {
   }
 
   async createAuthToken(input: AuthTokenInput): Promise<string> {
-    const record = await this.#tokenHolder(input.microvmIdentifier);
-    if (ingressPolicy(record.ingressNetworkConnectors).conflicting) {
-      throw new DomainError(
-        'INVALID',
-        'ALL_INGRESS cannot be combined with other ingress network connectors; use HTTP_INGRESS and/or SHELL_INGRESS instead',
-      );
-    }
-    const asked = portsOf(input.allowedPorts);
-    // A token opens no more than the microVM's connectors let in: without HTTP the endpoint answers 403, access to port
-    // denied, whatever was asked for. What the service answers then is undocumented. GUESS: endpoint-without-ingress
-    const ports = ingressPolicy(record.ingressNetworkConnectors).http ? asked : [];
-    return this.#tokens.create({ microvmId: record.id, kind: 'app', ports }, input.expirationInMinutes);
+    const record = await this.#ledger.get(input.microvmIdentifier);
+    return this.#tokens.create(appScope(record, input.allowedPorts), input.expirationInMinutes);
   }
 
   async createShellAuthToken(input: Omit<AuthTokenInput, 'allowedPorts'>): Promise<string> {
-    const record = await this.#tokenHolder(input.microvmIdentifier);
-    if (!ingressPolicy(record.ingressNetworkConnectors).shell) {
-      throw new DomainError(
-        'INVALID',
-        'Shell access requires SHELL_INGRESS network connector to be configured on the MicroVM.',
-      );
-    }
-    return this.#tokens.create({ microvmId: record.id, kind: 'shell', ports: [] }, input.expirationInMinutes);
+    const record = await this.#ledger.get(input.microvmIdentifier);
+    return this.#tokens.create(shellScope(record), input.expirationInMinutes);
   }
 
   verifyToken(token: string): Promise<TokenCheck> {
@@ -359,21 +310,8 @@ class MicrovmsRoom implements Microvms {
     return (await this.#ledger.find(microvmId))?.endpointId;
   }
 
-  async wake(microvmId: string, options: { signal?: AbortSignal }): Promise<Machine> {
-    const serving = this.#live.serving(microvmId);
-    if (serving !== undefined) return serving;
-    const waiter = this.#live.waitFor(microvmId);
-    try {
-      await this.#rouse(microvmId, waiter);
-      const timeoutMs = this.#o.wakeTimeoutMs ?? 300_000;
-      const { signal } = options;
-      return await withDeadline('waking the microVM', timeoutMs, () => waiter.promise, { signal, clock: this.#clock });
-    } catch (error) {
-      if (!(error instanceof MachineError)) throw error;
-      throw new DomainError('CONFLICT', `The MicroVM ${microvmId} did not wake in time.`, { cause: error });
-    } finally {
-      this.#live.forget(microvmId, waiter);
-    }
+  wake(microvmId: string, options: { signal?: AbortSignal }): Promise<Machine> {
+    return this.#waking.wake(microvmId, options);
   }
 
   exchange(microvmId: string): UnderWay {
@@ -448,7 +386,7 @@ class MicrovmsRoom implements Microvms {
         break;
       case 'SUSPENDED':
         this.#egress.forget(record.id);
-        this.#slept(record, before);
+        this.#waking.slept(record, before);
         break;
       case 'EXITED':
       case 'TERMINATING':
@@ -482,46 +420,6 @@ class MicrovmsRoom implements Microvms {
     if (live !== undefined) this.#checkpoints.begin(live.machine, record);
   }
 
-  /** Who waits for it is told, or it is resumed for them: they came while it was being suspended. */
-  #slept(record: Microvm, before: Microvm | undefined): void {
-    const { id } = record;
-    if (!this.#live.isAwaited(id)) return;
-    if (before?.state === 'RESUMING' || record.idlePolicy?.autoResumeEnabled !== true) {
-      const remark = record.state === 'SUSPENDED' ? record.remark : null;
-      this.#live.refuse(id, remark ?? `The MicroVM ${id} could not be resumed.`);
-      return;
-    }
-    this.#resume(id).catch((error: unknown) => {
-      this.#log.error({ microvmId: id, error: messageOf(error) }, 'a microVM could not be resumed for its traffic');
-      this.#live.refuse(id, `The MicroVM ${id} could not be resumed.`);
-    });
-  }
-
-  /** First what time has ended meanwhile, so that nothing is started for it; then what is there is taken over or ended. */
-  async #recover(): Promise<void> {
-    const slots = new Slots(CONCURRENT_RECOVERIES);
-    const under: Promise<void>[] = [];
-    // Those asleep are as they were, unless the host lost power just after one of them was resumed.
-    const states = this.#elapsed.isNewBoot ? HOLDING_STATES : HOLDING_STATES.filter((state) => state !== 'SUSPENDED');
-    for await (const row of this.#ledger.inStates(states)) {
-      // The due clock does that for those asleep.
-      if (row.state !== 'SUSPENDED' && (await this.#isOver(row))) continue;
-      const slot = await slots.acquire();
-      under.push(this.#reconciler.recover(row).finally(() => slot[Symbol.dispose]()));
-    }
-    await Promise.all(under);
-  }
-
-  /** Ends it when its time has come; what cannot be written down now is due again later. */
-  async #isOver({ id, revision }: MicrovmRow): Promise<boolean> {
-    try {
-      return (await this.#ledger.apply(id, { type: 'due' }, { revision })).kind === 'moved';
-    } catch (error) {
-      this.#log.error({ microvmId: id, error: messageOf(error) }, 'its end could not be written down yet');
-      return false;
-    }
-  }
-
   /** Housekeeping: a disk that is full must not keep the server from starting. */
   async #forgetClaims(): Promise<void> {
     try {
@@ -529,16 +427,6 @@ class MicrovmsRoom implements Microvms {
     } catch (error) {
       this.#log.warn({ error: messageOf(error) }, 'old client tokens could not be forgotten');
     }
-  }
-
-  async #draft(input: RunMicrovmInput) {
-    const version = await this.#o.images.resolve(input.imageIdentifier, input.imageVersion);
-    if (input.executionRoleArn !== undefined) this.#o.roles?.demandPass(input.executionRoleArn, input.principal);
-    const at: Moment = { wallMs: this.#clock.now(), elapsedMs: this.#elapsed.now() };
-    const draft = draftOf(this.#o.region, input, version, at, this.#o.connectors.egressDefaults());
-    // The image's own one may have gone since its build.
-    await this.#o.connectors.requireActive(draft.egressNetworkConnectors);
-    return { version, draft };
   }
 
   /** @throws when it could not be written down */
@@ -549,25 +437,6 @@ class MicrovmsRoom implements Microvms {
       this.#log.error({ microvmId: id, error: messageOf(error) }, 'an idle microVM could not be suspended');
       throw error;
     }
-  }
-
-  /** A suspended one has no share of the host: it takes one again first. @throws DomainError `CONFLICT` when there is none */
-  async #resume(id: string): Promise<void> {
-    for (let attempt = 0; attempt < MAX_CONFLICTS; attempt++) {
-      const { body: record, revision } = await this.#ledger.row(id);
-      if (record.state === 'SUSPENDED') this.#capacity.takeAgain(record);
-      try {
-        // Of the very record that was looked at: another may have fallen asleep, and given its share back, meanwhile.
-        const outcome = await this.#ledger.apply(id, { type: 'resume' }, { revision });
-        if (outcome.kind === 'refused') throw outcome.error;
-        if (outcome.kind !== 'stale') return;
-        this.#capacity.settle(await this.#ledger.get(id));
-      } catch (error) {
-        this.#capacity.settle(await this.#ledger.get(id));
-        throw error;
-      }
-    }
-    throw new Error(`the record of ${id} kept changing under a resume`);
   }
 
   /** Memory runs short: who was idle the longest makes room, of those that come back by themselves. */
@@ -591,51 +460,6 @@ class MicrovmsRoom implements Microvms {
     if (outcome.kind === 'refused') throw outcome.error;
   }
 
-  /** Does what traffic may do to get the microVM running; the waiter was registered before. */
-  async #rouse(id: string, waiter: PromiseWithResolvers<Machine>): Promise<void> {
-    const record = await this.#ledger.get(id);
-    switch (record.state) {
-      case 'RUNNING': {
-        const machine = this.#live.serving(id);
-        if (machine !== undefined) waiter.resolve(machine);
-        break;
-      }
-      case 'SUSPENDING':
-      case 'SUSPENDED':
-        if (record.idlePolicy?.autoResumeEnabled !== true) {
-          throw new DomainError('CONFLICT', `The MicroVM ${id} is suspended and does not resume by itself.`);
-        }
-        await this.#resume(id);
-        break;
-      case 'EXITED':
-      case 'TERMINATING':
-      case 'TERMINATED':
-        throw new DomainError('CONFLICT', `The MicroVM ${id} has ended.`);
-      case 'PENDING':
-      case 'RESUMING':
-        break;
-      default:
-        record satisfies never;
-    }
-  }
-
-  /** Source: same token, same parameters, same microVM; other parameters 409 (text unrecorded). GUESS: client-token-conflict-text */
-  async #replay(asked: Claim, earlier: Claim): Promise<MicrovmView> {
-    if (asked.fingerprint !== earlier.fingerprint) {
-      throw new DomainError('CONFLICT', 'The clientToken was already used with different parameters.');
-    }
-    return this.get(earlier.resource);
-  }
-
-  /** Tokens are made for every microVM that can still run. GUESS: token-for-ended */
-  async #tokenHolder(id: string): Promise<Microvm> {
-    const record = await this.#ledger.get(id);
-    if (record.state === 'TERMINATED' || record.state === 'TERMINATING') {
-      throw new DomainError('INVALID', `The MicroVM ${id} has been terminated and its state cannot be changed.`);
-    }
-    return record;
-  }
-
   async #reopenEndpoint(record: Address): Promise<void> {
     const { id, endpointId, endpointPort: port, memoryMiB } = record;
     try {
@@ -655,22 +479,5 @@ class MicrovmsRoom implements Microvms {
       });
     });
     this.#lingering.add(timer);
-  }
-
-  /** Destroys what an earlier server left and no record owns. */
-  async #sweep(): Promise<void> {
-    for (const id of this.#residue) {
-      const record = await this.#ledger.find(id);
-      if (record !== undefined && record.state !== 'TERMINATED') continue;
-      this.#log.warn({ microvmId: id }, 'destroying what no record owns');
-      try {
-        await withDeadline('destroy', this.#stepTimeoutMs, () => this.#o.engine.destroy(id));
-      } catch (error) {
-        this.#log.error(
-          { microvmId: id, error: messageOf(error) },
-          'it could not be destroyed; the next start tries again',
-        );
-      }
-    }
   }
 }
