@@ -57,17 +57,13 @@ test('more machines that do not answer than are taken over at once do not keep o
 test('a machine that stays silent is ended after a minute, and its microVM says so', async () => {
   const { after, frozen, others } = await startedOver(1);
   await using _after = after;
-  const refused = assert.rejects(after.microvms.wake(frozen, {}), {
-    code: 'CONFLICT',
-    message: /did not wake in time/,
-  });
+  const refused = assert.rejects(after.microvms.wake(frozen, {}), { code: 'CONFLICT', message: /has ended/ });
   await after.clock.advance(59_000);
-  await refused;
   assert.deepEqual(await stateOf(after, frozen), ['RUNNING', null]);
   await after.clock.advance(7000);
   assert.deepEqual(await stateOf(after, frozen), ['TERMINATED', SILENT]);
+  await refused;
   assert.deepEqual(await after.engine.residue(), others);
-  await assert.rejects(after.microvms.wake(frozen, {}), { code: 'CONFLICT', message: /has ended/ });
 });
 
 test('a suspend waits for the machine and is done when it answers, or ends with it', async () => {
