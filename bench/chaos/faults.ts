@@ -103,6 +103,8 @@ export async function strike(world: World, fault: Fault, random: Random): Promis
     case 'fill-disk': {
       await world.disk.fill(random.below(LEAVE_AT_MOST_MIB));
       world.isDiskFull = true;
+      // One that is being launched may find no room for its files. One that has answered is past that.
+      for (const { model } of world.guests.values()) if (model.acknowledged === 0) model.mayDie = true;
       const undo = async () => {
         await world.disk.free();
         world.isDiskFull = false;

@@ -147,6 +147,7 @@ export class World implements AsyncDisposable {
   }
 
   #add(model: ModelMicrovm): void {
+    if (this.isDiskFull) model.mayDie = true;
     // Known before its token is: what was acknowledged must be found again, token or not.
     this.guests.set(model.id, { model, client: NOBODY });
     this.ids.add(model.id);
