@@ -177,3 +177,15 @@ test('a guest that prints without end is taken at a pace', async () => {
   await collection.stop();
   assert.ok(taken < 25_000, `${taken} lines`);
 });
+
+test('what could not be kept at first is kept once it can', async () => {
+  await using both = await openBoth();
+  let isBroken = true;
+  const appLogs = new AppLogs(both.folder, silentLogger, async () => {
+    if (!isBroken) return both.sink;
+    isBroken = false;
+    throw new Error('EMFILE: too many open files');
+  });
+  await appLogs.collect(printer([0, 1])).finish();
+  assert.deepEqual(both.messages(), ['line 0', 'line 1']);
+});

@@ -23,6 +23,7 @@ const HOST_PACE: PaceOptions = { perSecond: 4 * 1024 * 1024, burst: 16 * 1024 * 
 const MIN_WAIT_MS = 20;
 /** Lines that wait for a follower who reads slowly, and for the disk. */
 const MAX_QUEUED = 2_000;
+const RETRY_MS = 1000;
 const NEWLINE = 10;
 /** How long an ending machine's last lines are waited for. */
 const LAST_LINES_MS = 500;
@@ -133,7 +134,7 @@ export class AppLogs {
 
   async #copy(machine: Printer, writer: Writer, options: { follow: boolean; signal: AbortSignal }): Promise<void> {
     try {
-      await writer.ready();
+      await this.#untilReady(writer, machine.id, options);
       const pace = new Pace({ ...MACHINE_PACE, now: this.#now });
       const asked = writer.wanted;
       let isFirst = true;
@@ -150,6 +151,19 @@ export class AppLogs {
     } catch (error) {
       if (options.signal.aborted) return;
       this.#log.debug({ microvmId: machine.id, error: messageOf(error) }, 'the app log ended early');
+    }
+  }
+
+  /** A disk that can't be read or written now may be well again later; the machine keeps its newest lines until then. */
+  async #untilReady(writer: Writer, id: string, { follow, signal }: { follow: boolean; signal: AbortSignal }) {
+    for (;;) {
+      try {
+        return await writer.ready();
+      } catch (error) {
+        if (!follow) throw error;
+        this.#log.warn({ microvmId: id, error: messageOf(error) }, 'the app log cannot be kept yet');
+        await sleep(RETRY_MS, { signal });
+      }
     }
   }
 
@@ -204,7 +218,10 @@ class Writer {
       if (bytes.length > 0 && bytes.at(-1) !== NEWLINE) await appendFile(this.#file, '\n');
       this.#sink = await this.#sinkOf(this.#id);
       this.#sinkNext = this.#sink?.next() ?? this.#next;
-    })();
+    })().catch((error: unknown) => {
+      this.#ready = undefined;
+      throw error;
+    });
     return this.#ready;
   }
 
