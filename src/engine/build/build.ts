@@ -93,7 +93,7 @@ async function build(
   if (exitCode === 0 || exitCode === EXIT_DOCKERFILE || exitCode === EXIT_NO_DOCKERFILE) cache.keep();
   else await cache.forget();
   if (exitCode !== 0) throw failureOf(exitCode);
-  return timed(phases, 'keep', async () => {
+  return await timed(phases, 'keep', async () => {
     const { record, ...built } = await keepDisk(context, request, { contextDisk, out });
     if (key !== undefined) await caches.keepResult(request.cacheOwner, key, { disk: built.diskPath, record });
     return built;
