@@ -4,16 +4,39 @@
  */
 import path from 'node:path';
 import type { SnapshotDamage } from '../engine/index.ts';
-import { DomainError } from '../lib/index.ts';
+import { type Clock, DomainError, type Logger, messageOf } from '../lib/index.ts';
 import type { Row } from '../store/index.ts';
 import { type Catalog, versionId } from './catalog.ts';
+import { imageArn, type Owner } from './image-arn.ts';
 import { buildAfter, latestOf, type VersionRecord, versionAfter } from './lifecycle.ts';
 import { newestSnapshot, snapshotNumber } from './upkeep/snapshots.ts';
 
 const CODE = 'SNAPSHOT_DAMAGED';
 
+export interface DamageOptions {
+  readonly catalog: Catalog;
+  readonly owner: Owner;
+  readonly stateDir: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/** Never rejects: the finder has its own error to report. */
+export async function takeDamage({ snapshotDir, part }: SnapshotDamage, options: DamageOptions): Promise<void> {
+  const found = ownerOf(path.join(options.stateDir, 'images'), snapshotDir);
+  if (found === undefined) return;
+  const arn = imageArn(options.owner, found.name);
+  const log = options.log.child({ imageArn: arn, imageVersion: found.version });
+  try {
+    const isNew = await markDamaged(options.catalog, arn, found, part, options.clock.now());
+    if (isNew) log.error({ part }, 'version marked FAILED: its snapshot is damaged');
+  } catch (error) {
+    log.error({ error: messageOf(error) }, 'a damaged version could not be marked');
+  }
+}
+
 /** Image and version that a snapshot's folder belongs to, below the folder of all images. */
-export function ownerOf(
+function ownerOf(
   imagesDir: string,
   snapshotDir: string,
 ): { name: string; version: string; snapshot: number } | undefined {
@@ -24,7 +47,7 @@ export function ownerOf(
 }
 
 /** False when the version is not one that could be launched, or is gone. */
-export async function markDamaged(
+async function markDamaged(
   catalog: Catalog,
   arn: string,
   { version, snapshot }: { readonly version: string; readonly snapshot: number },

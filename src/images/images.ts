@@ -6,54 +6,41 @@ import assert from 'node:assert/strict';
 import path from 'node:path';
 import type { Artifacts } from '../artifacts/index.ts';
 import type { Connectors } from '../connectors/index.ts';
-import { type Budget, type Engine, type SnapshotDamage, unboundedBudget } from '../engine/index.ts';
+import { type Budget, type Engine, unboundedBudget } from '../engine/index.ts';
 import {
   addTags,
   type Clock,
   DomainError,
   type Ids,
   type Logger,
-  messageOf,
   randomIds,
   removeTags,
   systemClock,
   type Tags,
 } from '../lib/index.ts';
 import type { Logs } from '../logs/index.ts';
-import { type Claim, fingerprintOf, type Page, type PageKey, type Row, readPage, type Store } from '../store/index.ts';
+import type { Store } from '../store/index.ts';
 import { BuildLogs } from './build-log.ts';
 import { BuildQueue } from './build-queue.ts';
 import type { RoleSource } from './build-role.ts';
 import { Catalog, type Change, type Changed, versionId } from './catalog.ts';
-import { markDamaged, ownerOf, refuseDamaged } from './damage.ts';
+import { claimedOf, claimOf, earlierOf } from './claims.ts';
+import { refuseDamaged, takeDamage } from './damage.ts';
 import { checkImageArn, imageArn, type Owner } from './image-arn.ts';
-import { imageUnused, versionUnused } from './in-use.ts';
-import {
-  IMAGE_TRANSITIONS,
-  type ImageRecord,
-  imageMoved,
-  imageUpdating,
-  isBuilding,
-  latestOf,
-  type VersionRecord,
-  versionMoved,
-} from './lifecycle.ts';
+import { imageUnused } from './in-use.ts';
+import { imageMoved, imageUpdating, isBuilding, type VersionRecord, versionMoved } from './lifecycle.ts';
 import { managedImages } from './managed.ts';
 import { newImage, newVersion } from './new-records.ts';
 import { type ProvenanceFacts, readFacts } from './provenance/facts.ts';
 import { proveAhead } from './proving.ts';
 import { type ImageQuotas, newImageConditions, newVersionConditions } from './quotas.ts';
+import { ImageReads } from './reads.ts';
 import { Removals } from './removal.ts';
 import type {
-  BuildSummary,
-  BuildView,
   CreatedImageView,
   CreateImageInput,
-  ImageSummary,
   Images,
-  ImageView,
   LaunchableVersion,
-  PageRequest,
   UpdatedImageView,
   UpdateImageInput,
   VersionConfig,
@@ -65,16 +52,9 @@ import { sweepImports } from './upkeep/import.ts';
 import { Reseals } from './upkeep/reseal.ts';
 import { newestSnapshot, snapshotName } from './upkeep/snapshots.ts';
 import { createUpkeep } from './upkeep/upkeep.ts';
+import { busy, changeable, VersionChanges } from './version-changes.ts';
 import { configOf, memoryMiBOf } from './version-config.ts';
-import {
-  buildSummaryOf,
-  buildViewOf,
-  createdViewOf,
-  imageSummaryOf,
-  imageViewOf,
-  updatedViewOf,
-  versionViewOf,
-} from './views.ts';
+import { createdViewOf, updatedViewOf } from './views.ts';
 
 export interface ImagesOptions {
   readonly store: Store;
@@ -107,6 +87,13 @@ export function createImages(options: ImagesOptions): Images {
 
 class ImagesRoom implements Images {
   readonly managed: Images['managed'];
+  readonly get: Images['get'];
+  readonly list: Images['list'];
+  readonly getVersion: Images['getVersion'];
+  readonly listVersions: Images['listVersions'];
+  readonly getBuild: Images['getBuild'];
+  readonly listBuilds: Images['listBuilds'];
+  readonly buildLog: Images['buildLog'];
   readonly upkeep: Images['upkeep'];
   readonly #holds = new Holds();
   readonly #stopping = new AbortController();
@@ -115,6 +102,7 @@ class ImagesRoom implements Images {
   readonly #clock: Clock;
   readonly #ids: Ids;
   readonly #catalog: Catalog;
+  readonly #versions: VersionChanges;
   readonly #logs: BuildLogs;
   readonly #queue: BuildQueue;
   readonly #removals: Removals;
@@ -127,6 +115,12 @@ class ImagesRoom implements Images {
     this.#clock = options.clock ?? systemClock;
     this.#ids = options.ids ?? randomIds;
     this.#catalog = new Catalog(options.store);
+    this.#versions = new VersionChanges({
+      catalog: this.#catalog,
+      store: options.store,
+      clock: this.#clock,
+      log: options.log,
+    });
     this.#logs = new BuildLogs(path.join(options.stateDir, 'logs', 'builds'), options.log);
     const common = {
       catalog: this.#catalog,
@@ -177,6 +171,16 @@ class ImagesRoom implements Images {
       cancelBuild: (buildId) => this.#queue.cancel(buildId),
     });
     this.managed = managedImages(options.region);
+    const { pageTokens } = options.store;
+    const check = (identifier: string) => this.#check(identifier);
+    const reads = new ImageReads({ catalog: this.#catalog, pageTokens, logs: this.#logs, check });
+    this.get = (image) => reads.get(image);
+    this.list = (request) => reads.list(request);
+    this.getVersion = (image, version) => reads.getVersion(image, version);
+    this.listVersions = (image, request) => reads.listVersions(image, request);
+    this.getBuild = (image, version, build) => reads.getBuild(image, version, build);
+    this.listBuilds = (image, version, request) => reads.listBuilds(image, version, request);
+    this.buildLog = (image, version, follow) => reads.buildLog(image, version, follow);
     this.upkeep = createUpkeep({
       stateDir: options.stateDir,
       owner: this.#owner,
@@ -189,11 +193,12 @@ class ImagesRoom implements Images {
       catalog: this.#catalog,
       holds: this.#holds,
       now: () => this.#clock.now(),
-      check: (identifier) => this.#check(identifier),
-      deleteVersion: async (arn, version) => this.#removals.removeVersion(await this.#deleting(arn, version)),
+      check,
+      deleteVersion: async (arn, version) => this.#removals.removeVersion(await this.#versions.deleting(arn, version)),
       stopping: this.#stopping.signal,
     });
-    this.#damage = options.engine.onDamage((damage) => void this.#damaged(damage));
+    const known = { ...options, catalog: this.#catalog, clock: this.#clock, owner: this.#owner };
+    this.#damage = options.engine.onDamage((damage) => void takeDamage(damage, known));
   }
 
   async start(): Promise<void> {
@@ -214,8 +219,14 @@ class ImagesRoom implements Images {
     const { name, tags = {}, clientToken: token, principal, ...rest } = input;
     const arn = imageArn(this.#owner, name);
     const at = this.#clock.now();
-    const claim = this.#claim('CreateMicrovmImage', token, { ...rest, name, tags }, versionId(arn, '1.0'));
-    const earlier = await this.#earlier(claim);
+    const claim = claimOf(
+      'CreateMicrovmImage',
+      token,
+      { ...rest, name, tags },
+      versionId(arn, '1.0'),
+      this.#clock.now(),
+    );
+    const earlier = await earlierOf(this.#o.store, this.#catalog, claim);
     if (earlier !== undefined) return createdViewOf(earlier.image, earlier.version);
     const config = await this.#configOf(rest, principal);
     const image = newImage(this.#ids, { arn, name, tags: addTags({}, tags), at });
@@ -235,7 +246,7 @@ class ImagesRoom implements Images {
       };
     });
     if (result.kind === 'claimed') {
-      const first = await this.#claimed(claim, result.claim);
+      const first = await claimedOf(this.#catalog, claim, result.claim);
       return createdViewOf(first.image, first.version);
     }
     this.#announceBuild('image created', next.version);
@@ -246,8 +257,8 @@ class ImagesRoom implements Images {
     const { imageIdentifier, clientToken: token, principal, ...rest } = input;
     const arn = this.#check(imageIdentifier);
     const claimFor = (version: string) =>
-      this.#claim('UpdateMicrovmImage', token, { ...rest, imageIdentifier }, versionId(arn, version));
-    const earlier = await this.#earlier(claimFor(''));
+      claimOf('UpdateMicrovmImage', token, { ...rest, imageIdentifier }, versionId(arn, version), this.#clock.now());
+    const earlier = await earlierOf(this.#o.store, this.#catalog, claimFor(''));
     if (earlier !== undefined) return updatedViewOf(earlier.image, earlier.version);
     const config = await this.#configOf(rest, principal);
     const result = await this.#recording(arn, async () => {
@@ -255,7 +266,7 @@ class ImagesRoom implements Images {
       const at = this.#clock.now();
       const image = imageUpdating(seen.body, at);
       if (image === undefined) {
-        const first = await this.#earlier(claimFor(''));
+        const first = await earlierOf(this.#o.store, this.#catalog, claimFor(''));
         if (first === undefined) throw busy(seen.body);
         return { answer: { ...first, isNew: false }, writes: [] };
       }
@@ -268,7 +279,7 @@ class ImagesRoom implements Images {
       };
     });
     if (result.kind === 'claimed') {
-      const first = await this.#claimed(claimFor(''), result.claim);
+      const first = await claimedOf(this.#catalog, claimFor(''), result.claim);
       return updatedViewOf(first.image, first.version);
     }
     const { image, version, isNew } = result.answer;
@@ -279,7 +290,7 @@ class ImagesRoom implements Images {
   async rebuild(imageIdentifier: string, imageVersion: string): Promise<UpdatedImageView> {
     const arn = this.#check(imageIdentifier);
     const result = await this.#recording(arn, async () => {
-      const seen = await this.#changeable(arn);
+      const seen = await changeable(this.#catalog, arn);
       const { body: from } = await this.#catalog.version(arn, imageVersion);
       if (from.state !== 'SUCCESSFUL' && from.state !== 'FAILED') {
         throw new DomainError('CONFLICT', `MicroVM Image version ${imageVersion} is in state: ${from.state}`);
@@ -343,56 +354,8 @@ class ImagesRoom implements Images {
     return this.#retag(imageIdentifier, (now) => removeTags(now, keys));
   }
 
-  async get(imageIdentifier: string): Promise<ImageView> {
-    const row = await this.#catalog.image(this.#check(imageIdentifier));
-    return imageViewOf(row.body);
-  }
-
-  /** The page is cut first and filtered afterwards, so it may be empty and still have a token (recorded). */
-  async list(request: PageRequest & { readonly nameFilter?: string }): Promise<Page<ImageSummary>> {
-    const { nameFilter = '' } = request;
-    const page = await this.#page(
-      request,
-      `images ${nameFilter}`,
-      (query) => this.#catalog.images.list(query),
-      imageSummaryOf,
-    );
-    return { ...page, items: page.items.filter((image) => image.name.includes(nameFilter)) };
-  }
-
-  async getVersion(imageIdentifier: string, imageVersion: string): Promise<VersionView> {
-    const row = await this.#catalog.version(this.#check(imageIdentifier), imageVersion);
-    return versionViewOf(row.body);
-  }
-
-  /** Decides over launches from now on; what runs, sleeps or was accepted before goes on. GUESS: deactivate-running */
-  async updateVersion(imageIdentifier: string, imageVersion: string, status: VersionStatus): Promise<VersionView> {
-    const arn = this.#check(imageIdentifier);
-    const result = await this.#catalog.change<VersionRecord>(async () => {
-      const image = await this.#changeable(arn);
-      const seen = await this.#catalog.version(arn, imageVersion);
-      if (seen.body.state !== 'SUCCESSFUL') {
-        if (status === 'INACTIVE') return { answer: seen.body, writes: [] };
-        // GUESS: activate-unsuccessful
-        const text = `The version ${imageVersion} of ${arn} cannot be activated: its build was not successful.`;
-        throw new DomainError('INVALID', text);
-      }
-      if (seen.body.status === status) return { answer: seen.body, writes: [] };
-      const at = this.#clock.now();
-      const version = { ...seen.body, status, updatedAt: at };
-      const versions = (await this.#catalog.versionsOf(arn)).map((row) => (row.id === seen.id ? version : row.body));
-      const { latestActiveVersion } = latestOf(versions);
-      return {
-        answer: version,
-        writes: [
-          this.#catalog.saveImage(image, { ...image.body, latestActiveVersion, updatedAt: at }),
-          this.#catalog.saveVersion(seen, version),
-        ],
-      };
-    });
-    assert(result.kind === 'done', 'there was no client token');
-    this.#o.log.info({ imageArn: arn, imageVersion, status }, 'version status set');
-    return versionViewOf(result.answer);
+  updateVersion(imageIdentifier: string, imageVersion: string, status: VersionStatus): Promise<VersionView> {
+    return this.#versions.setStatus(this.#check(imageIdentifier), imageVersion, status);
   }
 
   async deleteVersion(
@@ -400,79 +363,8 @@ class ImagesRoom implements Images {
     imageVersion: string,
   ): Promise<{ imageIdentifier: string; imageVersion: string; state: 'DELETING' }> {
     const arn = this.#check(imageIdentifier);
-    void this.#removals.removeVersion(await this.#deleting(arn, imageVersion));
+    void this.#removals.removeVersion(await this.#versions.deleting(arn, imageVersion));
     return { imageIdentifier: arn, imageVersion, state: 'DELETING' };
-  }
-
-  /** Makes it DELETING. */
-  async #deleting(arn: string, imageVersion: string): Promise<VersionRecord> {
-    const result = await this.#catalog.change(async () => {
-      const version = await this.#catalog.version(arn, imageVersion);
-      // The image is UPDATING for its build already.
-      const isCalledOff = isBuilding(version.body);
-      const seen = isCalledOff ? await this.#catalog.image(arn) : await this.#changeable(arn);
-      const at = this.#clock.now();
-      const image = isCalledOff ? { ...seen.body, updatedAt: at } : imageMoved(seen.body, 'update', at);
-      const going = versionMoved(version.body, 'delete', at);
-      if (image === undefined || going === undefined) throw busy(seen.body);
-      if ((await this.#catalog.versions.list({ group: arn, limit: 2 })).length < 2) {
-        // GUESS: last-version-text
-        const text = `Cannot delete the last version ${imageVersion} of a MicroVM image. Delete the image instead.`;
-        throw new DomainError('INVALID', text);
-      }
-      return {
-        answer: going,
-        conditions: [versionUnused(this.#o.store, arn, imageVersion)],
-        writes: [this.#catalog.saveImage(seen, image), this.#catalog.saveVersion(version, going)],
-      };
-    });
-    assert(result.kind === 'done', 'there was no client token');
-    this.#o.log.info({ imageArn: arn, imageVersion }, 'version being deleted');
-    return result.answer;
-  }
-
-  async listVersions(imageIdentifier: string, request: PageRequest): Promise<Page<VersionView>> {
-    const { id: group } = await this.#catalog.image(this.#check(imageIdentifier));
-    const list = (query: { after?: PageKey; limit: number }) => this.#catalog.versions.list({ ...query, group });
-    return this.#page(request, `versions ${group}`, list, versionViewOf);
-  }
-
-  async getBuild(imageIdentifier: string, imageVersion: string, buildId: string): Promise<BuildView> {
-    const { body: version } = await this.#catalog.version(this.#check(imageIdentifier), imageVersion);
-    const build = (await this.#catalog.builds.get(buildId))?.body;
-    if (build?.imageArn === version.imageArn && build.version === imageVersion) return buildViewOf(build);
-    // GUESS: unknown-build-text
-    throw new DomainError(
-      'NOT_FOUND',
-      `MicroVMImage build not found for MicroVMImage: ${version.imageArn}, Version: ${imageVersion}, Build: ${buildId}`,
-    );
-  }
-
-  async listBuilds(
-    imageIdentifier: string,
-    imageVersion: string,
-    request: PageRequest & { architecture?: string; chipset?: string; chipsetGeneration?: string },
-  ): Promise<Page<BuildSummary>> {
-    const { body: version } = await this.#catalog.version(this.#check(imageIdentifier), imageVersion);
-    const { architecture, chipset, chipsetGeneration } = request;
-    const keys = { group: version.imageArn, subgroup: imageVersion };
-    const scope = `builds ${JSON.stringify([keys, architecture, chipset, chipsetGeneration])}`;
-    const list = (query: { after?: PageKey; limit: number }) => this.#catalog.builds.list({ ...query, ...keys });
-    const page = await this.#page(request, scope, list, buildSummaryOf);
-    const fits = (build: BuildSummary) =>
-      (architecture === undefined || build.architecture === architecture) &&
-      (chipset === undefined || build.chipset === chipset) &&
-      (chipsetGeneration === undefined || build.chipsetGeneration === chipsetGeneration);
-    return { ...page, items: page.items.filter(fits) };
-  }
-
-  async *buildLog(
-    imageIdentifier: string,
-    imageVersion: string,
-    options: { follow?: boolean; signal?: AbortSignal },
-  ): AsyncIterable<Buffer> {
-    const { body: version } = await this.#catalog.version(this.#check(imageIdentifier), imageVersion);
-    yield* this.#logs.read(version.buildId, options);
   }
 
   /** By the version alone: an image in UPDATE_FAILED can still be launched. GUESS: launch-beside-failed-update */
@@ -527,20 +419,6 @@ class ImagesRoom implements Images {
     return path.join(this.#o.stateDir, 'images', arn.slice(arn.lastIndexOf(':') + 1));
   }
 
-  /** Never rejects: the finder has its own error to report. */
-  async #damaged({ snapshotDir, part }: SnapshotDamage): Promise<void> {
-    const owner = ownerOf(path.join(this.#o.stateDir, 'images'), snapshotDir);
-    if (owner === undefined) return;
-    const arn = imageArn(this.#owner, owner.name);
-    const log = this.#o.log.child({ imageArn: arn, imageVersion: owner.version });
-    try {
-      const isNew = await markDamaged(this.#catalog, arn, owner, part, this.#clock.now());
-      if (isNew) log.error({ part }, 'version marked FAILED: its snapshot is damaged');
-    } catch (error) {
-      log.error({ error: messageOf(error) }, 'a damaged version could not be marked');
-    }
-  }
-
   async #configOf(input: Parameters<typeof configOf>[1], principal: string | undefined): Promise<VersionConfig> {
     const config = configOf(this.#o.region, input, this.#o.connectors.egressDefaults());
     this.#o.roles?.demandPass(config.buildRoleArn, principal);
@@ -592,13 +470,6 @@ class ImagesRoom implements Images {
     return this.#holds.withImage(arn, () => this.#catalog.change(decide));
   }
 
-  /** The image, if nothing is under way on it. @throws DomainError `NOT_FOUND`, `CONFLICT` */
-  async #changeable(arn: string): Promise<Row<ImageRecord>> {
-    const row = await this.#catalog.image(arn);
-    if (IMAGE_TRANSITIONS[row.body.state].update === null) throw busy(row.body);
-    return row;
-  }
-
   async #retag(imageIdentifier: string, change: (tags: Tags) => Tags): Promise<void> {
     const arn = this.#check(imageIdentifier);
     await this.#catalog.change(async () => {
@@ -608,43 +479,9 @@ class ImagesRoom implements Images {
     });
   }
 
-  #claim(scope: string, token: string | undefined, parameters: object, resource: string): Claim | undefined {
-    if (token === undefined) return undefined;
-    return { scope, token, fingerprint: fingerprintOf(parameters), resource, createdAt: this.#clock.now() };
-  }
-
-  /** What an earlier call with this client token made. @throws DomainError `CONFLICT` */
-  async #earlier(claim: Claim | undefined): Promise<{ image: ImageRecord; version: VersionRecord } | undefined> {
-    const earlier = claim && (await this.#o.store.findClaim(claim.scope, claim.token));
-    return earlier && this.#claimed(claim, earlier);
-  }
-
-  async #claimed(asked: Claim | undefined, earlier: Claim): Promise<{ image: ImageRecord; version: VersionRecord }> {
-    if (asked?.fingerprint !== earlier.fingerprint) {
-      throw new DomainError('CONFLICT', 'The clientToken was already used with different parameters.');
-    }
-    const [arn = '', version = '1.0'] = earlier.resource.split('#');
-    const [image, row] = [await this.#catalog.image(arn), await this.#catalog.version(arn, version)];
-    return { image: image.body, version: row.body };
-  }
-
   #check(identifier: string): string {
     return checkImageArn(this.#owner, identifier, 'image');
   }
-
-  #page<Body, Item>(
-    request: PageRequest,
-    scope: string,
-    list: (query: { after?: PageKey; limit: number }) => Promise<readonly Row<Body>[]>,
-    itemOf: (body: Body) => Item,
-  ): Promise<Page<Item>> {
-    return readPage(this.#o.store.pageTokens, request, scope, list, itemOf);
-  }
-}
-
-/** Recorded for UPDATING; the same words for the other states in which nothing can be changed. GUESS: busy-image */
-function busy(image: ImageRecord): DomainError {
-  return new DomainError('CONFLICT', `MicroVM Image is already in state: ${image.state}`);
 }
 
 function askedBy(principal: string | undefined): Pick<VersionRecord, 'principal'> {
