@@ -9,6 +9,7 @@
  */
 import { appendFile, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { LogLine, Machine } from '../engine/index.ts';
 import { type Logger, messageOf, Pace, type PaceOptions, sleep } from '../lib/index.ts';
 import type { ResumableSink } from '../logs/index.ts';
@@ -162,7 +163,8 @@ export class AppLogs {
       } catch (error) {
         if (!follow) throw error;
         this.#log.warn({ microvmId: id, error: messageOf(error) }, 'the app log cannot be kept yet');
-        await sleep(RETRY_MS, { signal });
+        // Nothing that a server which ends would wait for.
+        await delay(RETRY_MS, undefined, { signal, ref: false });
       }
     }
   }
