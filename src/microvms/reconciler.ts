@@ -8,61 +8,37 @@
  * begins before the one before it came back; one that never does ends the microVM.
  */
 import { isDeepStrictEqual } from 'node:util';
-import type { Egress, Engine, LaunchRequest, Machine, MachineExit, ResumeRequest } from '../engine/index.ts';
-import { type Clock, DomainError, type Logger, MachineError, messageOf, Slots, withDeadline } from '../lib/index.ts';
+import type { Machine, MachineExit } from '../engine/index.ts';
+import { MachineError, Slots } from '../lib/index.ts';
 import { type Adopted, Adoptions } from './adoptions.ts';
-import type { AppLogs, LogCollection } from './app-log.ts';
-import type { Checkpoints } from './checkpoints.ts';
-import type { MachineCredentials } from './credentials.ts';
-import type { MachineEgress } from './egress.ts';
-import { type Came, callWithGrace } from './engine-call.ts';
-import { callHook, type HookResult, type RuntimeHook } from './hooks.ts';
+import { endOf, logFailure, reasonOf, TEXTS } from './end-reasons.ts';
 import type { Ledger, MicrovmRow } from './ledger.ts';
 import {
   type Event,
   isTransient,
   type Microvm,
   type Pending,
-  REASONS,
   type Resuming,
   type Running,
   type Suspending,
   type Terminating,
 } from './lifecycle.ts';
-import type { LiveMachines } from './live.ts';
+import { MachineCalls, type MachineCallsOptions } from './machine-calls.ts';
+import { Retries } from './retries.ts';
 
-export interface ReconcilerOptions {
-  readonly engine: Engine;
+export interface ReconcilerOptions extends MachineCallsOptions {
   readonly ledger: Ledger;
-  readonly live: LiveMachines;
-  readonly logs: AppLogs;
-  readonly egress: MachineEgress;
-  readonly credentials: MachineCredentials;
-  readonly checkpoints: Checkpoints;
-  readonly clock: Clock;
-  readonly log: Logger;
-  readonly snapshotDirOf: (record: Microvm) => string;
-  readonly concurrentLaunches: number;
   readonly concurrentSuspends: number;
-  readonly stepTimeoutMs: number;
   /** How long a suspend asked for by a caller lets exchanges end that are under way. */
   readonly drainMs: number;
   /** No machine of an earlier server can live. */
   readonly isNewBoot: boolean;
   /** A machine of an earlier server was taken over: its microVM serves again. */
   readonly onAdopted: (record: Running, revision: number) => void;
-  /** Reading the app's log costs a fresh guest time that its first answer needs. */
-  readonly collectLogsAfterMs: number;
 }
-
-/** Longest pause between attempts of a step that cannot be given up (cleaning up, writing an outcome). */
-const MAX_RETRY_MS = 60_000;
 
 /** A host whose memory runs short can't wait long. */
 const PRESSURE_DRAIN_MS = 5000;
-
-/** First pause before such a step is tried again. */
-const FIRST_RETRY_MS = 1000;
 
 interface Job {
   readonly record: Microvm;
@@ -72,32 +48,30 @@ interface Job {
 
 export class Reconciler implements AsyncDisposable {
   readonly #o: ReconcilerOptions;
-  readonly #launches: Slots;
+  readonly #calls: MachineCalls;
   readonly #suspends: Slots;
   readonly #adoptions: Adoptions;
   /** Machines of RUNNING records that are being taken over. */
   readonly #returning = new Map<string, Promise<void>>();
   readonly #jobs = new Map<string, Job>();
   readonly #running = new Set<Promise<void>>();
-  readonly #retries = new Map<string, { timer: Disposable; delayMs: number }>();
-  readonly #collections = new Map<Machine, LogCollection>();
+  readonly #retries: Retries;
   /** Of these it is not known what is on the host. */
   readonly #unsure = new Set<string>();
   /** What came of steps and could not be written down yet. */
   readonly #conclusions = new Map<string, { readonly record: Microvm; readonly event: Event }>();
-  /** Their launch or resume was given up and has not come back. */
-  readonly #stuck = new Map<string, Promise<Machine | undefined>>();
   #disposed = false;
 
   constructor(options: ReconcilerOptions) {
     this.#o = options;
-    this.#launches = new Slots(options.concurrentLaunches);
+    this.#calls = new MachineCalls(options);
+    this.#retries = new Retries(options);
     this.#suspends = new Slots(options.concurrentSuspends);
     this.#adoptions = new Adoptions({
       ...options,
       timeoutMs: options.stepTimeoutMs,
-      requestOf: (record, egress) => this.#requestOf(record, egress),
-      onStuck: (id, late) => this.#giveUp(id, late),
+      requestOf: (record, egress) => this.#calls.requestOf(record, egress),
+      onStuck: (id, late) => this.#calls.giveUp(id, late),
     });
   }
 
@@ -127,7 +101,7 @@ export class Reconciler implements AsyncDisposable {
       // Where this is another attempt, a step may have seen to it by now.
       if ((await this.#o.ledger.rows.get(record.id))?.revision !== revision) return;
     } catch (error) {
-      this.#retryLater(`${record.id} recall`, error, () => this.#recoverAgain(row));
+      this.#retries.later(`${record.id} recall`, error, () => this.#recoverAgain(row));
       return;
     }
     if (found !== undefined) return this.#report(record.id, found);
@@ -153,7 +127,7 @@ export class Reconciler implements AsyncDisposable {
     const { machine } = adopted;
     // They would grow old.
     if (!this.#o.checkpoints.wants(record)) await this.#forgetCheckpoints(id);
-    if (this.#disposed) return this.#release(machine);
+    if (this.#disposed) return this.#calls.release(machine);
     this.#o.live.add(machine, epoch);
     // Somebody wanted something else of it meanwhile.
     if (!this.#jobs.has(id)) this.#o.onAdopted(record, revision);
@@ -165,7 +139,7 @@ export class Reconciler implements AsyncDisposable {
       const row = await this.#o.ledger.rows.get(id);
       if (row !== undefined) await this.recover(row);
     };
-    again().catch((error: unknown) => this.#retryLater(`${id} recall`, error, () => this.#recoverAgain({ id })));
+    again().catch((error: unknown) => this.#retries.later(`${id} recall`, error, () => this.#recoverAgain({ id })));
   }
 
   /**
@@ -224,11 +198,11 @@ export class Reconciler implements AsyncDisposable {
         // What it waits for was not written down yet: at once again would be for ever.
         if (returning === undefined && isDeepStrictEqual(next, job.record))
           throw new Error(`the ${job.record.state} step changed nothing`);
-        this.#forgetRetry(id);
+        this.#retries.forget(id);
         this.#unsure.delete(id);
       } catch (error) {
         this.#unsure.add(id);
-        this.#retryLater(id, error, () => this.#kickAgain(id));
+        this.#retries.later(id, error, () => this.#kickAgain(id));
         next = undefined;
       }
     }
@@ -272,17 +246,17 @@ export class Reconciler implements AsyncDisposable {
     const ready = this.#readyMachine(record);
     if (ready !== undefined) return this.#serve(record, ready, 'launched');
     // What a launch left that nobody heard the end of may have run: it is begun anew, not gone on with.
-    if (this.#unsure.has(id)) await this.#destroy(id);
-    const machine = await this.#start('launch', record, signal);
+    if (this.#unsure.has(id)) await this.#calls.destroy(id);
+    const machine = await this.#calls.start('launch', record, signal);
     if (machine.kind !== 'done') {
       if (signal.aborted) return;
       await this.#conclude(record, { type: 'launch-failed', epoch, reason: reasonOf(machine, TEXTS.notStarted) });
       return;
     }
     const body = { microvmId: id, runHookPayload: record.runHookPayload ?? '' }; // GUESS: run-hook-payload-absent
-    const hook = await this.#hook(machine.value, record, 'run', { body, signal });
+    const hook = await this.#calls.hook(machine.value, record, 'run', { body, signal });
     if (hook.kind === 'failed') {
-      await this.#release(machine.value);
+      await this.#calls.release(machine.value);
       if (signal.aborted) return;
       await this.#conclude(record, { type: 'launch-failed', epoch, reason: hook.reason });
       return;
@@ -309,7 +283,7 @@ export class Reconciler implements AsyncDisposable {
     }
     if (saving.kind === 'stuck') {
       logFailure(log, new MachineError('timeout', 'the suspend never came to an end'), 'suspend failed');
-      await this.#release(machine);
+      await this.#calls.release(machine);
       await this.#conclude(record, { type: 'machine-ended', epoch, reason: TEXTS.stuck });
       return;
     }
@@ -325,7 +299,7 @@ export class Reconciler implements AsyncDisposable {
       return;
     }
     logFailure(log, saving.error, 'suspend failed');
-    this.#collectSoon(machine);
+    this.#calls.collectSoon(machine);
     await this.#conclude(record, { type: 'suspend-failed', epoch, detail: TEXTS.notSaved });
   }
 
@@ -341,11 +315,11 @@ export class Reconciler implements AsyncDisposable {
     using _slot = slot;
     if (this.#isIdleNoMore(record)) return { kind: 'called-off' } as const;
     await this.#o.checkpoints.ended(record.id);
-    const hook = await this.#hook(machine, record, 'suspend', { signal });
+    const hook = await this.#calls.hook(machine, record, 'suspend', { signal });
     if (hook.kind === 'failed') return { ...hook, kind: 'refused' } as const;
-    await this.#stopCollecting(machine);
+    await this.#calls.stopCollecting(machine);
     // Awaited here: its slot is held until it is done.
-    return await this.#call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
+    return await this.#calls.call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
   }
 
   #drainMsOf({ cause }: Suspending): number {
@@ -369,7 +343,7 @@ export class Reconciler implements AsyncDisposable {
     }
     const coming =
       left.kind === 'saved'
-        ? await this.#start('resume', record, signal)
+        ? await this.#calls.start('resume', record, signal)
         : ({ kind: 'done', value: left.machine } as const);
     if (coming.kind !== 'done') {
       if (signal.aborted) return;
@@ -383,7 +357,7 @@ export class Reconciler implements AsyncDisposable {
       return;
     }
     // A machine taken over may have been told already; being told again is allowed.
-    const hook = await this.#hook(coming.value, record, 'resume', { signal });
+    const hook = await this.#calls.hook(coming.value, record, 'resume', { signal });
     if (hook.kind === 'failed') return this.#suspendAgain(record, coming.value, hook, signal);
     await this.#serve(record, coming.value, 'resumed');
   }
@@ -397,16 +371,20 @@ export class Reconciler implements AsyncDisposable {
   ): Promise<void> {
     const { id, epoch } = record;
     if (signal.aborted || hook.exited) {
-      await this.#release(machine);
+      await this.#calls.release(machine);
       if (!signal.aborted) await this.#conclude(record, { type: 'resume-broken', epoch, reason: hook.reason });
       return;
     }
-    const saving = await this.#call('suspend', (s) => this.#o.credentials.suspend(machine, { signal: s }), signal);
+    const saving = await this.#calls.call(
+      'suspend',
+      (s) => this.#o.credentials.suspend(machine, { signal: s }),
+      signal,
+    );
     if (saving.kind === 'done') {
       await this.#conclude(record, { type: 'resume-failed', epoch, reason: hook.reason });
       return;
     }
-    await this.#release(machine);
+    await this.#calls.release(machine);
     if (signal.aborted) return;
     const error = saving.kind === 'failed' ? saving.error : new MachineError('timeout', 'it never came to an end');
     logFailure(this.#o.log.child({ microvmId: id }), error, 'suspend after a failed resume hook failed');
@@ -422,12 +400,11 @@ export class Reconciler implements AsyncDisposable {
       if (adopted.kind === 'machine') machine = adopted.machine;
     }
     if (machine !== undefined) {
-      if (record.terminateHook) await this.#hook(machine, record, 'terminate', { signal });
-      await this.#collections.get(machine)?.finish();
-      this.#collections.delete(machine);
-      await this.#release(machine);
+      if (record.terminateHook) await this.#calls.hook(machine, record, 'terminate', { signal });
+      await this.#calls.finishLog(machine);
+      await this.#calls.release(machine);
     }
-    await this.#destroy(id);
+    await this.#calls.destroy(id);
     await this.#conclude(record, { type: 'destroyed' });
   }
 
@@ -455,108 +432,22 @@ export class Reconciler implements AsyncDisposable {
 
   /** Of an engine whose machines outlive a server. Rejects when the server stops meanwhile. */
   async #adopt(record: Microvm): Promise<Adopted> {
-    return this.#stuck.has(record.id) ? { kind: 'silent' } : this.#adoptions.adopt(record);
-  }
-
-  /** Launches or resumes. A machine that comes when nobody expects it any more is undone with all it left. */
-  async #start(what: 'launch' | 'resume', record: Microvm, signal: AbortSignal): Promise<Came<Machine>> {
-    const before = this.#stuck.get(record.id);
-    if (before !== undefined) return { kind: 'stuck', late: before };
-    const log = this.#o.log.child({ microvmId: record.id });
-    const startedMs = this.#o.clock.monotonicMs();
-    let slot: Disposable;
-    try {
-      slot = await this.#launches.acquire({ signal });
-    } catch (error) {
-      return { kind: 'failed', error };
-    }
-    using _slot = slot;
-    const { engine, egress: egresses, credentials } = this.#o;
-    credentials.prepare(record);
-    const begin = (s: AbortSignal) =>
-      egresses.attach(record, (egress) => engine[what](this.#requestOf(record, egress), { signal: s }));
-    const came = await this.#call(what, begin, signal);
-    if (came.kind === 'failed' && !signal.aborted) logFailure(log, came.error, `${what} failed`);
-    if (came.kind === 'stuck') {
-      logFailure(log, new MachineError('timeout', 'it never came to an end'), `${what} failed`);
-      this.#giveUp(record.id, came.late);
-    }
-    if (came.kind !== 'done') return came;
-    log.debug({ tookMs: this.#o.clock.monotonicMs() - startedMs, pid: came.value.pid, what }, 'machine started');
-    const how = what === 'launch' ? 'launched' : 'resumed';
-    const given = await this.#call(
-      'giving credentials',
-      (s) => credentials.give(came.value, record, how, { signal: s }),
-      signal,
-    );
-    if (given.kind === 'done' && !signal.aborted) return came;
-    if (given.kind === 'failed' && !signal.aborted) logFailure(log, given.error, 'a role gave no credentials');
-    await this.#release(came.value);
-    return { kind: 'failed', error: given.kind === 'failed' ? given.error : signal.reason };
-  }
-
-  /** Its microVM ends now; whatever comes of the call later is undone. */
-  #giveUp(id: string, late: Promise<Machine | undefined>): void {
-    this.#stuck.set(id, late);
-    const undo = async (machine: Machine | undefined) => {
-      await machine?.[Symbol.asyncDispose]();
-      if (!this.#disposed) await this.#destroy(id);
-    };
-    late
-      .then(undo)
-      .catch((error: unknown) => logFailure(this.#o.log.child({ microvmId: id }), error, 'a late machine was undone'))
-      .finally(() => this.#stuck.delete(id));
-  }
-
-  #requestOf(record: Microvm, egress: Egress): LaunchRequest & ResumeRequest {
-    const keepsCheckpoint = this.#o.checkpoints.wants(record);
-    return { id: record.id, snapshotDir: this.#o.snapshotDirOf(record), egress, keepsCheckpoint };
-  }
-
-  #call<T>(what: string, work: (signal: AbortSignal) => Promise<T>, signal?: AbortSignal): Promise<Came<T>> {
-    const { clock, stepTimeoutMs } = this.#o;
-    return callWithGrace(what, work, { clock, timeoutMs: stepTimeoutMs, signal });
-  }
-
-  /** @throws when it could not be made sure that nothing is left */
-  async #destroy(id: string): Promise<void> {
-    const { clock, stepTimeoutMs, engine } = this.#o;
-    await withDeadline('destroy', stepTimeoutMs, () => engine.destroy(id), { clock });
-  }
-
-  /** Calls a hook for as long as the machine lives. */
-  async #hook(
-    machine: Machine,
-    record: Microvm,
-    name: RuntimeHook,
-    options: { body?: unknown; signal: AbortSignal },
-  ): Promise<Exclude<HookResult, { kind: 'failed' }> | { kind: 'failed'; reason: string; exited: boolean }> {
-    const ended = new AbortController();
-    let exit: MachineExit | undefined;
-    void machine.exited.then((how) => {
-      exit = how;
-      ended.abort(new MachineError('exited', 'the machine came to its end'));
-    });
-    const signal = AbortSignal.any([options.signal, ended.signal]);
-    const result = await callHook(machine, record.hooks, name, { ...options, signal, clock: this.#o.clock });
-    if (result.kind === 'passed') return result;
-    this.#o.log.info({ microvmId: record.id, hook: name, detail: result.detail }, 'hook failed');
-    return { kind: 'failed', reason: exit === undefined ? result.reason : endOf(exit), exited: exit !== undefined };
+    return this.#calls.isStuck(record.id) ? { kind: 'silent' } : this.#adoptions.adopt(record);
   }
 
   /** The machine is up: it serves if the record agrees, else it is undone. */
   async #serve(record: Pending | Resuming, machine: Machine, type: 'launched' | 'resumed'): Promise<void> {
-    if (this.#disposed) return this.#release(machine);
+    if (this.#disposed) return this.#calls.release(machine);
     this.#o.live.add(machine, record.epoch);
     const outcome = await this.#o.ledger.apply(record.id, { type, epoch: record.epoch });
-    if (outcome.kind !== 'moved') return this.#release(machine);
+    if (outcome.kind !== 'moved') return this.#calls.release(machine);
     // Only now: an exit that came earlier would find a record that cannot take it yet.
     this.#watch(machine, record.epoch);
   }
 
   #watch(machine: Machine, epoch: number): void {
     void machine.exited.then((exit) => this.#exited(machine, epoch, exit));
-    this.#collectSoon(machine);
+    this.#calls.collectSoon(machine);
   }
 
   #exited(machine: Machine, epoch: number, exit: MachineExit): void {
@@ -578,111 +469,30 @@ export class Reconciler implements AsyncDisposable {
   #report(id: string, event: Event): Promise<void> {
     const key = `${id} ${event.type}`;
     return this.#o.ledger.apply(id, event).then(
-      () => this.#forgetRetry(key),
-      (error: unknown) => this.#retryLater(key, error, () => void this.#report(id, event)),
+      () => this.#retries.forget(key),
+      (error: unknown) => this.#retries.later(key, error, () => void this.#report(id, event)),
     );
-  }
-
-  async #release(machine: Machine): Promise<void> {
-    const { clock, stepTimeoutMs } = this.#o;
-    this.#o.live.remove(machine);
-    this.#o.checkpoints.cancel(machine.id);
-    await this.#o.checkpoints.ended(machine.id);
-    await this.#stopCollecting(machine);
-    await this.#o.credentials.forget(machine);
-    await withDeadline('dispose', stepTimeoutMs, async () => machine[Symbol.asyncDispose](), { clock });
-  }
-
-  #collectSoon(machine: Machine): void {
-    this.#o.clock.after(this.#o.collectLogsAfterMs, () => {
-      if (!this.#disposed && this.#o.live.get(machine.id)?.machine === machine) this.#collect(machine);
-    });
-  }
-
-  #collect(machine: Machine): void {
-    if (!this.#collections.has(machine)) this.#collections.set(machine, this.#o.logs.collect(machine));
-  }
-
-  async #stopCollecting(machine: Machine): Promise<void> {
-    const collection = this.#collections.get(machine);
-    this.#collections.delete(machine);
-    await collection?.stop();
   }
 
   #kickAgain(id: string): void {
     this.#o.ledger.find(id).then(
       (record) => record && this.kick(record),
-      (error: unknown) => this.#retryLater(id, error, () => this.#kickAgain(id)),
+      (error: unknown) => this.#retries.later(id, error, () => this.#kickAgain(id)),
     );
-  }
-
-  /** Only for what must not be given up; everything else became a state. */
-  #retryLater(key: string, error: unknown, again: () => void): void {
-    if (this.#disposed) return;
-    const before = this.#retries.get(key);
-    const delayMs = before === undefined ? FIRST_RETRY_MS : Math.min(MAX_RETRY_MS, before.delayMs * 2);
-    logFailure(
-      this.#o.log.child({ microvmId: key.split(' ', 1)[0], retryMs: delayMs }),
-      error,
-      'a step failed and will be tried again',
-    );
-    before?.timer[Symbol.dispose]();
-    this.#retries.set(key, { timer: this.#o.clock.after(delayMs, again), delayMs });
-  }
-
-  #forgetRetry(key: string): void {
-    this.#retries.get(key)?.timer[Symbol.dispose]();
-    this.#retries.delete(key);
   }
 
   /** Stops all work and ends every machine; records stay as they are, the next start sorts them out. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#disposed = true;
-    for (const { timer } of this.#retries.values()) timer[Symbol.dispose]();
+    this.#calls.stop();
+    this.#retries[Symbol.dispose]();
     const reason = new Error('the server is stopping');
     this.#adoptions.stop(reason);
     for (const job of this.#jobs.values()) job.stop.abort(reason);
     await Promise.allSettled([...this.#running]);
-    await Promise.allSettled(this.#o.live.all().map(({ machine }) => this.#release(machine)));
+    await Promise.allSettled(this.#o.live.all().map(({ machine }) => this.#calls.release(machine)));
   }
 }
-
-/** What callers read; the log says more. GUESS: end-reasons */
-const TEXTS = {
-  notStarted: 'The MicroVM could not be started.',
-  notResumed: 'The MicroVM could not be resumed.',
-  notSaved: 'The MicroVM could not be suspended and runs on.',
-  stuck: 'The MicroVM could not be suspended and did not go on.',
-  guestEnded: 'The operating system of the MicroVM stopped.',
-  ended: 'The MicroVM stopped unexpectedly.',
-  silent: 'The MicroVM did not answer after the server was started again.',
-} as const;
 
 /** A complete suspended state is there. */
 const SAVED = { kind: 'saved' } as const;
-
-/** What was to be started from may be damaged: that is nothing another attempt mends. */
-function reasonOf(outcome: object, text: string): string {
-  const error = 'error' in outcome ? outcome.error : undefined;
-  // The identity room's sentence, made for callers. GUESS: role-not-assumed
-  if (error instanceof DomainError) return error.message;
-  return error instanceof MachineError && error.kind === 'corrupt' ? `${text.slice(0, -1)}: ${error.message}.` : text;
-}
-
-function endOf(exit: MachineExit): string {
-  switch (exit.kind) {
-    case 'app':
-      return REASONS.exited(exit.exitCode);
-    case 'guest':
-      return TEXTS.guestEnded;
-    case 'vmm':
-      return TEXTS.ended;
-    default:
-      return exit satisfies never;
-  }
-}
-
-function logFailure(log: Logger, error: unknown, message: string): void {
-  const evidence = error instanceof MachineError && error.evidence !== '' ? { evidence: error.evidence } : {};
-  log.error({ error: messageOf(error), ...evidence }, message);
-}
