@@ -241,8 +241,14 @@ func TestASecondHelloForAnotherNameIsRefused(t *testing.T) {
 	}
 }
 
-// discardWrites has a guest that takes all that is sent to it.
+// discardWrites has a guest that takes all that is sent to it. Deadlines can be set when its other end is closed, as on a
+// connection of TCP.
 type discardWrites struct{ net.Conn }
+
+func (d discardWrites) SetReadDeadline(at time.Time) error {
+	_ = d.Conn.SetReadDeadline(at)
+	return nil
+}
 
 func (d discardWrites) Write(p []byte) (int, error) { return len(p), nil }
 
