@@ -1,5 +1,6 @@
 /** After each round: is everything that was acknowledged there, is nothing there that should not be? */
 import { setTimeout as delay } from 'node:timers/promises';
+import type { Answer, EndpointClient } from '../../test/support/endpoint.ts';
 import { type Living, leaksOf } from './leaks.ts';
 import type { ModelImage, ModelMicrovm } from './model.ts';
 import type { Random } from './random.ts';
@@ -10,6 +11,8 @@ const SETTLE_MS = 90_000;
 const BUILD_MS = 300_000;
 const POLL_MS = 150;
 const RETRIES = 2;
+/** A server looks at its certificate every 5 s. */
+const CERTIFICATE_RETRIES = 10;
 const RETRY_MS = 1000;
 const STABLE = ['RUNNING', 'SUSPENDED', 'TERMINATED'];
 
@@ -96,7 +99,7 @@ async function countObjection(world: World, model: ModelMicrovm): Promise<string
   try {
     await world.reconnect(model);
     const client = world.guests.get(model.id)?.client;
-    let answer = await client?.get('/state', { timeoutMs: SETTLE_MS });
+    let answer = await firstAnswer(client);
     // A resume that was begun on a full disk may have failed only now, and who waited for it was told.
     for (let again = 0; again < RETRIES && answer?.status === 502; again++) {
       await delay(RETRY_MS);
@@ -108,6 +111,18 @@ async function countObjection(world: World, model: ModelMicrovm): Promise<string
     return model.countObjection(JSON.parse(answer.body) as { memory: number; file: number });
   } catch (error) {
     return `${model.id} does not answer when all is well: ${String(error)}`;
+  }
+}
+
+/** A server that was started while the clock was ahead sees within seconds that its certificate is of no use now. */
+async function firstAnswer(client: EndpointClient | undefined): Promise<Answer | undefined> {
+  for (let again = 0; ; again++) {
+    try {
+      return await client?.get('/state', { timeoutMs: SETTLE_MS });
+    } catch (error) {
+      if (again === CERTIFICATE_RETRIES || !/certificate is not yet valid/.test(String(error))) throw error;
+      await delay(RETRY_MS);
+    }
   }
 }
 
