@@ -1,5 +1,6 @@
 /** After each round: is everything that was acknowledged there, is nothing there that should not be? */
 import { setTimeout as delay } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import type { Answer, EndpointClient } from '../../test/support/endpoint.ts';
 import { type Living, leaksOf } from './leaks.ts';
 import type { ModelImage, ModelMicrovm } from './model.ts';
@@ -10,6 +11,7 @@ const SETTLE_MS = 90_000;
 /** A build that nobody broke takes its time. */
 const BUILD_MS = 300_000;
 const POLL_MS = 150;
+const SECOND_LOOK_MS = 500;
 const RETRIES = 2;
 /** A server looks at its certificate every 5 s. */
 const CERTIFICATE_RETRIES = 10;
@@ -55,18 +57,23 @@ export async function judge(world: World, random: Random, wakesAll: boolean): Pr
 
 type States = Map<string, { readonly state: string; readonly reason: string | undefined }>;
 
-/** Waits until nothing is on its way, or for as long as anything may take. */
+/**
+ * Waits until nothing is on its way, or for as long as anything may take. Two looks must agree: a microVM that is being resumed
+ * reads as SUSPENDED, and whether its machine is still there a server that has just started finds out by and by.
+ */
 async function settled(world: World): Promise<States> {
   const deadline = performance.now() + SETTLE_MS;
-  for (;;) {
+  for (let before: States | undefined; ; ) {
     const states: States = new Map();
     for (const id of world.guests.keys()) {
       const seen = await known(world.api().getMicrovm({ microvmIdentifier: id }));
       if (seen !== undefined) states.set(id, { state: seen.state ?? '', reason: seen.stateReason });
     }
     const moving = [...states.values()].filter(({ state }) => !STABLE.includes(state));
-    if (moving.length === 0 || performance.now() > deadline) return states;
-    await delay(POLL_MS);
+    const isStill = moving.length === 0;
+    if ((isStill && isDeepStrictEqual(states, before)) || performance.now() > deadline) return states;
+    before = isStill ? states : undefined;
+    await delay(isStill ? SECOND_LOOK_MS : POLL_MS);
   }
 }
 
@@ -110,6 +117,9 @@ async function countObjection(world: World, model: ModelMicrovm): Promise<string
     }
     return model.countObjection(JSON.parse(answer.body) as { memory: number; file: number });
   } catch (error) {
+    // Its machine was killed, and that came out only now.
+    const now = await known(world.api().getMicrovm({ microvmIdentifier: model.id }));
+    if (now?.state === 'TERMINATED') return model.objection(now.state, now.stateReason);
     return `${model.id} does not answer when all is well: ${String(error)}`;
   }
 }
