@@ -200,6 +200,8 @@ class Writer {
   #pending: string[] = [];
   #work: Promise<void> = Promise.resolve();
   #ready: Promise<void> | undefined;
+  /** Made once: another attempt must not bring back what was removed meanwhile. */
+  #hasFolder = false;
 
   constructor(folder: string, id: string, log: Logger, sinkOf: SinkSource) {
     this.#folder = folder;
@@ -211,7 +213,8 @@ class Writer {
   /** Finds where the kept copy ends. */
   ready(): Promise<void> {
     this.#ready ??= (async () => {
-      await mkdir(this.#folder, { recursive: true });
+      if (!this.#hasFolder) await mkdir(this.#folder, { recursive: true });
+      this.#hasFolder = true;
       const kept = await readKept(this.#folder, this.#id);
       this.#next = (kept.at(-1)?.cursor ?? -1) + 1;
       const bytes = await readFile(this.#file).catch(() => Buffer.alloc(0));
