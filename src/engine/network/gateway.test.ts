@@ -199,6 +199,21 @@ describe('the gateway under supervision', { skip }, () => {
     });
   });
 
+  test('one that is not on record, because its server was killed as it started it, is replaced', async () => {
+    await home(async ({ stateDir, open, pid }) => {
+      const first = open();
+      await first.attach('g', egress, {});
+      const before = await pid();
+      await first[Symbol.asyncDispose]();
+      await rm(path.join(stateDir, 'gateway.json'));
+      const second = open();
+      await second.attach('g', egress, {});
+      assert.notEqual(await pid(), before);
+      assert.throws(() => process.kill(before, 0), { code: 'ESRCH' });
+      await second.detach('g');
+    });
+  });
+
   test('one with other settings is replaced', async () => {
     await home(async ({ open, pid }) => {
       const first = open();

@@ -16,7 +16,7 @@ import { readFlows } from './flows.ts';
 import { gatewayUser, prepareFolders } from './folders.ts';
 import { type AttachOptions, linkFor, type Network } from './network.ts';
 import { controlSocket, guestDir, type Places, placesUnder } from './places.ts';
-import { endGateway, findGateway, type GatewayRecord, startGateway } from './process.ts';
+import { endGateway, findGateway, type GatewayRecord, lockHolder, startGateway } from './process.ts';
 import type { NetworkSettings } from './settings.ts';
 
 /** How long somebody who wants to attach waits for a gateway that is being started. */
@@ -192,6 +192,8 @@ class Gateway implements Network {
       if (channel !== undefined) return channel;
       await endGateway(found, this.#places.record);
     }
+    const unrecorded = await lockHolder(this.#places);
+    if (unrecorded !== undefined) await endGateway(unrecorded, this.#places.record);
     signal.throwIfAborted();
     return this.#start(config, signal);
   }

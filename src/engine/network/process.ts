@@ -6,10 +6,12 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { type FileHandle, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { type FileHandle, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { MachineError, sleep } from '../../lib/index.ts';
 import { type Command, type Confinement, commandFor, type Start } from './confinement.ts';
+import type { Places } from './places.ts';
 
 /** From fork to the line that names the process. */
 const START_TIMEOUT_MS = 10_000;
@@ -19,10 +21,15 @@ const TERM_TIMEOUT_MS = 2000;
 const KILL_TIMEOUT_MS = 5000;
 const MAX_LOG_BYTES = 1024 * 1024;
 const LAST_WORDS = 2000;
+/** In the gateway's folder (`gateway/control/socket.go`). */
+const LOCK = 'lock';
 
-export interface GatewayRecord {
+export interface GatewayProcess {
   readonly pid: number;
   readonly startedAtTicks: number;
+}
+
+export interface GatewayRecord extends GatewayProcess {
   /** What it was started as; another one is started when this differs. */
   readonly program: string;
   readonly config: string;
@@ -39,6 +46,25 @@ export interface Started {
 export async function findGateway(recordPath: string): Promise<GatewayRecord | undefined> {
   const record = await readRecord(recordPath);
   return record !== undefined && isAlive(record) ? record : undefined;
+}
+
+/**
+ * The gateway that holds the lock of its folder, on record or not: a server that was killed in the moment it started one did
+ * not come to write it down, and while that one lives no other can serve the folder.
+ */
+export async function lockHolder({ dir }: Pick<Places, 'dir'>): Promise<GatewayProcess | undefined> {
+  try {
+    const { dev, ino } = await stat(path.join(dir, LOCK), { bigint: true });
+    const [major, minor] = [(dev >> 8n) & 0xfffn, (dev & 0xffn) | ((dev >> 12n) & 0xfff00n)];
+    const hex = (number: bigint) => number.toString(16).padStart(2, '0');
+    const file = `${hex(major)}:${hex(minor)}:${ino} `;
+    const line = (await readFile('/proc/locks', 'latin1')).split('\n').find((one) => one.includes(` ${file}`));
+    const pid = Number(/FLOCK +ADVISORY +WRITE +(\d+)/.exec(line ?? '')?.[1]);
+    const startedAtTicks = pid > 1 ? startTicks(pid) : undefined;
+    return startedAtTicks === undefined ? undefined : { pid, startedAtTicks };
+  } catch {
+    return undefined;
+  }
 }
 
 /** @throws MachineError `exited` with its last words when it ends before it can be named */
@@ -71,7 +97,7 @@ export async function startGateway(kind: Confinement, start: Start, config: stri
 }
 
 /** Asks, then forces. Resolves when it is gone. @throws MachineError when it does not die */
-export async function endGateway(record: GatewayRecord, recordPath: string): Promise<void> {
+export async function endGateway(record: GatewayProcess, recordPath: string): Promise<void> {
   for (const [signal, waitMs] of [
     ['SIGTERM', TERM_TIMEOUT_MS],
     ['SIGKILL', KILL_TIMEOUT_MS],
@@ -86,13 +112,13 @@ export async function endGateway(record: GatewayRecord, recordPath: string): Pro
   await rm(recordPath, { force: true });
 }
 
-export function isAlive({ pid, startedAtTicks }: GatewayRecord): boolean {
+export function isAlive({ pid, startedAtTicks }: GatewayProcess): boolean {
   return startTicks(pid) === startedAtTicks;
 }
 
-async function readRecord(path: string): Promise<GatewayRecord | undefined> {
+async function readRecord(file: string): Promise<GatewayRecord | undefined> {
   try {
-    const record = JSON.parse(await readFile(path, 'utf8')) as GatewayRecord;
+    const record = JSON.parse(await readFile(file, 'utf8')) as GatewayRecord;
     return Number.isSafeInteger(record.pid) && record.pid > 1 ? record : undefined;
   } catch {
     return undefined;
@@ -157,8 +183,8 @@ async function tooLate(): Promise<never> {
 }
 
 /** A file and not a pipe: the gateway goes on when the server is gone. */
-async function openLog(path: string): Promise<FileHandle> {
-  const log = await open(path, 'a', 0o600);
+async function openLog(file: string): Promise<FileHandle> {
+  const log = await open(file, 'a', 0o600);
   const { size } = await log.stat();
   if (size > MAX_LOG_BYTES) await log.truncate(0);
   return log;
