@@ -140,7 +140,8 @@ export async function bench(setup: Setup = {}): Promise<Bench> {
     },
     [Symbol.asyncDispose]: async () => {
       await close();
-      await rm(stateDir, { recursive: true, force: true });
+      // A server that was abandoned may be writing still, as one that is being killed may.
+      await rm(stateDir, { recursive: true, force: true, maxRetries: 5 });
     },
   };
 }
