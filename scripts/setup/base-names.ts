@@ -1,7 +1,7 @@
 /**
  * What a FROM may call the managed bases by. `exact` names promise what the base is: Debian trixie, its Python, the
  * Node of this version. `near` ones promise something like it, and mean the base only where the operator said `offline`
- * (docs/decisions/0012-managed-bases.md).
+ * (docs/decisions/0011-managed-bases.md).
  */
 export type BaseKind = 'debian' | 'python' | 'node';
 
