@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { link, mkdir, mkdtemp, open, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -13,7 +13,7 @@ import type { Egress } from '../egress.ts';
 import { findRuntime } from '../load-runtime.ts';
 import { openGateway } from './gateway.ts';
 import type { Network } from './network.ts';
-import { endGateway, findGateway } from './process.ts';
+import { endGateway, findGateway, lockHolder } from './process.ts';
 import type { NetworkSettings } from './settings.ts';
 
 const { cacheDir } = loadConfig({}, process.env);
@@ -211,6 +211,22 @@ describe('the gateway under supervision', { skip }, () => {
       assert.notEqual(await pid(), before);
       assert.throws(() => process.kill(before, 0), { code: 'ESRCH' });
       await second.detach('g');
+    });
+  });
+
+  test('a link in place of its lock leads to nobody', async () => {
+    await home(async ({ stateDir, open, pid }) => {
+      const network = open();
+      await network.attach('g', egress, {});
+      const dir = path.join(stateDir, 'gateway');
+      assert.equal((await lockHolder({ dir }))?.pid, await pid());
+      for (const make of [symlink, link]) {
+        const planted = await mkdtemp(path.join(tmpdir(), 'rk-gateway-'));
+        await make(path.join(dir, 'lock'), path.join(planted, 'lock'));
+        assert.equal(await lockHolder({ dir: planted }), undefined);
+        await rm(planted, { recursive: true });
+      }
+      await network.detach('g');
     });
   });
 

@@ -6,7 +6,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { type FileHandle, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { type FileHandle, lstat, open, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { MachineError, sleep } from '../../lib/index.ts';
@@ -50,11 +50,14 @@ export async function findGateway(recordPath: string): Promise<GatewayRecord | u
 
 /**
  * The gateway that holds the lock of its folder, on record or not: a server that was killed in the moment it started one did
- * not come to write it down, and while that one lives no other can serve the folder.
+ * not come to write it down, and while that one lives no other can serve the folder. The folder is the gateway's own, which is
+ * not trusted: a link in place of the lock would have any process ended that holds a lock somewhere.
  */
 export async function lockHolder({ dir }: Pick<Places, 'dir'>): Promise<GatewayProcess | undefined> {
   try {
-    const { dev, ino } = await stat(path.join(dir, LOCK), { bigint: true });
+    const lock = await lstat(path.join(dir, LOCK), { bigint: true });
+    if (!lock.isFile() || lock.nlink !== 1n) return undefined;
+    const { dev, ino } = lock;
     const [major, minor] = [(dev >> 8n) & 0xfffn, (dev & 0xffn) | ((dev >> 12n) & 0xfff00n)];
     const hex = (number: bigint) => number.toString(16).padStart(2, '0');
     const file = `${hex(major)}:${hex(minor)}:${ino} `;
