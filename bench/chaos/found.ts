@@ -11,4 +11,8 @@ export const FOUND: readonly (Omit<Round, 'wakesAll'> & { readonly what: string 
   { what: 'a guest detached while the gateway was dead left its folder', seed: 11, round: 1, choices: FAULTS },
   { what: 'a VMM killed while it was loaded ended the server', seed: 12, round: 3, choices: FAULTS },
   { what: 'a VMM killed while it was loaded ended the server', seed: 13, round: 11, choices: DEATHS },
+  { what: 'a guest that ended during a restart of the gateway left its folder', seed: 30, round: 30, choices: FAULTS },
+  { what: 'a certificate of a clock ahead was refused for a day', seed: 31, round: 2, choices: FAULTS },
+  { what: 'a gateway not on record kept every other from starting', seed: 33, round: 117, choices: FAULTS },
+  { what: 'a suspend that a killed server did not finish left its folders', seed: 35, round: 49, choices: FAULTS },
 ];

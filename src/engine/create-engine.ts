@@ -226,8 +226,12 @@ class HostEngine implements Engine {
   }
 
   async isSuspended(id: string): Promise<boolean> {
-    if (this.#machines.has(id) || !existsSync(machineFiles(this.#context.folders.machine(id)).saved)) return false;
-    await this.#jail.end(id, this.#context.folders.run(id));
+    const { folders, network } = this.#context;
+    if (this.#machines.has(id) || !existsSync(machineFiles(folders.machine(id)).saved)) return false;
+    await this.#jail.end(id, folders.run(id));
+    // A server that was killed in the middle of the suspend left it. A gateway just found keeps who has this folder.
+    await remove(folders.run(id));
+    await network.detach(id);
     return true;
   }
 
@@ -245,7 +249,9 @@ class HostEngine implements Engine {
     const machine = this.#machines.get(id);
     if (machine === undefined) await this.#jail.end(id, folders.run(id));
     else await machine[Symbol.asyncDispose]();
-    await Promise.all([network.detach(id), remove(folders.run(id)), remove(folders.machine(id))]);
+    // A gateway just found keeps who has a run folder.
+    await Promise.all([remove(folders.run(id)), remove(folders.machine(id))]);
+    await network.detach(id);
   }
 
   onDamage(listener: (damage: SnapshotDamage) => void): Disposable {

@@ -344,8 +344,8 @@ export interface Engine extends AsyncDisposable {
    */
   adopt?(request: LaunchRequest, options: { signal?: AbortSignal }): Promise<Machine | undefined>;
   /**
-   * Whether a complete suspended state of `id` is on disk from which no machine ran on. If so, whatever process an earlier
-   * server left beside it is ended, so that a resume may follow.
+   * Whether a complete suspended state of `id` is on disk from which no machine ran on. If so, whatever an earlier server
+   * left beside it, process or folder, is ended and removed, so that a resume may follow.
    */
   isSuspended(id: string): Promise<boolean>;
   /** What a loss of power, or any end of the host, left of `id`; cheap where nothing was lost. */

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  cp,
   link,
   mkdir,
   mkdtemp,
@@ -13,6 +14,7 @@ import {
   readdir,
   readFile,
   readlink,
+  rename,
   rm,
   stat,
   statfs,
@@ -414,6 +416,20 @@ describe('the engine on real machines', { skip }, () => {
     await engine.destroy('vm-13');
     assert.equal((await machine.exited).kind, 'vmm');
     assert.deepEqual(await engine.residue(), []);
+  });
+
+  test('of a suspend that a crashed server did not finish nothing runs or lies around', async () => {
+    const lost = await openEngine(stateDir);
+    const machine = await lost.launch({ id: 'vm-16', snapshotDir }, {});
+    // What the moment between the last flush and the end of the VMM looks like.
+    const left = path.join(stateDir, 'left');
+    await cp(path.join(stateDir, 'run/vm-16'), left, { recursive: true, filter: (file) => !file.endsWith('.sock') });
+    await machine.suspend({});
+    await rename(left, path.join(stateDir, 'run/vm-16'));
+    await lost[Symbol.asyncDispose]();
+    assert.equal(await engine.isSuspended('vm-16'), true);
+    await assert.rejects(readdir(path.join(stateDir, 'run/vm-16')), { code: 'ENOENT' });
+    await engine.destroy('vm-16');
   });
 
   test('it is found by its cgroup when somebody removed its folder', async (context) => {
