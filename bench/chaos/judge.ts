@@ -115,7 +115,7 @@ async function countObjection(world: World, model: ModelMicrovm): Promise<string
     if (answer?.status !== 200) {
       return `${model.id} answers ${answer?.status} when all is well: ${answer?.body.slice(0, 200)}`;
     }
-    return model.countObjection(JSON.parse(answer.body) as { memory: number; file: number });
+    return model.countObjection(JSON.parse(answer.body) as Parameters<ModelMicrovm['countObjection']>[0]);
   } catch (error) {
     // Its machine was killed, and that came out only now.
     const now = await known(world.api().getMicrovm({ microvmIdentifier: model.id }));
