@@ -34,6 +34,8 @@ const START_TAKES_MS = 1500;
 const BUILDER_COMES_WITHIN_MS = 10_000;
 const BUILD_TAKES_MS = 5000;
 const LEAVE_AT_MOST_MIB = 24;
+/** Node gives its answers the date of up to a second ago, which an SDK's client takes for the server's time. */
+const DATE_IS_KEPT_MS = 1100;
 const HOUR = 3600;
 const JUMPS = [-30 * 24 * HOUR, -24 * HOUR, -HOUR, -90, -2, 2, 90, HOUR, 24 * HOUR, 365 * 24 * HOUR] as const;
 
@@ -117,7 +119,11 @@ export async function strike(world: World, fault: Fault, random: Random): Promis
       const seconds = random.pick(JUMPS);
       await clock.set(seconds);
       world.note(`the server's clock is off by ${seconds} s`);
-      return { undo: () => clock.set(0), canLast: true };
+      const undo = async () => {
+        await clock.set(0);
+        await delay(DATE_IS_KEPT_MS);
+      };
+      return { undo, canLast: true };
     }
     default:
       return fault satisfies never;
