@@ -84,13 +84,21 @@ async function living(world: World): Promise<Living> {
   return { running: ids('RUNNING'), kept: ids('RUNNING', 'SUSPENDED'), all: [...states.keys()] };
 }
 
-/** A list names what is there, in the state it is in. */
+/** A list names what is there, in the state it is in. One that was still being resumed may have come to its end in between. */
 async function unlisted(world: World, states: States): Promise<string[]> {
-  const listed = await world.listed();
-  return [...states].flatMap(([id, { state }]) => {
-    const seen = listed.get(id);
-    return seen === state || state === 'TERMINATED' ? [] : [`${id} is ${state}, and ${seen ?? 'missing'} in the list`];
-  });
+  let seen = states;
+  for (let again = 0; ; again++) {
+    const listed = await world.listed();
+    const objections = [...seen].flatMap(([id, { state }]) => {
+      const told = listed.get(id);
+      return told === state || state === 'TERMINATED'
+        ? []
+        : [`${id} is ${state}, and ${told ?? 'missing'} in the list`];
+    });
+    if (objections.length === 0 || again === RETRIES) return objections;
+    await delay(RETRY_MS);
+    seen = await settled(world);
+  }
 }
 
 /** An end that was asked for and not acknowledged is asked for again: else those would become ever more. */
