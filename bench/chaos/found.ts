@@ -15,4 +15,5 @@ export const FOUND: readonly (Omit<Round, 'wakesAll'> & { readonly what: string 
   { what: 'a certificate of a clock ahead was refused for a day', seed: 31, round: 2, choices: FAULTS },
   { what: 'a gateway not on record kept every other from starting', seed: 33, round: 117, choices: FAULTS },
   { what: 'a suspend that a killed server did not finish left its folders', seed: 35, round: 49, choices: FAULTS },
+  { what: 'a guest suspended while no gateway ran left its folder', seed: 39, round: 18, choices: FAULTS },
 ];

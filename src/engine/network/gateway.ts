@@ -52,6 +52,8 @@ class Gateway implements Network {
   readonly #options: GatewayOptions;
   readonly #places: Places;
   readonly #guests = new Map<string, Egress>();
+  /** Detached, and no gateway was there to be told. */
+  readonly #untold = new Set<string>();
   readonly #closing = new AbortController();
   readonly #supervision: Promise<void>;
   /** To the gateway that is there, brought in line or not. */
@@ -69,6 +71,7 @@ class Gateway implements Network {
 
   async attach(guest: string, egress: Egress, { signal, isRunning = false }: AttachOptions): Promise<VmmNetwork> {
     this.#guests.set(guest, egress);
+    this.#untold.delete(guest);
     const network = { socketDir: guestDir(this.#places, guest), link: linkFor(egress) };
     if (isRunning) {
       this.#tell(async (channel) => {
@@ -99,11 +102,16 @@ class Gateway implements Network {
 
   async detach(guest: string): Promise<void> {
     this.#guests.delete(guest);
-    // A gateway that is not there forgets, or is told when it is found. One that is being brought in line does what it is
-    // told in the order it is told, so that this comes behind an attachment that is under way.
-    await this.#channel?.detach(guest).catch((error: unknown) => {
+    // A gateway that is not there is told when it is. One that is being brought in line does what it is told in the order it is
+    // told, so that this comes behind an attachment that is under way.
+    this.#untold.add(guest);
+    try {
+      if (this.#channel === undefined) return;
+      await this.#channel.detach(guest);
+      this.#untold.delete(guest);
+    } catch (error) {
       this.#options.log.debug({ guest, error: messageOf(error) }, 'guest not detached');
-    });
+    }
   }
 
   flows(guest: string, options: { follow?: boolean; signal?: AbortSignal }): AsyncIterable<FlowRecord> {
@@ -271,17 +279,20 @@ class Gateway implements Network {
 
   /** What the gateway has and what it shall have become the same. */
   async #align(channel: ControlChannel): Promise<void> {
+    const untold = [...this.#untold];
     const { guests } = await channel.hello();
     // One that was detached while no gateway could be told has a folder still.
     const folders = await readdir(guestDir(this.#places, '')).catch(() => []);
     const strangers = new Set([...guests, ...folders]);
     for (const guest of strangers) {
-      if (this.#guests.has(guest) || this.#options.mayLive(guest)) continue;
+      if (this.#guests.has(guest)) continue;
+      if (this.#options.mayLive(guest) && !untold.includes(guest)) continue;
       await channel.detach(guest).catch((error: unknown) => {
         if (!channel.isOpen) throw error;
         this.#options.log.warn({ guest, error: messageOf(error) }, 'a stranger was not detached');
       });
     }
+    for (const guest of untold) this.#untold.delete(guest);
     for (const [guest, egress] of this.#guests) {
       await channel.attach(guest, egress).catch((error: unknown) => {
         if (!channel.isOpen) throw error;
