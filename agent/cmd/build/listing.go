@@ -33,9 +33,16 @@ const (
 //
 // docs/PROVENANCE.md tells it in full; a change of it needs another name for its digest.
 
-// listTree writes the listing of the tree. digestOf may know a file's digest without reading it; it answers "" otherwise.
-// Links are not followed. The tree must not change meanwhile.
-func listTree(root string, digestOf func(path string, info fs.FileInfo) string, to io.Writer) error {
+// digests may know a file's without reading it.
+type digests interface {
+	// digestOf answers "" when it does not.
+	digestOf(path string, info fs.FileInfo) string
+	// learn is told what came of reading it; by several goroutines.
+	learn(path string, info fs.FileInfo, digest string)
+}
+
+// listTree writes the listing of the tree. Links are not followed. The tree must not change meanwhile.
+func listTree(root string, files digests, to io.Writer) error {
 	lines := make(chan chan line, linesAhead)
 	slots := make(chan struct{}, hashLanes)
 	stop := make(chan struct{})
@@ -53,7 +60,7 @@ func listTree(root string, digestOf func(path string, info fs.FileInfo) string, 
 			case <-stop:
 				return fs.SkipAll
 			}
-			return list(root, path, entry, digestOf, slots, next)
+			return list(root, path, entry, files, slots, next)
 		})
 	})
 	defer walking.Wait()
@@ -78,7 +85,7 @@ type line struct {
 }
 
 // list sends the line of one path, later when its file has to be read.
-func list(root, path string, entry fs.DirEntry, digestOf func(string, fs.FileInfo) string, slots chan struct{}, next chan<- line) error {
+func list(root, path string, entry fs.DirEntry, files digests, slots chan struct{}, next chan<- line) error {
 	info, err := entry.Info()
 	if err != nil {
 		next <- line{err: err}
@@ -94,7 +101,7 @@ func list(root, path string, entry fs.DirEntry, digestOf func(string, fs.FileInf
 		next <- line{text + "\n", err}
 		return nil
 	}
-	if digest := digestOf(below, info); digest != "" {
+	if digest := files.digestOf(below, info); digest != "" {
 		next <- line{text: text + " sha256digest=" + digest + "\n"}
 		return nil
 	}
@@ -102,6 +109,9 @@ func list(root, path string, entry fs.DirEntry, digestOf func(string, fs.FileInf
 	go func() {
 		defer func() { <-slots }()
 		digest, err := hashFile(path)
+		if err == nil {
+			files.learn(below, info, digest)
+		}
 		next <- line{text + " sha256digest=" + digest + "\n", err}
 	}()
 	return nil

@@ -13,12 +13,10 @@ import (
 	"time"
 )
 
-func unknown(string, fs.FileInfo) string { return "" }
-
-func listing(t *testing.T, root string, digestOf func(string, fs.FileInfo) string) string {
+func listing(t *testing.T, root string, files digests) string {
 	t.Helper()
 	var out strings.Builder
-	if err := listTree(root, digestOf, &out); err != nil {
+	if err := listTree(root, files, &out); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()
@@ -55,7 +53,7 @@ func tree(t *testing.T, at time.Time) string {
 }
 
 func TestAListingHasAllOfATreeButItsTimes(t *testing.T) {
-	first := listing(t, tree(t, time.Unix(1, 0)), unknown)
+	first := listing(t, tree(t, time.Unix(1, 0)), &known{})
 	owner := " uid=" + strconv.Itoa(os.Getuid()) + " gid=" + strconv.Itoa(os.Getgid())
 	want := strings.Join([]string{
 		". type=dir mode=0755" + owner,
@@ -70,29 +68,149 @@ func TestAListingHasAllOfATreeButItsTimes(t *testing.T) {
 	if first != want {
 		t.Errorf("the listing is\n%s\nnot\n%s", first, want)
 	}
-	if again := listing(t, tree(t, time.Unix(2, 0)), unknown); again != first {
+	if again := listing(t, tree(t, time.Unix(2, 0)), &known{}); again != first {
 		t.Errorf("another time gave another listing:\n%s", again)
 	}
 }
 
-func TestFilesOfKnownLayersAreKnownUntilTheyChange(t *testing.T) {
-	root := t.TempDir()
-	write(t, filepath.Join(root, "old"), "old")
-	write(t, filepath.Join(root, "changed"), "old")
-	files := known{digests: map[string]string{"old": "digest-of-old", "changed": "digest-of-old", "new": "digest-of-old"}}
-	if err := files.end(); err != nil {
+// layered applies layers to a tree, each a function that says what it brings, and lists what came of them.
+func layered(t *testing.T, root, learnedDir string, layers map[string]func(), order ...string) (string, *known) {
+	t.Helper()
+	files := &known{learnedDir: learnedDir}
+	for _, digest := range order {
+		needsNames, err := files.begin("sha256:" + digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := snapshot(t, root)
+		layers[digest]()
+		for name, at := range snapshot(t, root) {
+			if needsNames && before[name] != at {
+				files.brings("./" + name)
+			}
+		}
+		if err := files.end(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := listing(t, root, files)
+	if err := files.keep(); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(root, "changed"), "new")
-	write(t, filepath.Join(root, "new"), "new")
+	return found, files
+}
+
+func snapshot(t *testing.T, root string) map[string]time.Time {
+	t.Helper()
+	found := map[string]time.Time{}
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() {
+			info, _ := entry.Info()
+			found[strings.TrimPrefix(path, root+"/")] = changeTime(info)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func TestFilesOfLayersSeenBeforeAreNotReadAgain(t *testing.T) {
+	learned := t.TempDir()
+	var root string
+	put := func(names ...string) func() {
+		return func() {
+			for _, name := range names {
+				write(t, filepath.Join(root, name), name)
+			}
+		}
+	}
+	layers := map[string]func(){"base": put("old", "changed", "again"), "step": put("new", "again"), "code": put("app")}
+	root = t.TempDir()
+	first, _ := layered(t, root, learned, layers, "base", "step", "code")
+
+	// Whatever is not read is what it was.
+	write(t, filepath.Join(root, "x"), "")
+	root = t.TempDir()
+	lie := func(real string) func() {
+		return func() {
+			layers := map[string][]string{"base": {"old", "changed", "again"}, "step": {"new", "again"}, "code": {"app"}}
+			for _, name := range layers[real] {
+				write(t, filepath.Join(root, name), strings.Repeat("!", len(name)))
+			}
+		}
+	}
+	lies := map[string]func(){"base": lie("base"), "step": lie("step"), "code": lie("code")}
+	if again, _ := layered(t, root, learned, lies, "base", "step", "code"); again != first {
+		t.Errorf("known layers were read:\n%s", again)
+	}
+
+	// Of a layer on another one nothing is known, nor of files that were changed since.
+	for _, order := range [][]string{{"base", "code"}, {"step", "code"}} {
+		root = t.TempDir()
+		found, _ := layered(t, root, learned, lies, order...)
+		if fresh := listing(t, root, &known{}); !strings.Contains(fresh, lineOf(found, "app")) {
+			t.Errorf("app was taken for known on %s:\n%s", order[0], found)
+		}
+	}
+	root = t.TempDir()
+	_, files := layered(t, root, learned, layers, "base", "step")
+	write(t, filepath.Join(root, "changed"), "CHANGED")
 	long := time.Unix(0, 0)
-	if err := os.Chtimes(filepath.Join(root, "new"), long, long); err != nil {
+	if err := os.Chtimes(filepath.Join(root, "changed"), long, long); err != nil {
 		t.Fatal(err)
 	}
-	found := listing(t, root, files.digestOf)
-	if n := strings.Count(found, "digest-of-old"); n != 1 || !strings.Contains(found, "./old type=file mode=0644") {
-		t.Errorf("%d digests were taken for known:\n%s", n, found)
+	if found, fresh := listing(t, root, files), listing(t, root, &known{}); found != fresh {
+		t.Errorf("a file that was changed was taken for known:\n%s\n%s", found, fresh)
 	}
+}
+
+func TestANameBroughtByAnUnreadLayerIsNotTakenForTheOneBelow(t *testing.T) {
+	learned := t.TempDir()
+	root := t.TempDir()
+	layers := map[string]func(){
+		"base": func() { write(t, filepath.Join(root, "file"), "below") },
+		"over": func() { write(t, filepath.Join(root, "file"), "above") },
+		"last": func() { write(t, filepath.Join(root, "file"), "last!") },
+	}
+	// What `over` brought is gone before anything is read.
+	layered(t, root, learned, layers, "base", "over", "last")
+	root = t.TempDir()
+	found, _ := layered(t, root, learned, layers, "base", "over")
+	if fresh := listing(t, root, &known{}); found != fresh {
+		t.Errorf("a file of the layer below was taken for one above:\n%s\n%s", found, fresh)
+	}
+}
+
+func TestLayersThatWereOfNoUseForLongestAreForgotten(t *testing.T) {
+	files := known{learnedDir: t.TempDir()}
+	for i := range learnedLayers + 3 {
+		place := filepath.Join(files.learnedDir, strconv.Itoa(i))
+		write(t, place, "")
+		at := time.Unix(int64(1000+i), 0)
+		if err := os.Chtimes(place, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := files.keep(); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range map[int]bool{0: false, 2: false, 3: true, learnedLayers + 2: true} {
+		_, err := os.Stat(filepath.Join(files.learnedDir, strconv.Itoa(i)))
+		if got := err == nil; got != want {
+			t.Errorf("layer %d is there: %v, not %v", i, got, want)
+		}
+	}
+}
+
+func lineOf(listing, name string) string {
+	for line := range strings.Lines(listing) {
+		if strings.HasPrefix(line, "./"+name+" ") {
+			return line
+		}
+	}
+	return "no line of " + name
 }
 
 func TestALayersFilesAreListedByNameAndDigest(t *testing.T) {

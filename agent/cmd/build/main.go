@@ -103,11 +103,7 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 		return err
 	}
 	defer func() { err = errors.Join(err, took.of("unmount", func() error { return unmount(cacheMount) })) }()
-	stop, err := prepare(ctx, contextDisk, with, took)
-	if err != nil {
-		return err
-	}
-	layout, err := solveAndStop(ctx, stop, with, took)
+	layout, err := solveContext(ctx, contextDisk, with, took)
 	if err != nil {
 		return err
 	}
@@ -128,34 +124,24 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 	return writeResult(contextDisk, result{Config: image.config, UsedBytes: made.usedBytes, Origin: from})
 }
 
-// prepare starts the daemon, which takes seconds, while the context is unpacked.
-func prepare(ctx context.Context, contextDisk string, with settings, took *phases) (stop func() error, err error) {
-	started := make(chan error, 1)
-	go func() {
-		started <- took.of("daemon", func() (err error) {
-			stop, err = startDaemon(with)
-			return err
-		})
-	}()
-	unpacked := took.of("context", func() error { return unpackContext(ctx, contextDisk) })
-	if unpacked == nil {
-		unpacked = nameResolution()
+// solveContext starts the daemon, which takes seconds, while the context is unpacked, and the client beside it, which takes as
+// long. It ends the daemon whatever came out: the root disk is made without it.
+func solveContext(ctx context.Context, contextDisk string, with settings, took *phases) (layout string, err error) {
+	up, err := startDaemon(with)
+	if err != nil {
+		return "", err
 	}
-	if err := <-started; err != nil {
-		return nil, errors.Join(unpacked, err)
+	defer func() { err = errors.Join(err, took.of("stop", up.stop)) }()
+	err = took.of("context", func() error { return unpackContext(ctx, contextDisk) })
+	if err != nil {
+		return "", err
 	}
-	if unpacked != nil {
-		return nil, errors.Join(unpacked, stop())
+	if err := nameResolution(); err != nil {
+		return "", err
 	}
-	return stop, nil
-}
-
-// solveAndStop ends the daemon whatever came out; the root disk is made without it.
-func solveAndStop(ctx context.Context, stop func() error, with settings, took *phases) (layout string, err error) {
-	defer func() { err = errors.Join(err, took.of("stop", stop)) }()
 	defer func() { pruneCache(ctx, cacheUse()) }()
 	err = took.of("solve", func() (err error) {
-		layout, err = solve(ctx, with)
+		layout, err = solve(ctx, up, with)
 		return err
 	})
 	return layout, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -127,9 +128,14 @@ func writeRootDisk(ctx context.Context, disk, layout string, img image, baseLaye
 	made.usedBytes = int64(stat.Blocks-stat.Bfree) * stat.Bsize
 	err = took.of("digest", func() error {
 		listing := sha256.New()
-		err := listTree(outMount, files.digestOf, listing)
+		if err := listTree(outMount, files, listing); err != nil {
+			return err
+		}
 		made.digest = hex.EncodeToString(listing.Sum(nil))
-		return err
+		if err := files.keep(); err != nil {
+			fmt.Printf("[builder] the next build has to read these files again: %v\n", err)
+		}
+		return nil
 	})
 	if err != nil {
 		return made, fmt.Errorf("list the root disk: %w", err)
@@ -139,45 +145,44 @@ func writeRootDisk(ctx context.Context, disk, layout string, img image, baseLaye
 }
 
 // applyLayers returns what is known of the files it wrote.
-func applyLayers(ctx context.Context, layout string, layers []string, hasBase bool) (known, error) {
-	var files known
-	isKnown := true
+func applyLayers(ctx context.Context, layout string, layers []string, hasBase bool) (*known, error) {
+	files := &known{learnedDir: learnedLayersDir}
 	for i, digest := range layers {
-		if isKnown {
-			var err error
-			if isKnown, err = files.add(digest); err != nil {
-				return files, err
+		needsNames, err := files.begin(digest)
+		if err != nil {
+			return nil, err
+		}
+		brings := func(string) {}
+		if needsNames {
+			brings = files.brings
+		}
+		if i > 0 || !hasBase {
+			if err := applyLayer(ctx, blobPath(layout, digest), brings); err != nil {
+				return nil, fmt.Errorf("apply layer %s: %w", digest, err)
 			}
-			if !isKnown {
-				if err := files.end(); err != nil {
-					return files, err
-				}
-			}
 		}
-		if i == 0 && hasBase {
-			continue
+		if err := files.end(); err != nil {
+			return nil, err
 		}
-		if err := applyLayer(ctx, blobPath(layout, digest)); err != nil {
-			return files, fmt.Errorf("apply layer %s: %w", digest, err)
-		}
-	}
-	if isKnown {
-		return files, files.end()
 	}
 	return files, nil
 }
 
-func applyLayer(ctx context.Context, blob string) error {
+func applyLayer(ctx context.Context, blob string, brings func(name string)) error {
 	file, err := os.Open(blob)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	tar, err := compression.DecompressStream(file)
+	uncompressed, err := compression.DecompressStream(file)
 	if err != nil {
 		return err
 	}
-	defer tar.Close()
-	_, err = archive.Apply(ctx, outMount, tar)
+	defer uncompressed.Close()
+	tell := archive.WithFilter(func(header *tar.Header) (bool, error) {
+		brings(header.Name)
+		return true, nil
+	})
+	_, err = archive.Apply(ctx, outMount, uncompressed, tell)
 	return err
 }

@@ -6,20 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
-	"time"
 )
 
 const (
-	socket           = "/run/buildkit/buildkitd.sock"
-	daemonConfigFile = "/run/buildkit/buildkitd.toml"
-	daemonStart      = 60 * time.Second
-	daemonStop       = 30 * time.Second
 	// Old entries go when the cache grows beyond this; the disk has 16 GiB.
 	cacheLimit = "12GB"
 	// Where the OCI worker with the overlay snapshotter keeps blobs by digest.
@@ -27,7 +20,7 @@ const (
 )
 
 // solve runs the Dockerfile in the daemon and returns the folder of the resulting OCI layout.
-func solve(ctx context.Context, with settings) (layout string, err error) {
+func solve(ctx context.Context, up *daemon, with settings) (layout string, err error) {
 	layout = filepath.Join(cacheMount, "rekindle-out")
 	if err := prepareLayout(layout); err != nil {
 		return "", err
@@ -37,10 +30,17 @@ func solve(ctx context.Context, with settings) (layout string, err error) {
 		return "", err
 	}
 	log := &buildLog{to: os.Stdout}
+	// A client whose daemon is gone would ask for it until its time is up.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(up.over, cancel)()
 	cmd := exec.CommandContext(ctx, "/usr/bin/buildctl", args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = with.environment()
 	err = cmd.Run()
+	if up.over.Err() != nil {
+		return "", errors.Join(context.Cause(up.over), log.flush())
+	}
 	if err := errors.Join(err, log.flush()); err != nil {
 		if said := stepsExceeded(); said != "" {
 			fmt.Printf("[builder] %s\n", said)
@@ -101,45 +101,6 @@ func prepareLayout(layout string) error {
 	return linkBases(blobs)
 }
 
-// startDaemon starts buildkitd and waits until it answers; the returned function stops it.
-func startDaemon(with settings) (func() error, error) {
-	if err := seedContent(); err != nil {
-		return nil, err
-	}
-	if err := boundSteps(); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(daemonConfigFile, []byte(daemonConfig(with)), 0o600); err != nil {
-		return nil, err
-	}
-	var log bytes.Buffer
-	cmd := exec.Command("/usr/bin/buildkitd", "--config", daemonConfigFile, "--root", cacheMount, "--addr", "unix://"+socket)
-	cmd.Stdout, cmd.Stderr = &log, &log
-	// With an overlay or ext4 root, libmount's new API limits `lowerdir` to 256 bytes.
-	cmd.Env = append(with.environment(), "LIBMOUNT_FORCE_MOUNT2=always")
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start buildkitd: %w", err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-
-	deadline := time.Now().Add(daemonStart)
-	for !daemonAnswers() {
-		select {
-		case err := <-ended:
-			return nil, fmt.Errorf("buildkitd ended: %v\n%s", err, tail(&log))
-		case <-time.After(20 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			return nil, errors.Join(fmt.Errorf("buildkitd did not answer within %v", daemonStart), cmd.Process.Kill())
-		}
-	}
-	return func() error { return stopDaemon(cmd, ended) }, nil
-}
-
 // seedContent makes the bases' blobs known where BuildKit keeps content. It would find them in the bases' layout by itself, but
 // hand them over through two processes at 3 MB/s; a blob that lies there already is taken as it is, checked by its size. The
 // daemon removes there what no build refers to; these are only links, so that nothing has to be copied again.
@@ -162,52 +123,6 @@ func linkBases(dir string) error {
 		}
 	}
 	return nil
-}
-
-func stopDaemon(cmd *exec.Cmd, ended <-chan error) error {
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return fmt.Errorf("stop buildkitd: %w", err)
-	}
-	select {
-	case <-ended:
-		return nil
-	case <-time.After(daemonStop):
-		return cmd.Process.Kill()
-	}
-}
-
-// daemonAnswers tries the socket: the daemon listens once its workers are up, and a client program takes a second to start.
-func daemonAnswers() bool {
-	conn, err := net.Dial("unix", socket)
-	if err != nil {
-		return false
-	}
-	return conn.Close() == nil
-}
-
-func daemonConfig(with settings) string {
-	runtime := realRuntime()
-	if with.Trust != "" {
-		runtime = runtimeLink
-	}
-	return fmt.Sprintf(`[worker.containerd]
-  enabled = false
-[worker.oci]
-  enabled = true
-  snapshotter = "overlayfs"
-  networkMode = "host"
-  binary = %q
-  defaultCgroupParent = %q
-  gc = true
-  [[worker.oci.gcpolicy]]
-    all = true
-    maxUsedSpace = %q
-%s`, runtime, stepsParent, cacheLimit, with.daemonRegistries())
-}
-
-func tail(log *bytes.Buffer) string {
-	text := log.Bytes()
-	return string(text[max(0, len(text)-4096):])
 }
 
 // buildLog passes whole lines on, notices when a step or the exporter ran out of space, and leaves out the client's

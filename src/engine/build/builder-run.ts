@@ -25,8 +25,8 @@ const BUILD_TIMEOUT_MS = 3_600_000;
 /** Below this the host itself is in danger: a build can write as fast as it likes. */
 export const MIN_FREE_BYTES = 512 * 1024 * 1024;
 const FREE_POLL_MS = 1000;
-const PROGRAM = '/usr/lib/rekindle/build';
-const PROGRAM_ENV = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'HOME=/root'];
+export const BUILD_PROGRAM = '/usr/lib/rekindle/build';
+export const PROGRAM_ENV = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', 'HOME=/root'];
 
 export interface BuilderRun {
   /** Names the machine. */
@@ -80,7 +80,7 @@ export async function runBuilder(
   const full = stack.use(watchFreeSpace(run.workDir));
   const signal = options.signal === undefined ? full.signal : AbortSignal.any([options.signal, full.signal]);
   const work = async (bounded: AbortSignal) => {
-    const argv = [PROGRAM, '--context', 'spare1', '--cache', 'spare2', '--out', 'spare3'];
+    const argv = [BUILD_PROGRAM, '--context', 'spare1', '--cache', 'spare2', '--out', 'spare3'];
     const { exitCode } = await link.exec(
       { argv: [...argv, '--base-layer', context.runtime.base.layerDigest], env: environment(run.settings), cwd: '/' },
       { onOutput: run.onLog, timeoutMs: BUILD_TIMEOUT_MS, signal: bounded },

@@ -1,12 +1,10 @@
 /**
- * The builder machine's own snapshot and the cache disk every owner starts from, kept per runtime and kind of machine
- * under `<cache>/builder/<key>/`: `snapshot/` and `cache`.
+ * The builder machine's own snapshot and the cache disk every owner starts from, among what a host prepares: `snapshot/` and
+ * `cache`.
  *
- * No disk but the root was opened before the snapshot, so any disk can be attached at launch. Whoever finds the pair
- * missing makes it; two at once waste work but do no harm: what is there first, whole, is never replaced. Owners' caches
- * hold for the very template they were begun on.
+ * No disk but the root was opened before the snapshot, so any disk can be attached at launch. Owners' caches hold for the very
+ * template they were begun on.
  */
-import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { chmod, link, mkdir, open, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -15,24 +13,29 @@ import { copySparse } from '../disk/copy.ts';
 import { Folders, remove, syncPath } from '../folders.ts';
 import { probeHost } from '../host/host.ts';
 import { openJail } from '../jail/open-jail.ts';
+import { type Booted, mountRoot } from '../machine/boot.ts';
 import { type EngineContext, SPARE_DISK_BYTES } from '../machine/context.ts';
-import { runToSnapshot } from '../machine/seal.ts';
+import { guestShape } from '../machine/seal.ts';
+import { runToSnapshot } from '../machine/to-snapshot.ts';
+import { ensureWaitingGuest } from '../machine/waiting-guest.ts';
 import { NO_NETWORK } from '../network/network.ts';
+import { prepared, unlessThere } from '../prepared.ts';
 import type { Runtime } from '../runtime.ts';
 import { Integrity } from '../snapshot/integrity.ts';
-import { describeMachine } from '../snapshot/manifest.ts';
 import { ReadAhead } from '../snapshot/read-ahead.ts';
 import { createDraft, sealDraft } from '../snapshot/seal.ts';
 import { Vault } from '../snapshot/vault.ts';
 import { qemuDriver } from '../vmm/qemu/driver.ts';
-import { runBuilder } from './builder-run.ts';
+import { BUILD_PROGRAM, PROGRAM_ENV, runBuilder } from './builder-run.ts';
 import { writeContextTar } from './context-tar.ts';
 
 /** What a builder machine has, all of it guaranteed: its budget is that of a build. */
 export const BUILDER_MEMORY_MIB = 2048;
 const BUILDER_CPUS = 2;
-/** Of what is done here; a change makes the snapshot anew. */
-const RECIPE = 4;
+/** What an image gets when its owner says nothing. */
+const USUAL_MEMORY_MIB = 2048;
+const PROGRAMS = [BUILD_PROGRAM, '/usr/bin/buildkitd', '/usr/bin/buildctl', '/usr/bin/crun'];
+const READ_TIMEOUT_MS = 120_000;
 
 export interface Builder {
   readonly snapshotDir: string;
@@ -82,6 +85,8 @@ export async function prepareBuilder(options: PrepareOptions): Promise<void> {
     erasesFreedMemory: false,
   };
   await ensureBuilder(context, options.onProgress, { signal });
+  options.onProgress('booting a guest of the usual size once');
+  await ensureWaitingGuest(context, guestShape(USUAL_MEMORY_MIB, host.report.cpus), { signal });
 }
 
 /** @throws MachineError */
@@ -90,8 +95,7 @@ export async function ensureBuilder(
   onProgress: (line: string) => void,
   options: { signal?: AbortSignal | undefined },
 ): Promise<Builder> {
-  const key = builderKey(context);
-  const dir = path.join(context.cacheDir, 'builder', key);
+  const { key, dir } = prepared(context);
   const builder: Builder = { key, snapshotDir: path.join(dir, 'snapshot'), cacheTemplate: path.join(dir, 'cache') };
   if (!existsSync(builder.snapshotDir)) {
     onProgress('booting the builder machine once');
@@ -102,17 +106,6 @@ export async function ensureBuilder(
     await makeTemplate(context, builder, options);
   }
   return builder;
-}
-
-function builderKey({ runtime, driver, host }: EngineContext): string {
-  const facts = {
-    recipe: RECIPE,
-    ...describeMachine(driver),
-    stamp: runtime.stamp,
-    cpus: builderCpus(host.cpus),
-    memory: BUILDER_MEMORY_MIB,
-  };
-  return createHash('sha256').update(JSON.stringify(facts)).digest('hex').slice(0, 16);
 }
 
 function builderCpus(hostCpus: number): number {
@@ -129,7 +122,7 @@ async function makeSnapshot(
   await copySparse(runtime.builder.disk, draft.disk, options.signal);
   const shape = { memoryMiB: BUILDER_MEMORY_MIB, cpus: builderCpus(host.cpus) };
   const id = `builder-${context.ids.uuid()}`;
-  const sealed = await runToSnapshot(context, draft, { id, ...shape }, options, async () => {});
+  const sealed = await runToSnapshot(context, draft, { id, ...shape }, options, mountRoot, readPrograms);
   const facts = {
     ...shape,
     network: 'none' as const,
@@ -142,6 +135,16 @@ async function makeSnapshot(
   await unlessThere(snapshotDir, () =>
     sealDraft(draft, snapshotDir, facts, { driver, mapper: runtime.qemu.img, signal: options.signal }),
   );
+}
+
+/** Every build runs them: in the page cache of the snapshot, they need not be read again through the emulated disk. */
+async function readPrograms({ link }: Booted, signal: AbortSignal): Promise<void> {
+  const argv = ['/bin/sh', '-c', `cat ${PROGRAMS.join(' ')} > /dev/null && crun --version > /dev/null`];
+  const { exitCode } = await link.exec(
+    { argv, env: PROGRAM_ENV, cwd: '/' },
+    { onOutput: () => {}, timeoutMs: READ_TIMEOUT_MS, signal },
+  );
+  if (exitCode !== 0) throw new MachineError('failed', `the builder lacks a program (exit code ${exitCode})`);
 }
 
 /** Runs one step on the base on a blank cache disk and keeps the disk: only a step makes BuildKit unpack the base. */
@@ -204,13 +207,4 @@ export async function makeOutDisk(runtime: Runtime, disk: string, signal: AbortS
   await chmod(disk, 0o600);
   await using file = await open(disk, 'r+');
   await file.truncate(SPARE_DISK_BYTES);
-}
-
-/** Another process may have been quicker. */
-async function unlessThere(dir: string, make: () => Promise<unknown>): Promise<void> {
-  try {
-    await make();
-  } catch (error) {
-    if (!existsSync(dir)) throw error;
-  }
 }

@@ -1,4 +1,4 @@
-/** Cold boots: a root disk becomes a running guest with its link up. Happens once per image version, never per microVM. */
+/** Cold boots: a kernel becomes a running guest with its link up. Never happens for a microVM. */
 import { type GuestLink, openLink } from '../../guest/index.ts';
 import { limitsOf } from '../jail/limits.ts';
 import { kernelLine } from '../vmm/qemu/command-line.ts';
@@ -31,7 +31,7 @@ export interface Booted {
   readonly secret: string;
 }
 
-/** Boots and mounts the root disk. The caller owns both parts of the result. @throws MachineError */
+/** The root disk is not mounted yet. The caller owns both parts of the result. @throws MachineError */
 export async function bootMachine(
   { driver, runtime, ids }: EngineContext,
   request: BootRequest,
@@ -70,8 +70,12 @@ export async function bootMachine(
       signal,
     });
     stack.use(link);
-    await link.mountRoot({ timeoutMs: MOUNT_TIMEOUT_MS, signal });
     stack.move();
     return { vmm, link, secret };
   });
+}
+
+/** Checks the root disk, too. @throws MachineError */
+export async function mountRoot({ link }: Booted, signal: AbortSignal): Promise<void> {
+  await link.mountRoot({ timeoutMs: MOUNT_TIMEOUT_MS, signal });
 }

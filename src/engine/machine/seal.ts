@@ -3,12 +3,9 @@ import { stat, truncate } from 'node:fs/promises';
 import path from 'node:path';
 import type { GuestLink } from '../../guest/index.ts';
 import { messageOf } from '../../lib/index.ts';
-import { type Phases, timed } from '../build/phases.ts';
+import { timed } from '../build/phases.ts';
 import { copySparse } from '../disk/copy.ts';
 import { digHoles } from '../disk/dig-holes.ts';
-import { luksHeader } from '../disk/luks.ts';
-import { createOverlay } from '../disk/overlay.ts';
-import type { Egress } from '../egress.ts';
 import {
   BuildFailure,
   type KeptDisk,
@@ -18,19 +15,17 @@ import {
   type SealedSnapshot,
   type SealRequest,
 } from '../engine.ts';
-import { remove } from '../folders.ts';
 import { guestDigests } from '../guest-digests.ts';
-import { attached } from '../network/network.ts';
-import { changesPassphrase, type Manifest, readForeignManifest } from '../snapshot/manifest.ts';
-import { allocatedBytes, createDraft, type Draft, sealDraft } from '../snapshot/seal.ts';
-import { type Booted, bootMachine } from './boot.ts';
+import { type Manifest, readForeignManifest } from '../snapshot/manifest.ts';
+import { allocatedBytes, createDraft, sealDraft } from '../snapshot/seal.ts';
+import { type Booted, bootMachine, mountRoot } from './boot.ts';
 import type { EngineContext } from './context.ts';
 import { GuestCredentials } from './guest-credentials.ts';
 import { untilReady } from './readiness.ts';
-import { whileAlive } from './with-vmm.ts';
+import { runToSnapshot } from './to-snapshot.ts';
+import { cloneWaitingGuest, type GuestShape } from './waiting-guest.ts';
 
 const START_TIMEOUT_MS = 60_000;
-const QUIESCE_TIMEOUT_MS = 120_000;
 /** The guest sees four times its class, as on the service. */
 const PEAK_FACTOR = 4;
 const GIB = 1024 ** 3;
@@ -51,15 +46,24 @@ export async function sealMachine(
   const draft = stack.use(await createDraft(request.snapshotDir, keyring && { keyring, vault }));
   const { phases } = request;
   await timed(phases, 'copy', () => copySparse(request.disk.diskPath, draft.disk, options.signal));
-  await growTo(draft.disk, rootDiskBytes(memoryMiB));
-  const shape = { memoryMiB: memoryMiB * PEAK_FACTOR, cpus: peakCpus(memoryMiB, context.host.cpus) };
+  const { diskBytes, ...shape } = guestShape(memoryMiB, context.host.cpus);
+  await growTo(draft.disk, diskBytes);
   const erasesFreedMemory = context.erasesFreedMemory && shape.memoryMiB <= MAX_ERASED_MIB;
   const booted = await runToSnapshot(
     context,
     draft,
-    { id: request.buildId, ...shape, egress: request.egress, erasesFreedMemory, phases },
+    // Memory that is erased when it is freed is chosen at boot.
+    {
+      id: request.buildId,
+      ...shape,
+      egress: request.egress,
+      erasesFreedMemory,
+      phases,
+      start: erasesFreedMemory ? bootMachine : cloneWaitingGuest,
+    },
     options,
-    (booted, signal) => {
+    async (booted, signal) => {
+      await timed(phases, 'mount', () => mountRoot(booted, signal));
       const start = () => startApp(booted.link, request, argv, signal);
       return timed(phases, 'app', () => withCredentials(context, booted, request, signal, start));
     },
@@ -121,57 +125,6 @@ export async function keptDisk(
   const chunks = built && (await integrity.chunksIfWhole(snapshotDir, 'disk', parts.disk));
   if (built === null || chunks == null) return undefined;
   return { ...built, diskPath: path.join(snapshotDir, 'disk'), bytes: parts.disk.bytes, chunks };
-}
-
-/**
- * Boots the draft's disk, lets `prepare` bring the guest where its snapshot shall be taken, and takes it, unless `confirm`
- * finds at the last moment that the guest is not there any more. The VMM has ended when this returns.
- */
-export async function runToSnapshot(
-  context: EngineContext,
-  draft: Draft,
-  shape: {
-    id: string;
-    memoryMiB: number;
-    cpus: number;
-    egress?: Egress | undefined;
-    erasesFreedMemory?: boolean;
-    phases?: Phases | undefined;
-  },
-  options: { signal?: AbortSignal | undefined },
-  prepare: (booted: Booted, signal: AbortSignal) => Promise<void>,
-  confirm: (booted: Booted, signal: AbortSignal) => Promise<void> = async () => {},
-): Promise<{ generation: number; secret: string }> {
-  await using stack = new AsyncDisposableStack();
-  const { egress, phases, ...machine } = shape;
-  const network = await attached(context.network, shape.id, egress, { stack, signal: options.signal });
-  const runDir = await context.folders.makeRun(shape.id);
-  stack.defer(() => remove(runDir));
-  const passphrase = draft.key && changesPassphrase(draft.key.key);
-  const luks = passphrase === undefined ? undefined : luksHeader(passphrase, context.ids.uuid());
-  await createOverlay(draft.changes, (await stat(draft.disk)).size, luks);
-  const root = {
-    kind: 'overlay',
-    path: draft.changes,
-    basePath: draft.disk,
-    ...(passphrase && { passphrase }),
-  } as const;
-  const request = { ...machine, network, runDir, ramPath: draft.ram, root };
-  const booted = await timed(phases, 'boot', () => bootMachine(context, request, options));
-  const { vmm, link, secret } = booted;
-  stack.use(vmm);
-  stack.use(link);
-  await whileAlive(vmm, options.signal, async (signal) => {
-    await prepare(booted, signal);
-    await timed(phases, 'quiesce', () => link.quiesce({ dropCaches: true, timeoutMs: QUIESCE_TIMEOUT_MS, signal }));
-    await confirm(booted, signal);
-    await link[Symbol.asyncDispose]();
-    await timed(phases, 'save', async () => {
-      await vmm.pause();
-      await vmm.saveState(draft.state);
-    });
-  });
-  return { generation: link.generation, secret };
 }
 
 /** Lends the app its role's credentials while it starts. They are gone, or there is no snapshot. */
@@ -272,6 +225,12 @@ function rootDiskBytes(memoryMiB: MemoryMiB): number {
 async function growTo(disk: string, bytes: number): Promise<void> {
   const { size } = await stat(disk);
   if (size < bytes) await truncate(disk, bytes);
+}
+
+/** What a guest of this class has at its peak. */
+export function guestShape(memoryMiB: MemoryMiB, hostCpus: number): GuestShape {
+  const cpus = peakCpus(memoryMiB, hostCpus);
+  return { memoryMiB: memoryMiB * PEAK_FACTOR, cpus, diskBytes: rootDiskBytes(memoryMiB) };
 }
 
 /** 1, 2, 4, 8, 16 vCPUs by class, but no more than the host has. */
