@@ -14,6 +14,8 @@ const DEFAULT_APP_PORT = 8080;
 const DEFAULT_HOOK_SECONDS = 60;
 /** Without a ready hook the service snapshots at an unspecified moment. GUESS: ready-without-hook */
 const LISTENING_GRACE_MS = 30_000;
+/** Of an app that says where it will listen: on a busy host under emulation an interpreter alone may take longer than that. */
+const EXPOSED_GRACE_MS = 120_000;
 
 /** @throws DomainError `INVALID`, `NOT_FOUND` */
 export function configOf(
@@ -80,8 +82,9 @@ export function readinessOf(config: VersionConfig, image: ContainerConfig): Read
       timeoutMs: 1000 * imageHookSeconds(config.hooks, 'ready'),
     };
   }
-  const appPort = image.exposedPorts.includes(DEFAULT_APP_PORT) ? DEFAULT_APP_PORT : image.exposedPorts[0];
-  return { kind: 'listening', port: appPort ?? DEFAULT_APP_PORT, graceMs: LISTENING_GRACE_MS };
+  const exposed = image.exposedPorts.includes(DEFAULT_APP_PORT) ? DEFAULT_APP_PORT : image.exposedPorts[0];
+  if (exposed === undefined) return { kind: 'listening', port: DEFAULT_APP_PORT, graceMs: LISTENING_GRACE_MS };
+  return { kind: 'listening', port: exposed, graceMs: EXPOSED_GRACE_MS };
 }
 
 /** Path prefix of all hooks. Source: the guide's OpenAPI document, version 2025-12-03. */

@@ -12,10 +12,15 @@ const LISTEN_POLL_MS = 50;
 const HOOK_POLL_MS = 250;
 const CALL_TIMEOUT_MS = 30_000;
 
-/** @throws BuildFailure `ready-timeout`, `ready-client-error`, `ready-server-error` */
-export async function untilReady(link: GuestLink, readiness: Readiness, signal: AbortSignal): Promise<void> {
-  if (readiness.kind === 'listening') await untilListening(link, readiness, signal);
-  else await untilHookPassed(link, readiness, signal);
+/** Returns what its build should know of it. @throws BuildFailure `ready-timeout`, `ready-client-error`, `ready-server-error` */
+export async function untilReady(
+  link: GuestLink,
+  readiness: Readiness,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  if (readiness.kind === 'listening') return untilListening(link, readiness, signal);
+  await untilHookPassed(link, readiness, signal);
+  return undefined;
 }
 
 /** Without a hook the moment of the snapshot is ours to choose: an app that never listens is kept after the grace period. */
@@ -23,12 +28,13 @@ async function untilListening(
   link: GuestLink,
   { port, graceMs }: Extract<Readiness, { kind: 'listening' }>,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<string | undefined> {
   const endAt = performance.now() + graceMs;
   while (performance.now() < endAt) {
-    if (await link.isListening(port, { timeoutMs: CALL_TIMEOUT_MS, signal })) return;
+    if (await link.isListening(port, { timeoutMs: CALL_TIMEOUT_MS, signal })) return undefined;
     await sleep(LISTEN_POLL_MS, { signal });
   }
+  return `nothing listened on port ${port} within ${graceMs / 1000} s: the snapshot is of the app as it is now (a ready hook waits longer)`;
 }
 
 async function untilHookPassed(

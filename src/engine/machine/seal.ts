@@ -180,7 +180,8 @@ async function startApp(link: GuestLink, request: SealRequest, argv: string[], o
       throw endedEarly(exitCode);
     });
     ended.catch(() => {});
-    await Promise.race([untilReady(link, readiness, signal), ended]);
+    const remark = await Promise.race([untilReady(link, readiness, signal), ended]);
+    if (remark !== undefined) request.onLog(Buffer.from(`[rekindle] ${remark}\n`));
   } catch (error) {
     // The app's last words are there already; they belong in the log of the build that fails.
     if (error instanceof BuildFailure) await drainLog(link, request, await stopCopy(over, log));
