@@ -21,9 +21,10 @@ import (
 
 const (
 	hashLanes = 2
-	// Lines between the walk and the writer; each may wait for a file to be hashed.
-	linesAhead = 256
-	xattrLimit = 64 << 10
+	// Between the walk and the writer; each line may wait for a file to be hashed.
+	batchLines   = 256
+	batchesAhead = 4
+	xattrLimit   = 64 << 10
 )
 
 // A tree's listing has a line for everything in it, as mtree(5) has them: depth first, the names of a folder in the order of
@@ -43,78 +44,111 @@ type digests interface {
 
 // listTree writes the listing of the tree. Links are not followed. The tree must not change meanwhile.
 func listTree(root string, files digests, to io.Writer) error {
-	lines := make(chan chan line, linesAhead)
-	slots := make(chan struct{}, hashLanes)
+	batches := make(chan []line, batchesAhead)
 	stop := make(chan struct{})
 	var walking sync.WaitGroup
 	var walked error
 	walking.Go(func() {
-		defer close(lines)
+		defer close(batches)
+		walk := lister{root: root, files: files, slots: make(chan struct{}, hashLanes)}
+		// From thread to thread by the hundred: under emulation a handover costs more than a line.
+		batch := make([]line, 0, batchLines)
+		hand := func() bool {
+			select {
+			case batches <- batch:
+				batch = make([]line, 0, batchLines)
+				return true
+			case <-stop:
+				return false
+			}
+		}
 		walked = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil {
 				return err
 			}
-			next := make(chan line, 1)
-			select {
-			case lines <- next:
-			case <-stop:
+			next, err := walk.list(path, entry)
+			if err != nil {
+				return err
+			}
+			batch = append(batch, next)
+			if len(batch) == batchLines && !hand() {
 				return fs.SkipAll
 			}
-			return list(root, path, entry, files, slots, next)
+			return nil
 		})
+		hand()
 	})
 	defer walking.Wait()
 	defer close(stop)
 	out := bufio.NewWriter(to)
-	for next := range lines {
-		found := <-next
-		if found.err != nil {
-			return found.err
-		}
-		if _, err := out.WriteString(found.text); err != nil {
-			return err
+	for batch := range batches {
+		for _, next := range batch {
+			if err := next.write(out); err != nil {
+				return err
+			}
 		}
 	}
 	walking.Wait()
 	return errors.Join(walked, out.Flush())
 }
 
+// line is one of a listing, whole or waiting for its file to be read.
 type line struct {
-	text string
-	err  error
+	text   string
+	digest <-chan hashed
 }
 
-// list sends the line of one path, later when its file has to be read.
-func list(root, path string, entry fs.DirEntry, files digests, slots chan struct{}, next chan<- line) error {
+type hashed struct {
+	digest string
+	err    error
+}
+
+func (l line) write(to *bufio.Writer) error {
+	text := l.text
+	if l.digest != nil {
+		found := <-l.digest
+		if found.err != nil {
+			return found.err
+		}
+		text += " sha256digest=" + found.digest
+	}
+	_, err := to.WriteString(text + "\n")
+	return err
+}
+
+type lister struct {
+	root  string
+	files digests
+	slots chan struct{}
+}
+
+func (l *lister) list(path string, entry fs.DirEntry) (line, error) {
 	info, err := entry.Info()
 	if err != nil {
-		next <- line{err: err}
-		return nil
+		return line{}, err
 	}
-	below, err := filepath.Rel(root, path)
-	if err != nil {
-		next <- line{err: err}
-		return nil
+	below := "."
+	if path != l.root {
+		below = path[len(l.root)+1:]
 	}
 	text, err := describe(path, below, info)
 	if err != nil || !info.Mode().IsRegular() {
-		next <- line{text + "\n", err}
-		return nil
+		return line{text: text}, err
 	}
-	if digest := files.digestOf(below, info); digest != "" {
-		next <- line{text: text + " sha256digest=" + digest + "\n"}
-		return nil
+	if digest := l.files.digestOf(below, info); digest != "" {
+		return line{text: text + " sha256digest=" + digest}, nil
 	}
-	slots <- struct{}{}
+	done := make(chan hashed, 1)
+	l.slots <- struct{}{}
 	go func() {
-		defer func() { <-slots }()
+		defer func() { <-l.slots }()
 		digest, err := hashFile(path)
 		if err == nil {
-			files.learn(below, info, digest)
+			l.files.learn(below, info, digest)
 		}
-		next <- line{text + " sha256digest=" + digest + "\n", err}
+		done <- hashed{digest, err}
 	}()
-	return nil
+	return line{text: text, digest: done}, nil
 }
 
 func describe(path, below string, info fs.FileInfo) (string, error) {
