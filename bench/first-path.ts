@@ -252,7 +252,9 @@ async function memory({ server, imageArn, rows }: Bench): Promise<void> {
 
 /** Suspend and resume over and over with the app's state checked; clones' randomness; clock error after a resume. */
 async function cycles({ server, imageArn, rows }: Bench): Promise<void> {
-  const clockError: number[] = [];
+  // What it showed was not the time at any moment of the asking; and with all that asking took.
+  const surelyOff: number[] = [];
+  const offAtMost: number[] = [];
   let errors = 0;
   {
     await using microvm = await runMicrovm(server, imageArn);
@@ -264,7 +266,9 @@ async function cycles({ server, imageArn, rows }: Bench): Promise<void> {
       await microvm.client.get('/');
       const sentAt = Date.now();
       const guestMs = Number((await microvm.client.get('/time')).body);
-      clockError.push(Math.abs(guestMs - (sentAt + Date.now()) / 2));
+      const heardAt = Date.now();
+      surelyOff.push(Math.max(0, sentAt - guestMs, guestMs - heardAt));
+      offAtMost.push(Math.max(guestMs - sentAt, heardAt - guestMs));
     }
   }
   const draws = new Set<string>();
@@ -275,11 +279,12 @@ async function cycles({ server, imageArn, rows }: Bench): Promise<void> {
   rows.push(
     { what: `errors in ${CYCLES} suspend/resume cycles`, value: String(errors), promise: '0', kept: errors === 0 },
     {
-      what: 'clock error after a resume',
-      value: spread(clockError, 'ms', 1),
+      what: 'clock error after a resume, for sure',
+      value: spread(surelyOff, 'ms', 1),
       promise: '<= 50 ms',
-      kept: median(clockError) <= 50,
+      kept: Math.max(...surelyOff) <= 50,
     },
+    { what: 'with all that asking took', value: spread(offAtMost, 'ms', 1) },
     { what: 'different random values of 4 clones', value: String(draws.size), promise: '4', kept: draws.size === 4 },
   );
 }

@@ -213,6 +213,12 @@ const cases: readonly Case[] = [
     reason: /^(The application exited with code 0 before it was ready\.|The container image build timed out after PT)/,
   },
   {
+    name: 'a-layer-of-5-GB',
+    files: () => from('RUN head -c 5G /dev/zero > /big'),
+    reason:
+      /^(The application exited with code 0 before it was ready\.|DISK_STORAGE_FULL: |The container image build timed out after PT)/,
+  },
+  {
     name: 'links-in-place-of-folders',
     files: () => ({
       Dockerfile: [
