@@ -52,7 +52,7 @@ func solve(ctx context.Context, up *daemon, with settings) (layout string, err e
 			fmt.Printf("[builder] %s\n", log.explanation)
 		}
 		var exit *exec.ExitError
-		if errors.As(err, &exit) && exit.Exited() {
+		if errors.As(err, &exit) && exit.Exited() && log.began {
 			return "", failure{exitDockerfile, errors.New("the Dockerfile could not be built")}
 		}
 		return "", fmt.Errorf("buildctl: %w", err)
@@ -128,8 +128,10 @@ func linkBases(dir string) error {
 // buildLog passes whole lines on, notices when a step or the exporter ran out of space, and leaves out the client's
 // remarks about this machine, which say nothing about the build.
 type buildLog struct {
-	to       io.Writer
-	partial  []byte
+	to      io.Writer
+	partial []byte
+	// The daemon took the build: what fails before is not the Dockerfile's doing.
+	began    bool
 	diskFull bool
 	// What to do about the last error that is known.
 	explanation string
@@ -160,6 +162,9 @@ func (l *buildLog) Write(p []byte) (int, error) {
 func (l *buildLog) line(line []byte) error {
 	if bytes.HasPrefix(line, []byte(clientRemark)) {
 		return nil
+	}
+	if line[0] == '#' {
+		l.began = true
 	}
 	if bytes.Contains(bytes.ToLower(line), []byte("no space left on device")) {
 		l.diskFull = true

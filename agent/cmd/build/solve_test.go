@@ -24,6 +24,21 @@ func TestTheBuildLogPassesWholeLinesAndNoticesAFullDisk(t *testing.T) {
 	}
 }
 
+func TestOnlyABuildThatTheDaemonTookIsTheDockerfilesDoing(t *testing.T) {
+	for text, want := range map[string]bool{
+		"error: context deadline exceeded\n":                                        false,
+		"#1 [internal] load build definition from Dockerfile\nerror: parse error\n": true,
+	} {
+		log := &buildLog{to: &strings.Builder{}}
+		if _, err := log.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if log.began != want {
+			t.Errorf("began is %v after %q", log.began, text)
+		}
+	}
+}
+
 func TestABlobPathNeverLeavesTheLayout(t *testing.T) {
 	for _, digest := range []string{"sha256:../../../etc/passwd", "sha512:" + strings.Repeat("a", 64), "sha256:" + strings.Repeat("A", 64), ""} {
 		if path := blobPath("/layout", digest); path != "/layout/blobs/sha256/invalid" {
