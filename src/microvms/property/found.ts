@@ -63,4 +63,19 @@ export const FOUND: readonly (Sequence & { readonly what: string })[] = [
       { do: 'check' },
     ],
   },
+  {
+    what: 'no loss, but wrong to expect: a crash that nobody had been told of went with the host, and a checkpoint was there',
+    seed: 11_029,
+    adopts: false,
+    hooks: false,
+    checkpoints: true,
+    steps: [
+      { do: 'run', idle: 'auto', seconds: 28_800 },
+      { do: 'advance', ms: 119_999 },
+      { do: 'resume', vm: 1 },
+      { do: 'go-on', rounds: 3 },
+      { do: 'crash', vm: 1 },
+      { do: 'power', ms: 3_600_000, all: true },
+    ],
+  },
 ];

@@ -150,6 +150,8 @@ export class Model {
       const hasState = withHost && this.#fallBack(vm);
       if (machinesGone && !hasState) vm.causes.add(LOST).add(HOST_LOST);
       if (vm.expected !== 'TERMINATED' && (busy || machinesGone)) vm.expected = 'ANY';
+      // A machine that had crashed just before, which nobody was told: the host may not have kept that, but a state of it.
+      if (hasState && vm.ended === undefined && !vm.terminateAnswered) vm.expected = 'ANY';
     }
   }
 
