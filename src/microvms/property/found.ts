@@ -78,4 +78,20 @@ export const FOUND: readonly (Sequence & { readonly what: string })[] = [
       { do: 'power', ms: 3_600_000, all: true },
     ],
   },
+  {
+    what: 'no loss of time, but wrong to expect: a full disk kept a boot from being noted, and a clock set since then counted',
+    seed: 11_441,
+    adopts: false,
+    hooks: false,
+    steps: [
+      { do: 'run', idle: 'auto', seconds: 28_800 },
+      { do: 'resume', vm: 2 },
+      { do: 'traffic', vm: 0 },
+      { do: 'terminate', vm: 0 },
+      { do: 'disk', full: true },
+      { do: 'power', ms: 3_600_000, all: false },
+      { do: 'jump', ms: 172_800_000 },
+      { do: 'kill' },
+    ],
+  },
 ];

@@ -49,6 +49,8 @@ class Player {
   #wasFull = false;
   /** It may not have been noted: for want of time, a server or room on the disk. */
   #hasJumped = false;
+  /** The disk was full when the host was started anew: to a later server the boot it finds is a new one again. */
+  #isBootUnnoted = false;
 
   constructor(store: Store, sequence: Sequence) {
     this.#world = new World(store, sequence);
@@ -108,18 +110,22 @@ class Player {
         await this.#noteJump();
         this.#serverGone(true, true);
         world.rebootHost(step.ms);
+        this.#isBootUnnoted = world.diskFull;
         return world.open();
       case 'power':
         await this.#noteJump();
         this.#serverGone(true, true);
         await world.losePower(step.ms, step.all);
+        this.#isBootUnnoted = world.diskFull;
         return world.open();
       case 'kill':
+        if (this.#isBootUnnoted) await this.#noteJump();
         this.#serverGone(!this.#adopts);
         world.kill();
         return world.open();
       case 'stop':
         if (world.server === undefined) return;
+        if (this.#isBootUnnoted) await this.#noteJump();
         await this.#stop();
         return world.open();
       case 'fail':
@@ -156,6 +162,7 @@ class Player {
     const world = this.#world;
     if (!this.#hasJumped) return;
     this.#hasJumped = false;
+    this.#isBootUnnoted = false;
     world.diskFull = false;
     world.release();
     if (world.server === undefined) await world.open();
