@@ -234,6 +234,19 @@ test('a guest that goes silent in the middle of a frame keeps a call only until 
   assert.ok((await p.link.ping(wait)) >= 0);
 });
 
+test('a guest that nobody asked anything for long is not taken for silent at the next question', async () => {
+  const answer = async () => {
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    return { listening: true };
+  };
+  await using p = await pair({ calls: { listening: answer }, streams: { tunnel: () => {} } });
+  const idle = await p.link.tunnel(80, wait);
+  await new Promise((resolve) => setTimeout(resolve, 10_500));
+  assert.equal(await p.link.isListening(80, wait), true);
+  assert.equal(p.agent.sessions, 1);
+  assert.equal(idle.destroyed, false);
+});
+
 test('a flood of tiny frames is survived, and the link answers afterwards', async () => {
   const end = Promise.withResolvers<void>();
   await using p = await pair({

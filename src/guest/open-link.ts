@@ -78,6 +78,8 @@ class AgentLink implements GuestLink {
   /** While a session is being replaced: the next one. */
   #reopening: Promise<Mux> | undefined;
   #error: Error | undefined;
+  /** For how long, as seen once a second, somebody has waited for the agent. */
+  #waitingSince: number | undefined;
 
   constructor(socketPath: string, secret: string, session: Session) {
     this.#socketPath = socketPath;
@@ -345,8 +347,13 @@ class AgentLink implements GuestLink {
 
   #checkSilence(): void {
     const mux = this.#mux;
-    if (this.#reopening !== undefined || mux.isOver || mux.isHeldBack || !mux.isWaiting) return;
-    const silentMs = performance.now() - Math.max(mux.heardAt, this.#openedAt);
+    if (this.#reopening !== undefined || mux.isOver || mux.isHeldBack || !mux.isWaiting) {
+      this.#waitingSince = undefined;
+      return;
+    }
+    // A guest that nobody asked anything is silent by right.
+    this.#waitingSince ??= performance.now();
+    const silentMs = performance.now() - Math.max(mux.heardAt, this.#openedAt, this.#waitingSince);
     if (mux.unansweredMs > PING_END_MS) mux.fail(new MachineError('timeout', 'the agent answers no ping'));
     else if (silentMs > SILENCE_END_MS) mux.fail(new MachineError('timeout', 'the agent is silent'));
     else if (silentMs > SILENCE_ASK_MS && mux.unansweredMs === 0) mux.ping().catch(() => {});
