@@ -16,4 +16,5 @@ export const FOUND: readonly (Omit<Round, 'wakesAll'> & { readonly what: string 
   { what: 'a gateway not on record kept every other from starting', seed: 33, round: 117, choices: FAULTS },
   { what: 'a suspend that a killed server did not finish left its folders', seed: 35, round: 49, choices: FAULTS },
   { what: 'a guest suspended while no gateway ran left its folder', seed: 39, round: 18, choices: FAULTS },
+  { what: 'a resume that a full disk refused had voided what it resumed from', seed: 41, round: 250, choices: FAULTS },
 ];

@@ -41,10 +41,12 @@ import {
 import { encodeManifest, type Manifest } from '../../src/engine/snapshot/manifest.ts';
 import { readWorkingSet } from '../../src/engine/snapshot/working-set.ts';
 import { type Clock, type Logger, randomIds, silentLogger, systemClock } from '../../src/lib/index.ts';
+import { smallDisk } from '../support/small-disk.ts';
 
 const { cacheDir } = loadConfig({}, process.env);
 const found = findRuntime();
 const skip = found === undefined ? 'set-up has not run: no runtime.json' : false;
+const needsRoot = process.getuid?.() !== 0 && 'needs root: a small disk is mounted';
 
 const PARTS = ['ram', 'state', 'disk', 'changes'];
 const TMPFS = 0x01021994;
@@ -432,6 +434,30 @@ describe('the engine on real machines', { skip }, () => {
     await engine.destroy('vm-16');
   });
 
+  test('a resume that a full disk refuses leaves it suspended, wherever it is refused', {
+    skip: needsRoot,
+  }, async (t) => {
+    await using disk = await smallDisk(256);
+    await using other = await openEngine(path.join(disk.dir, 'state'));
+    const first = await other.launch({ id: 'vm-17', snapshotDir }, {});
+    assert.equal(await get(first, '/count'), '1');
+    await first.suspend({});
+    let machine: Machine | undefined;
+    let refused = 0;
+    for (let blocks = 0; machine === undefined; blocks++) {
+      await leaveBlocks(disk.dir, blocks);
+      machine = await other.resume({ id: 'vm-17', snapshotDir }, {}).catch(() => undefined);
+      if (machine !== undefined) break;
+      refused += 1;
+      assert.equal(await other.isSuspended('vm-17'), true, `refused with ${blocks} blocks left, and lost`);
+    }
+    t.diagnostic(`refused ${refused} times`);
+    await leaveBlocks(disk.dir, 10_000);
+    assert.equal(await get(machine, '/count'), '2');
+    await other.destroy('vm-17');
+    assert.ok(refused > 0);
+  });
+
   test('it is found by its cgroup when somebody removed its folder', async (context) => {
     await using lost = await openEngine(stateDir);
     const machine = await lost.launch({ id: 'vm-14', snapshotDir }, {});
@@ -444,6 +470,21 @@ describe('the engine on real machines', { skip }, () => {
     for (const group of cgroups) await assert.rejects(readdir(group), { code: 'ENOENT' });
   });
 });
+
+/** Of the file system at `dir`, or a few more, by a file that takes the others. */
+async function leaveBlocks(dir: string, blocks: number): Promise<void> {
+  const pad = path.join(dir, 'pad');
+  await rm(pad, { force: true });
+  const { bavail, bsize } = await statfs(dir);
+  for (let taken = bavail - blocks; taken > 0; taken--) {
+    try {
+      return void (await promisify(execFile)('fallocate', ['-l', `${taken * bsize}`, pad]));
+    } catch {
+      // The file's own tables take some.
+      await rm(pad, { force: true });
+    }
+  }
+}
 
 function openEngine(
   stateDir: string,

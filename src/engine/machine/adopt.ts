@@ -8,8 +8,8 @@ import type { LaunchRequest } from '../engine.ts';
 import { remove } from '../folders.ts';
 import { attached } from '../network/network.ts';
 import { linkOf, type Vmm } from '../vmm/vmm.ts';
-import { type EngineContext, newSecret } from './context.ts';
-import { type Kept, readKept, writeKept } from './kept.ts';
+import type { EngineContext } from './context.ts';
+import { type Kept, noteRunning, readKept } from './kept.ts';
 import { RunningMachine } from './machine.ts';
 import { openMachineKey } from './machine-key.ts';
 import { machineFiles } from './saved.ts';
@@ -69,7 +69,9 @@ async function takeOver(
     const { link, secret } = await whileAlive(vmm, signal, async (bounded) => {
       // A suspend was cut short, before all of it was on disk.
       if (taken.status === 'paused') await vmm.continue();
-      return openAgain(context, vmm, kept, { runDir, signal: bounded });
+      const opened = await openAgain(context, vmm, kept, { signal: bounded });
+      if (kept.stage !== 'running') await noteRunning(context, id, runDir, { secret: opened.secret, hasOwnRam });
+      return opened;
     });
     stack.use(link);
     await vmm.setLink(linkOf(network));
@@ -87,7 +89,7 @@ async function openAgain(
   context: EngineContext,
   vmm: Vmm,
   kept: Kept,
-  { runDir, signal }: { runDir: string; signal: AbortSignal },
+  { signal }: { signal: AbortSignal },
 ): Promise<{ link: GuestLink; secret: string }> {
   const socketPath = vmm.linkSocketPath;
   if (kept.stage === 'running') {
@@ -95,16 +97,14 @@ async function openAgain(
     const link = await openLink({ socketPath, secret, patienceMs: PATIENCE_MS, timeoutMs: LINK_TIMEOUT_MS, signal });
     return { link, secret };
   }
-  // Whether it took its first step is not known: it takes one now, under whichever secret it has.
-  const nextSecret = newSecret(context.ids);
+  // Whether it took its first step is not known: it takes one now, under whichever secret it has. What is kept stays true.
+  const nextSecret = kept.secret;
   let last: unknown;
   for (const secret of [kept.secret, kept.previousSecret]) {
     if (secret === null) continue;
-    await writeKept(runDir, { ...kept, secret: nextSecret, previousSecret: secret });
     const restore = { wallClockMs: context.clock.now(), seed: context.ids.bytes(64), nextSecret };
     try {
       const link = await openLink({ socketPath, secret, restore, timeoutMs: OTHER_SECRET_TIMEOUT_MS, signal });
-      await writeKept(runDir, { ...kept, stage: 'running', secret: nextSecret, previousSecret: null });
       return { link, secret: nextSecret };
     } catch (error) {
       signal.throwIfAborted();

@@ -4,6 +4,8 @@
  */
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { messageOf } from '../../lib/index.ts';
+import type { EngineContext } from './context.ts';
 
 export interface Kept {
   readonly generation: 1;
@@ -22,6 +24,20 @@ export async function writeKept(runDir: string, kept: Omit<Kept, 'generation'>):
   const file = path.join(runDir, NAME);
   await writeFile(`${file}.new`, JSON.stringify({ generation: 1, ...kept }), { mode: 0o600 });
   await rename(`${file}.new`, file);
+}
+
+/** Never rejects: of a machine that is told to be starting, a later server finds out, and gives it its clock and seed once more. */
+export async function noteRunning(
+  { log }: Pick<EngineContext, 'log'>,
+  id: string,
+  runDir: string,
+  kept: Pick<Kept, 'secret' | 'hasOwnRam'>,
+): Promise<void> {
+  try {
+    await writeKept(runDir, { ...kept, stage: 'running', previousSecret: null });
+  } catch (error) {
+    log.warn({ microvmId: id, error: messageOf(error) }, 'that the machine runs could not be noted');
+  }
 }
 
 /** Undefined when there is none that can be read: then there is no machine to take over. */

@@ -18,7 +18,7 @@ import type { VmmConfig } from '../vmm/vmm.ts';
 import { forgetCheckpoints, keepAsCheckpoint } from './checkpoints.ts';
 import type { EngineContext } from './context.ts';
 import { fourDisks, overlayOf } from './disks.ts';
-import { writeKept } from './kept.ts';
+import { noteRunning, writeKept } from './kept.ts';
 import { noteBoot, voidSaved } from './last-boot.ts';
 import { RunningMachine } from './machine.ts';
 import { makeMachineKey, openMachineKey, overlayPassphrase } from './machine-key.ts';
@@ -181,8 +181,9 @@ async function start(
       secret: previousSecret,
       verified,
       beforeRun: async (secret) => {
-        const kept = writeKept(runDir, { stage: 'starting', secret, previousSecret, hasOwnRam });
-        await Promise.all([kept, noted, beforeRun()]);
+        // A full disk may refuse these, and what it resumes from is whole until the last.
+        await Promise.all([writeKept(runDir, { stage: 'starting', secret, previousSecret, hasOwnRam }), noted]);
+        await beforeRun();
       },
       ...(source.memory === undefined ? {} : { memory: source.memory }),
     },
@@ -196,7 +197,7 @@ async function start(
   });
   stack.use(restored.vmm);
   stack.use(restored.link);
-  await writeKept(runDir, { stage: 'running', secret: restored.secret, previousSecret: null, hasOwnRam });
+  await noteRunning(context, id, runDir, { secret: restored.secret, hasOwnRam });
   await remove(path.join(runDir, STATE_NAME));
   const machine = new RunningMachine(context, {
     id,
