@@ -215,7 +215,7 @@ class MicrovmsRoom implements Microvms {
     for (const address of this.#toReopen.splice(0)) await this.#reopenEndpoint(address);
     const { engine } = this.#o;
     const [ledger, reconciler, log, timeoutMs] = [this.#ledger, this.#reconciler, this.#log, this.#stepTimeoutMs];
-    await takeOver({ ledger, reconciler, isNewBoot: this.#elapsed.isNewBoot, log });
+    if (await takeOver({ ledger, reconciler, isNewBoot: this.#elapsed.isNewBoot, log })) await this.#elapsed.settle();
     await sweep(this.#residue, { ledger, engine, log, timeoutMs });
     await this.#due.start();
     if (this.#o.pressureWatchMs !== undefined) this.#capacity.watch(this.#o.pressureWatchMs, () => this.#relieve());

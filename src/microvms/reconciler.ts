@@ -90,40 +90,41 @@ export class Reconciler implements AsyncDisposable {
   }
 
   /**
-   * At the start of a server: brings a record together with what is there. Resolves when the record's state is right; its
-   * machine may still be on its way.
+   * At the start of a server: brings a record together with what is there. Resolves when the record's state is right, its
+   * machine may still be on its way; with false when that has to be tried again.
    */
-  async recover(row: MicrovmRow): Promise<void> {
+  async recover(row: MicrovmRow): Promise<boolean> {
     const { body: record, revision } = row;
     let found: Event | undefined;
     try {
       found = await this.#recall(record);
       // Where this is another attempt, a step may have seen to it by now.
-      if ((await this.#o.ledger.rows.get(record.id))?.revision !== revision) return;
+      if ((await this.#o.ledger.rows.get(record.id))?.revision !== revision) return true;
     } catch (error) {
       this.#retries.later(`${record.id} recall`, error, () => this.#recoverAgain(row));
-      return;
+      return false;
     }
     if (found !== undefined) return this.#report(record.id, found);
     if (isTransient(record)) {
       this.#unsure.add(record.id);
       this.kick(record);
-      return;
+      return true;
     }
-    if (record.state !== 'RUNNING') return;
+    if (record.state !== 'RUNNING') return true;
     const back = this.#goOn(record, revision).catch((error: unknown) => {
       if (!this.#disposed)
         logFailure(this.#o.log.child({ microvmId: record.id }), error, 'a machine was not taken over');
     });
     this.#returning.set(record.id, back);
     this.#track(back.finally(() => this.#returning.delete(record.id)));
+    return true;
   }
 
   /** Its machine is where it was left. Steps for it wait until this has come back. */
   async #goOn(record: Running, revision: number): Promise<void> {
     const { id, epoch } = record;
     const adopted = await this.#adopt(record);
-    if (adopted.kind !== 'machine') return this.#report(id, this.#lossOf(record, adopted));
+    if (adopted.kind !== 'machine') return void (await this.#report(id, this.#lossOf(record, adopted)));
     const { machine } = adopted;
     // They would grow old.
     if (!this.#o.checkpoints.wants(record)) await this.#forgetCheckpoints(id);
@@ -465,12 +466,18 @@ export class Reconciler implements AsyncDisposable {
     }
   }
 
-  /** Writes down what happened, for as long as it takes; resolves after the first attempt. */
-  #report(id: string, event: Event): Promise<void> {
+  /** Writes down what happened, for as long as it takes; says after the first attempt whether it is written. */
+  #report(id: string, event: Event): Promise<boolean> {
     const key = `${id} ${event.type}`;
     return this.#o.ledger.apply(id, event).then(
-      () => this.#retries.forget(key),
-      (error: unknown) => this.#retries.later(key, error, () => void this.#report(id, event)),
+      () => {
+        this.#retries.forget(key);
+        return true;
+      },
+      (error: unknown) => {
+        this.#retries.later(key, error, () => void this.#report(id, event));
+        return false;
+      },
     );
   }
 

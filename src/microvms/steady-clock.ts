@@ -15,6 +15,8 @@ interface Mark {
   readonly wallMs: number;
   readonly bootId: string;
   readonly bootMs: number;
+  /** The last boot at whose begin everything was looked at that the one before had ended. Absent in older marks: as `bootId`. */
+  readonly settledBootId?: string;
 }
 
 const ROW_ID = 'elapsed-time';
@@ -27,7 +29,10 @@ const JUMP_MS = 10_000;
 const BOOT_SLACK_MS = 1000;
 
 export class SteadyClock implements AsyncDisposable {
-  /** The host was started anew since an earlier server ran here: whatever that one left running is gone. */
+  /**
+   * The host was started anew since an earlier server ran here, so that whatever that one left running is gone; or no server
+   * has lived to the end of finding that out.
+   */
   readonly isNewBoot: boolean;
   readonly #clock: Clock;
   readonly #log: Logger;
@@ -35,6 +40,7 @@ export class SteadyClock implements AsyncDisposable {
   readonly #rows: Records<Mark>;
   /** Elapsed time less time since boot. */
   readonly #offsetMs: number;
+  #settledBootId: string;
   /** Wall clock less elapsed time, when last looked at. */
   #wallAheadMs: number;
   #lastMs = Number.NEGATIVE_INFINITY;
@@ -47,7 +53,9 @@ export class SteadyClock implements AsyncDisposable {
     this.#store = options.store;
     this.#rows = rowsOf(options.store);
     this.#offsetMs = offsetOf(options.earlier, options.clock);
-    this.isNewBoot = options.earlier !== undefined && options.earlier.bootId !== options.clock.sinceBoot().bootId;
+    const { bootId } = options.clock.sinceBoot();
+    this.#settledBootId = options.earlier?.settledBootId ?? options.earlier?.bootId ?? bootId;
+    this.isNewBoot = this.#settledBootId !== bootId;
     this.#wallAheadMs = options.clock.now() - this.now();
   }
 
@@ -64,6 +72,13 @@ export class SteadyClock implements AsyncDisposable {
   /** Notes where it stands, now and from time to time. Never rejects. */
   async start(): Promise<void> {
     this.#look();
+    await this.#note();
+  }
+
+  /** Of a new boot: everything has been looked at. Never rejects; a server after one that could not note it looks again. */
+  async settle(): Promise<void> {
+    if (!this.isNewBoot) return;
+    this.#settledBootId = this.#clock.sinceBoot().bootId;
     await this.#note();
   }
 
@@ -92,7 +107,8 @@ export class SteadyClock implements AsyncDisposable {
   async #note(): Promise<void> {
     this.#notedMs = this.#clock.monotonicMs();
     const { bootId, ms: bootMs } = this.#clock.sinceBoot();
-    const mark: Mark = { elapsedMs: this.now(), wallMs: this.#clock.now(), bootId, bootMs };
+    const settledBootId = this.#settledBootId;
+    const mark: Mark = { elapsedMs: this.now(), wallMs: this.#clock.now(), bootId, bootMs, settledBootId };
     try {
       const row = await this.#rows.get(ROW_ID);
       const write = row === undefined ? this.#rows.insert(rowOf(mark)) : this.#rows.save({ ...row, body: mark });

@@ -22,10 +22,13 @@ export interface SweepParts {
   readonly timeoutMs: number;
 }
 
-/** First what time has ended meanwhile, so that nothing is started for it; then what is there is taken over or ended. */
-export async function takeOver({ ledger, reconciler, isNewBoot, log }: TakeOverParts): Promise<void> {
+/**
+ * First what time has ended meanwhile, so that nothing is started for it; then what is there is taken over or ended. Says whether
+ * everything has been looked at, and written down; the rest is tried again by and by.
+ */
+export async function takeOver({ ledger, reconciler, isNewBoot, log }: TakeOverParts): Promise<boolean> {
   const slots = new Slots(CONCURRENT_RECOVERIES);
-  const under: Promise<void>[] = [];
+  const under: Promise<boolean>[] = [];
   // Those asleep are as they were, unless the host lost power just after one of them was resumed.
   const states = isNewBoot ? HOLDING_STATES : HOLDING_STATES.filter((state) => state !== 'SUSPENDED');
   for await (const row of ledger.inStates(states)) {
@@ -34,7 +37,7 @@ export async function takeOver({ ledger, reconciler, isNewBoot, log }: TakeOverP
     const slot = await slots.acquire();
     under.push(reconciler.recover(row).finally(() => slot[Symbol.dispose]()));
   }
-  await Promise.all(under);
+  return (await Promise.all(under)).every((isDone) => isDone);
 }
 
 /** Destroys what an earlier server left and no record owns. */

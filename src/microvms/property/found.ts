@@ -94,4 +94,20 @@ export const FOUND: readonly (Sequence & { readonly what: string })[] = [
       { do: 'kill' },
     ],
   },
+  {
+    what: 'a server killed while it looked at what its host had ended left the rest to nobody',
+    seed: 46_659,
+    adopts: false,
+    hooks: false,
+    checkpoints: true,
+    steps: [
+      { do: 'run', idle: 'auto', seconds: 28_800 },
+      { do: 'disk', full: false },
+      { do: 'check' },
+      { do: 'traffic', vm: 2 },
+      { do: 'go-on', rounds: 3 },
+      { do: 'power', ms: 60_000, all: true },
+      { do: 'kill' },
+    ],
+  },
 ];
