@@ -110,4 +110,19 @@ export const FOUND: readonly (Sequence & { readonly what: string })[] = [
       { do: 'kill' },
     ],
   },
+  {
+    what: 'no loss, but wrong to expect: a checkpoint right after one that had been held up',
+    seed: 51_309,
+    adopts: true,
+    hooks: true,
+    checkpoints: true,
+    steps: [
+      { do: 'run', idle: 'auto', seconds: 28_800 },
+      { do: 'fail', operation: 'connect', kind: 'unsupported' },
+      { do: 'hold', operation: 'checkpoint', deaf: false },
+      { do: 'run', idle: 'none', seconds: 28_800 },
+      { do: 'advance', ms: 119_999 },
+      { do: 'check' },
+    ],
+  },
 ];

@@ -75,6 +75,8 @@ export class Model {
   readonly #world: World;
   /** What went wrong since the last check; it may meet what comes later. */
   readonly #lately = new Set<string>();
+  /** Time awake up to which something may have been wrong. */
+  #troubledUntil = 0;
   #checkedChanges = 0;
 
   constructor(world: World) {
@@ -179,6 +181,7 @@ export class Model {
     for (const id of await server.engine.residue()) if (!kept.has(id)) this.#object(id, 'something of it was left');
     for (const id of this.#world.disk.processes.keys()) if (!kept.has(id)) this.#object(id, 'its process was left');
     this.judgeChanges();
+    if (!this.isCalm) this.#troubledUntil = this.#world.awakeMs;
     this.#lately.clear();
   }
 
@@ -239,7 +242,8 @@ export class Model {
     }
     this.#judgeMemory(vm, guest.memory);
     if (disk.machines.get(vm.id) != null) this.#object(vm.id, 'it runs, and an old state of it could be resumed');
-    const ranMs = this.#world.awakeMs - this.#world.watchedSince(vm.id);
+    // One that was held up or failed is followed by another at its usual time only.
+    const ranMs = this.#world.awakeMs - Math.max(this.#world.watchedSince(vm.id), this.#troubledUntil);
     const isDue = this.#world.hasCheckpoints && this.isCalm && vm.idle !== 'zero' && ranMs > CHECKPOINT_MS + 10_000;
     if (isDue && !disk.checkpoints.has(vm.id)) this.#object(vm.id, 'it should have a checkpoint');
     if (
