@@ -17,4 +17,10 @@ export const FOUND: readonly (Omit<Round, 'wakesAll'> & { readonly what: string 
   { what: 'a suspend that a killed server did not finish left its folders', seed: 35, round: 49, choices: FAULTS },
   { what: 'a guest suspended while no gateway ran left its folder', seed: 39, round: 18, choices: FAULTS },
   { what: 'a resume that a full disk refused had voided what it resumed from', seed: 41, round: 250, choices: FAULTS },
+  {
+    what: 'a gateway that stood still failed launches that would have waited for the next',
+    seed: 42,
+    round: 199,
+    choices: FAULTS,
+  },
 ];

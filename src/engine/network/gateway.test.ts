@@ -184,6 +184,18 @@ describe('the gateway under supervision', { skip }, () => {
     });
   });
 
+  test('one that stands still is replaced while a launch waits for it', async () => {
+    await home(async ({ open, pid }) => {
+      const network = open();
+      await network.attach('before', egress, {});
+      const frozen = await pid();
+      process.kill(frozen, 'SIGSTOP');
+      await network.attach('new', egress, {});
+      assert.notEqual(await pid(), frozen);
+      for (const guest of ['before', 'new']) await network.detach(guest);
+    });
+  });
+
   test('who gave up or went while the gateway was starting is not attached to it', async () => {
     await home(async ({ stateDir, open }) => {
       const network = open();

@@ -61,6 +61,8 @@ class Gateway implements Network {
   /** Has the channel once what the gateway has is what it shall have. */
   #ready = Promise.withResolvers<ControlChannel>();
   #lastFailure = 'it is still starting';
+  /** The one that is there did not answer: it is not asked again, nor asked to end. */
+  #isSilent = false;
   #confinement: Confinement | undefined;
 
   constructor(options: GatewayOptions) {
@@ -166,6 +168,7 @@ class Gateway implements Network {
         if (signal.aborted) break;
         const evidence = error instanceof MachineError ? error.evidence : '';
         this.#lastFailure = `${messageOf(error)} ${evidence}`.trim();
+        this.#isSilent = error instanceof MachineError && error.kind === 'timeout';
         if (performance.now() - startedAt > STABLE_MS) pauseMs = FIRST_PAUSE_MS;
         log.error({ error: messageOf(error), evidence, againInMs: pauseMs }, 'network gateway lost');
       }
@@ -179,6 +182,7 @@ class Gateway implements Network {
   /** From a gateway's beginning to its end. @throws why it ended */
   async #serveOnce(signal: AbortSignal): Promise<never> {
     using channel = await this.#open(signal);
+    this.#isSilent = false;
     this.#channel = channel;
     using _channel = { [Symbol.dispose]: () => (this.#channel = undefined) };
     await this.#align(channel);
@@ -196,9 +200,9 @@ class Gateway implements Network {
     const config = JSON.stringify(this.#options.settings);
     const found = await findGateway(this.#places.record);
     if (found !== undefined) {
-      const channel = await this.#adopt(found, config);
+      const channel = this.#isSilent ? undefined : await this.#adopt(found, config);
       if (channel !== undefined) return channel;
-      await endGateway(found, this.#places.record);
+      await endGateway(found, this.#places.record, { asks: !this.#isSilent });
     }
     const unrecorded = await lockHolder(this.#places);
     if (unrecorded !== undefined) await endGateway(unrecorded, this.#places.record);

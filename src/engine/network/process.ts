@@ -99,10 +99,10 @@ export async function startGateway(kind: Confinement, start: Start, config: stri
   return { record, exited };
 }
 
-/** Asks, then forces. Resolves when it is gone. @throws MachineError when it does not die */
-export async function endGateway(record: GatewayProcess, recordPath: string): Promise<void> {
+/** Asks, unless that is known to be in vain, then forces. Resolves when it is gone. @throws MachineError when it does not die */
+export async function endGateway(record: GatewayProcess, recordPath: string, { asks = true } = {}): Promise<void> {
   for (const [signal, waitMs] of [
-    ['SIGTERM', TERM_TIMEOUT_MS],
+    ['SIGTERM', asks ? TERM_TIMEOUT_MS : 0],
     ['SIGKILL', KILL_TIMEOUT_MS],
   ] as const) {
     for (let waited = 0; isAlive(record); waited += END_POLL_MS) {
