@@ -126,6 +126,7 @@ export type BuildFailureKind =
   | 'dockerfile-failed'
   | 'disk-full'
   | 'host-disk-full'
+  | 'app-not-startable'
   | 'app-exited'
   | 'ready-timeout'
   | 'ready-client-error'

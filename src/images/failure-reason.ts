@@ -63,6 +63,8 @@ function buildFailureReason(error: BuildFailure, config: VersionConfig): string 
       return 'DISK_STORAGE_FULL: The disk ran full during the build.';
     case 'host-disk-full':
       return HOST_DISK_FULL;
+    case 'app-not-startable':
+      return 'The application could not be started: its command, user or folders are not what a container needs. The last lines of the build log say more.';
     case 'app-exited':
       return `The application exited with code ${error.exitCode ?? 'unknown'} before it was ready.`;
     case 'no-command':

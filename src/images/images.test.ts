@@ -132,6 +132,8 @@ const reasons: Record<BuildFailureKind, string> = {
   'disk-full': 'DISK_STORAGE_FULL: The disk ran full during the build.',
   'host-disk-full':
     'DISK_STORAGE_FULL: The disk of this host ran full during the build. Free some space and build again.',
+  'app-not-startable':
+    'The application could not be started: its command, user or folders are not what a container needs. The last lines of the build log say more.',
   'app-exited': 'The application exited with code 3 before it was ready.',
   'no-command': 'The container image has neither ENTRYPOINT nor CMD, so there is no application to start.',
   'ready-timeout': 'Ready hook invocation timed out after PT1M30S',

@@ -45,6 +45,18 @@ describe('a build that fails', () => {
       reason: /disk/i,
     },
     {
+      name: 'a-command-that-is-not-there',
+      files: { Dockerfile: 'FROM public.ecr.aws/lambda/microvms:al2023-minimal\nCMD ["/no/such/program"]\n' },
+      reason: /^The application could not be started/,
+      log: /\[rekindle\] .*\/no\/such\/program/,
+    },
+    {
+      name: 'a-user-that-is-not-there',
+      files: { Dockerfile: 'FROM public.ecr.aws/lambda/microvms:al2023-minimal\nUSER nobody-knows\nCMD ["true"]\n' },
+      reason: /^The application could not be started/,
+      log: /\[rekindle\] .*nobody-knows/,
+    },
+    {
       name: 'a-command-that-exits',
       files: { ...counterApp, 'app.py': 'import sys; print("cannot start: no configuration"); sys.exit(5)' },
       reason: /5/,

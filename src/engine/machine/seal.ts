@@ -2,7 +2,7 @@
 import { stat, truncate } from 'node:fs/promises';
 import path from 'node:path';
 import type { GuestLink } from '../../guest/index.ts';
-import { messageOf } from '../../lib/index.ts';
+import { MachineError, messageOf } from '../../lib/index.ts';
 import { timed } from '../build/phases.ts';
 import { copySparse } from '../disk/copy.ts';
 import { digHoles } from '../disk/dig-holes.ts';
@@ -170,10 +170,12 @@ async function startApp(link: GuestLink, request: SealRequest, argv: string[], o
   const { config, capabilities, readiness } = request;
   const over = new AbortController();
   const signal = AbortSignal.any([outer, over.signal]);
-  await link.startContainer(
-    { argv, env: config.env, cwd: config.workingDir || '/', user: config.user, capabilities },
-    { timeoutMs: START_TIMEOUT_MS, signal },
-  );
+  const container = { argv, env: config.env, cwd: config.workingDir || '/', user: config.user, capabilities };
+  try {
+    await link.startContainer(container, { timeoutMs: START_TIMEOUT_MS, signal });
+  } catch (error) {
+    throw ofImage(error, request);
+  }
   const log = copyLog(link, request, signal);
   try {
     const ended = link.waitApp({ signal }).then(({ exitCode }) => {
@@ -189,6 +191,14 @@ async function startApp(link: GuestLink, request: SealRequest, argv: string[], o
   } finally {
     over.abort();
   }
+}
+
+/** What the agent or crun refuses to start is so by its image: the command, the user or the folders are not there. */
+function ofImage(error: unknown, { onLog }: SealRequest): unknown {
+  if (!(error instanceof MachineError) || (error.kind !== 'failed' && error.kind !== 'protocol')) return error;
+  // Names of the image's own choice are in it.
+  onLog(Buffer.from(`[rekindle] ${error.message.replace(/[^\x20-\x7e]/g, '?')}\n`));
+  return new BuildFailure('app-not-startable', 'the application could not be started');
 }
 
 /** Follows the app's output until aborted; resolves with where it got. */
