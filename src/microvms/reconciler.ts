@@ -90,8 +90,8 @@ export class Reconciler implements AsyncDisposable {
   }
 
   /**
-   * At the start of a server: brings a record together with what is there. Resolves when the record's state is right, its
-   * machine may still be on its way; with false when that has to be tried again.
+   * At the start of a server: brings a record together with what is there. Resolves when its state is right, its machine may
+   * still be on its way; with false when that has to be tried again.
    */
   async recover(row: MicrovmRow): Promise<boolean> {
     const { body: record, revision } = row;
@@ -111,9 +111,9 @@ export class Reconciler implements AsyncDisposable {
       return true;
     }
     if (record.state !== 'RUNNING') return true;
+    const log = this.#o.log.child({ microvmId: record.id });
     const back = this.#goOn(record, revision).catch((error: unknown) => {
-      if (!this.#disposed)
-        logFailure(this.#o.log.child({ microvmId: record.id }), error, 'a machine was not taken over');
+      if (!this.#disposed) logFailure(log, error, 'a machine was not taken over');
     });
     this.#returning.set(record.id, back);
     this.#track(back.finally(() => this.#returning.delete(record.id)));
@@ -467,18 +467,16 @@ export class Reconciler implements AsyncDisposable {
   }
 
   /** Writes down what happened, for as long as it takes; says after the first attempt whether it is written. */
-  #report(id: string, event: Event): Promise<boolean> {
+  async #report(id: string, event: Event): Promise<boolean> {
     const key = `${id} ${event.type}`;
-    return this.#o.ledger.apply(id, event).then(
-      () => {
-        this.#retries.forget(key);
-        return true;
-      },
-      (error: unknown) => {
-        this.#retries.later(key, error, () => void this.#report(id, event));
-        return false;
-      },
-    );
+    try {
+      await this.#o.ledger.apply(id, event);
+      this.#retries.forget(key);
+      return true;
+    } catch (error) {
+      this.#retries.later(key, error, () => void this.#report(id, event));
+      return false;
+    }
   }
 
   #kickAgain(id: string): void {
