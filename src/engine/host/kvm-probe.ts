@@ -5,9 +5,9 @@
  * A flat BIOS loops two million times in real mode and then writes to QEMU's debug-exit port. A working KVM is through in a
  * few milliseconds; a host that is not within the limit is treated as one without KVM.
  */
-import { execFile } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { constants } from 'node:fs';
-import { access, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { access, type FileHandle, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Runtime } from '../runtime.ts';
@@ -27,16 +27,9 @@ export async function probeKvm(qemu: Runtime['qemu']): Promise<KvmVerdict> {
     const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
     return { usable: false, why: missing ? 'there is no /dev/kvm' : '/dev/kvm may not be opened by this user' };
   }
-  const dir = await mkdtemp(join(tmpdir(), 'rekindle-kvm-'));
-  try {
-    const bios = join(dir, 'probe.bin');
-    await writeFile(bios, probeBios());
-    const code = await exitCode(qemu, bios);
-    if (code === FINISHED) return { usable: true };
-    return { usable: false, why: '/dev/kvm exists, but a test guest did not run on it at native speed' };
-  } finally {
-    await rm(dir, { recursive: true, force: true });
-  }
+  const code = await exitCode(qemu);
+  if (code === FINISHED) return { usable: true };
+  return { usable: false, why: '/dev/kvm exists, but a test guest did not run on it at native speed' };
 }
 
 /** mov ecx, n; dec ecx; jnz; mov al, 0x15; out 0xf4, al; hlt; with the reset vector jumping to the start. */
@@ -50,17 +43,30 @@ export function probeBios(): Buffer {
 }
 
 /** Exit code of the probe guest; undefined when it was still running at the limit or could not be started. */
-export function exitCode(qemu: Runtime['qemu'], bios: string, accelerator = 'kvm', limitMs = PROBE_LIMIT_MS) {
+export async function exitCode(qemu: Runtime['qemu'], accelerator = 'kvm', limitMs = PROBE_LIMIT_MS) {
+  await using bios = await namelessFile(probeBios());
   const args = [
     ...qemu.dataDirs.flatMap((dir) => ['-L', dir]),
     ...['-accel', accelerator, '-M', 'microvm,pit=off,pic=off,rtc=off,isa-serial=off,acpi=off', '-cpu', 'max'],
-    ...['-m', '8M', '-nodefaults', '-no-user-config', '-display', 'none', '-bios', bios],
+    ...['-m', '8M', '-nodefaults', '-no-user-config', '-display', 'none', '-bios', '/proc/self/fd/3'],
     ...['-device', 'isa-debug-exit,iobase=0xf4,iosize=1'],
   ];
+  const stdio = ['ignore', 'ignore', 'ignore', bios.fd] as const;
+  const vmm = spawn(qemu.binary, args, { stdio: [...stdio], timeout: limitMs, killSignal: 'SIGKILL' });
   return new Promise<number | undefined>((resolve) => {
-    execFile(qemu.binary, args, { timeout: limitMs, killSignal: 'SIGKILL' }, (error) => {
-      if (error === null) resolve(0);
-      else resolve(typeof error.code === 'number' ? error.code : undefined);
-    });
+    vmm.once('error', () => resolve(undefined));
+    vmm.once('exit', (code) => resolve(code ?? undefined));
   });
+}
+
+/** Nothing is left of it, however this process ends. */
+async function namelessFile(bytes: Buffer): Promise<FileHandle> {
+  const dir = await mkdtemp(join(tmpdir(), 'rekindle-kvm-'));
+  try {
+    const path = join(dir, 'probe.bin');
+    await writeFile(path, bytes);
+    return await open(path);
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
 }
