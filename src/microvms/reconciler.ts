@@ -12,6 +12,7 @@ import type { Machine, MachineExit } from '../engine/index.ts';
 import { MachineError, Slots } from '../lib/index.ts';
 import { type Adopted, Adoptions } from './adoptions.ts';
 import { endOf, logFailure, reasonOf, TEXTS } from './end-reasons.ts';
+import { eventOfRecall } from './host-loss.ts';
 import type { Ledger, MicrovmRow } from './ledger.ts';
 import {
   type Event,
@@ -97,7 +98,7 @@ export class Reconciler implements AsyncDisposable {
     const { body: record, revision } = row;
     let found: Event | undefined;
     try {
-      found = await this.#recall(record);
+      found = await eventOfRecall(this.#o.engine, record);
       // Where this is another attempt, a step may have seen to it by now.
       if ((await this.#o.ledger.rows.get(record.id))?.revision !== revision) return true;
     } catch (error) {
@@ -141,31 +142,6 @@ export class Reconciler implements AsyncDisposable {
       if (row !== undefined) await this.recover(row);
     };
     again().catch((error: unknown) => this.#retries.later(`${id} recall`, error, () => this.#recoverAgain({ id })));
-  }
-
-  /**
-   * What became of its machine when its host ended; undefined when that was not so, or is what the record says. After a loss of
-   * power a record may be older than the truth: PENDING or SUSPENDED, though its guest ran.
-   */
-  async #recall(record: Microvm): Promise<Event | undefined> {
-    if (record.state === 'EXITED' || record.state === 'TERMINATING' || record.state === 'TERMINATED') return undefined;
-    const { epoch, state } = record;
-    const left = await this.#o.engine.recall(record.id);
-    switch (left.kind) {
-      case 'lost':
-        return { type: 'lost', epoch, withHost: true };
-      case 'checkpoint':
-        return { type: 'fell-back', epoch, takenAt: left.takenAt };
-      case 'suspended':
-        // Those in the middle of a step find it by themselves.
-        return state === 'PENDING' || state === 'RUNNING'
-          ? { type: 'fell-back', epoch, takenAt: left.takenAt }
-          : undefined;
-      case 'nothing':
-        return undefined;
-      default:
-        return left satisfies never;
-    }
   }
 
   async #forgetCheckpoints(id: string): Promise<void> {
@@ -353,7 +329,7 @@ export class Reconciler implements AsyncDisposable {
       const type = isAsBefore ? 'resume-failed' : 'resume-broken';
       const failure: Event = { type, epoch, reason: reasonOf(coming, TEXTS.notResumed) };
       // It may have been lost with its host, and the server that was to find that out was stopped before it did.
-      const lost = coming.kind === 'failed' && !isAsBefore ? await this.#recall(record) : undefined;
+      const lost = coming.kind === 'failed' && !isAsBefore ? await eventOfRecall(this.#o.engine, record) : undefined;
       await this.#conclude(record, lost ?? failure);
       return;
     }
