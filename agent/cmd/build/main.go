@@ -103,6 +103,11 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 		return err
 	}
 	defer func() { err = errors.Join(err, took.of("unmount", func() error { return unmount(cacheMount) })) }()
+	defer func() {
+		if err := took.of("trim", func() error { return trim(cacheMount) }); err != nil {
+			fmt.Printf("[builder] %v\n", err)
+		}
+	}()
 	layout, err := solveContext(ctx, contextDisk, with, took)
 	if err != nil {
 		return err
