@@ -18,6 +18,8 @@ export const repository = join(import.meta.dirname, '../..');
 const rekindle = join(repository, 'bin/rekindle');
 const READY_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 60_000;
+/** Emulated and beside others, a compiler that builds its library first takes a quarter of an hour. */
+const RUN_TIMEOUT_MS = 1_800_000;
 
 export interface TestServer extends AsyncDisposable {
   readonly stateDir: string;
@@ -98,7 +100,7 @@ function inBoot(bootIdFile: string | undefined, command: readonly string[]): rea
 
 /** Runs `rekindle` with arguments and gives back what it printed; rejects with both streams when it fails. */
 export async function run(...args: readonly string[]): Promise<string> {
-  const { stdout } = await promisify(execFile)(rekindle, [...args], { timeout: 600_000, maxBuffer: 64 * 1024 * 1024 });
+  const { stdout } = await promisify(execFile)(rekindle, [...args], { timeout: RUN_TIMEOUT_MS, maxBuffer: 64 * 1024 * 1024 });
   return stdout;
 }
 
