@@ -203,6 +203,8 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   await connectors.start();
   await images.start();
   await microvms.start();
+  // What runs comes first.
+  void microvms.allTakenOver().then(() => images.proveAhead());
   const record: ServerRecord = {
     generation: 1,
     pid: process.pid,

@@ -206,8 +206,10 @@ class ImagesRoom implements Images {
     await sweepImports(this.#o.stateDir, this.#catalog);
     await this.#reseals.recover();
     await this.#removals.resume();
-    // What it is reading ends with the engine.
-    void proveAhead({
+  }
+
+  proveAhead(): Promise<void> {
+    return proveAhead({
       ...this.#o,
       catalog: this.#catalog,
       snapshotDirOf: async (arn) => (await this.resolve(arn)).snapshotDir,

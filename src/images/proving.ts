@@ -1,5 +1,5 @@
 /**
- * Reads at the server's start what launches will most likely want: the first launch of a version proves all its parts before the
+ * Reads after the server's start what launches will most likely want: the first launch of a version proves all its parts before the
  * guest may run, which takes as long as the disk does, and what was read is in memory then. Nothing waits for it, one after another,
  * and no more than `MAX_IMAGES`: more would drive each other out of memory again.
  */
@@ -25,7 +25,7 @@ export interface ProvingOptions {
 export async function proveAhead({ engine, catalog, snapshotDirOf, log, signal }: ProvingOptions): Promise<void> {
   let images: readonly Row<ImageRecord>[] = [];
   try {
-    if (engine.prove !== undefined) images = await catalog.images.list({ limit: MAX_IMAGES });
+    if (engine.prove !== undefined && !signal.aborted) images = await catalog.images.list({ limit: MAX_IMAGES });
   } catch (error) {
     log.warn({ error: messageOf(error) }, 'no version was read ahead of its first launch');
   }

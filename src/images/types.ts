@@ -202,6 +202,8 @@ export interface LaunchableVersion {
 export interface Images extends AsyncDisposable {
   /** Fails what a crashed server left in progress, takes up pending builds and removals. Once, before the first call. */
   start(): Promise<void>;
+  /** Reads in advance what launches will most likely want; what it is at ends with the engine. Never rejects. */
+  proveAhead(): Promise<void>;
   /** Writes image, version 1.0 and its builds and begins building. @throws DomainError INVALID, CONFLICT, QUOTA */
   create(input: CreateImageInput): Promise<CreatedImageView>;
   /** @throws DomainError INVALID (not an ARN), DENIED (foreign account, slash form), NOT_FOUND */

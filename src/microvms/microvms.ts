@@ -221,6 +221,10 @@ class MicrovmsRoom implements Microvms {
     if (this.#o.pressureWatchMs !== undefined) this.#capacity.watch(this.#o.pressureWatchMs, () => this.#relieve());
   }
 
+  allTakenOver(): Promise<void> {
+    return this.#reconciler.allReturned();
+  }
+
   run(input: RunMicrovmInput): Promise<MicrovmView> {
     return this.#launches.run(input);
   }

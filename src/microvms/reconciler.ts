@@ -121,6 +121,11 @@ export class Reconciler implements AsyncDisposable {
     return true;
   }
 
+  /** Of those that `recover` found so far. Never rejects. */
+  async allReturned(): Promise<void> {
+    await Promise.all(this.#returning.values());
+  }
+
   /** Its machine is where it was left. Steps for it wait until this has come back. */
   async #goOn(record: Running, revision: number): Promise<void> {
     const { id, epoch } = record;

@@ -123,6 +123,8 @@ export interface DrainStatus {
 export interface Microvms extends AsyncDisposable {
   /** Recovery: brings records and reality together after a stop or crash. Once, when ingress can open endpoints. */
   start(): Promise<void>;
+  /** Resolves when what an earlier server left running has been taken over, or given up. */
+  allTakenOver(): Promise<void>;
   /** Writes the record as PENDING and begins the launch. @throws DomainError INVALID, DENIED, NOT_FOUND, CONFLICT */
   run(input: RunMicrovmInput): Promise<MicrovmView>;
   /** @throws DomainError NOT_FOUND */
