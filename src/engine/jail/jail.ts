@@ -11,7 +11,7 @@ import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { MachineError } from '../../lib/index.ts';
 import type { Runtime } from '../runtime.ts';
-import type { VmmConfig } from '../vmm/vmm.ts';
+import type { VmmConfig, VmmLimits } from '../vmm/vmm.ts';
 import { bubblewrapArguments, type JailUser, type Limits, limitArguments } from './bubblewrap.ts';
 import { type Cgroups, killGroup, type MachineGroup } from './cgroups/groups.ts';
 import { ExchangeFolder } from './exchange-folder.ts';
@@ -63,12 +63,16 @@ export interface Jailed extends AsyncDisposable {
    * its working folder any more.
    */
   settle(): Promise<void>;
+  /** See `Vmm.calm`. */
+  calm(): void;
 }
 
 /** A VMM that an earlier server started. */
 export interface Left extends AsyncDisposable {
   readonly record: ProcessRecord;
   readonly folder: ExchangeFolder;
+  /** See `Vmm.calm`. */
+  calm(): void;
 }
 
 export class Jail implements AsyncDisposable {
@@ -89,6 +93,7 @@ export class Jail implements AsyncDisposable {
     const grouping = cgroups.create(config.id, config.limits);
     stack.defer(async () => (await grouping.catch(() => undefined))?.[Symbol.asyncDispose]());
     grouping.catch(() => {});
+    const hurry = config.isAwaited === true ? stack.use(cgroups.hurry(config.id, config.limits, grouping)) : undefined;
     const user = plan.kind === 'uid' ? await jailUser(accelerator) : undefined;
     await makeRam(config);
     const folder = await ExchangeFolder.make(path.join(config.runDir, VMM_FOLDER), user);
@@ -119,8 +124,9 @@ export class Jail implements AsyncDisposable {
     const settle = async () => {
       await Promise.all([confined, folder.close()]);
     };
+    const calm = () => hurry?.[Symbol.dispose]();
     const owned = stack.move();
-    return { child, pid, folder, settle, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+    return { child, pid, folder, settle, calm, [Symbol.asyncDispose]: () => owned.disposeAsync() };
   }
 
   /** Ends what is left of a machine, whoever started it. Idempotent. @throws MachineError `failed` when it does not end */
@@ -132,10 +138,12 @@ export class Jail implements AsyncDisposable {
   async adopt({
     id,
     runDir,
+    limits,
     written,
   }: {
     id: string;
     runDir: string;
+    limits: VmmLimits;
     written: readonly string[];
   }): Promise<Left | undefined> {
     const record = await readRecord(runDir);
@@ -143,6 +151,7 @@ export class Jail implements AsyncDisposable {
     await using stack = new AsyncDisposableStack();
     stack.defer(async () => void (await Promise.all(record.cgroups.map(killGroup))));
     const server = process.geteuid?.() ?? 0;
+    const hurry = stack.use(this.#o.cgroups.hurry(id, limits));
     const isOther = record.uid !== server;
     if (isOther) stack.defer(() => giveTo(server, process.getegid?.() ?? 0, written));
     const user = isOther ? { uid: record.uid, groups: [] } : undefined;
@@ -150,7 +159,12 @@ export class Jail implements AsyncDisposable {
     // It may have been cut short before it was shut.
     await folder.close();
     const owned = stack.move();
-    return { record, folder, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+    return {
+      record,
+      folder,
+      calm: () => hurry[Symbol.dispose](),
+      [Symbol.asyncDispose]: () => owned.disposeAsync(),
+    };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

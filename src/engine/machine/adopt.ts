@@ -6,6 +6,7 @@ import { type GuestLink, openLink } from '../../guest/index.ts';
 import { MachineError, messageOf } from '../../lib/index.ts';
 import type { LaunchRequest } from '../engine.ts';
 import { remove } from '../folders.ts';
+import { limitsOf } from '../jail/limits.ts';
 import { attached } from '../network/network.ts';
 import { linkOf, type Vmm } from '../vmm/vmm.ts';
 import type { EngineContext } from './context.ts';
@@ -60,7 +61,8 @@ async function takeOver(
   const ram = kept.hasOwnRam ? files.ram : sealed.ram;
   const network = await attached(context.network, id, egress, { stack, signal, isRunning: true });
   const { hasOwnRam } = kept;
-  const taken = await driver.adopt({ id, runDir, ram, hasOwnRam, overlay: files.overlay }, { signal, leaving });
+  const left = { id, runDir, ram, hasOwnRam, overlay: files.overlay, limits: limitsOf(manifest) };
+  const taken = await driver.adopt(left, { signal, leaving });
   if (taken === undefined) return undefined;
   const { vmm } = taken;
   stack.use(vmm);

@@ -176,7 +176,7 @@ async function start(
   const restoring = restoreMachine(
     context,
     {
-      config,
+      config: { ...config, isAwaited: true },
       statePath: await stateOf(source, files, { sealed, runDir }),
       secret: previousSecret,
       verified,

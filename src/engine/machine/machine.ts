@@ -105,7 +105,11 @@ export class RunningMachine implements Machine {
     const { snapshotDir, manifest } = parts;
     this.#notes = new TouchNotes(context, { snapshotDir, manifest, memory: vmm.changedMemory });
     this.clockCorrected = parts.isClockRight ? Promise.resolve() : this.#correctClock(link);
-    this.#watchTimer = setTimeout(() => this.#watchApp(link), WATCH_DELAY_MS);
+    if (parts.isAdopted === true) vmm.calm();
+    this.#watchTimer = setTimeout(() => {
+      vmm.calm();
+      this.#watchApp(link);
+    }, WATCH_DELAY_MS);
     this.#watchTimer.unref();
     void vmm.exited.then(({ byGuest, ...end }) => this.#vmmExited({ kind: byGuest ? 'guest' : 'vmm', ...end }));
     void link.closed.then((error) => this.#linkClosed(link, error));

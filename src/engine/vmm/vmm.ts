@@ -40,6 +40,8 @@ export interface VmmLeft {
   readonly hasOwnRam: boolean;
   /** Of its root disk. */
   readonly overlay: string;
+  /** As it was started with. Like one that is awaited, it runs first until `Vmm.calm`. */
+  readonly limits: VmmLimits;
 }
 
 export interface VmmConfig {
@@ -59,6 +61,8 @@ export interface VmmConfig {
   readonly network: VmmNetwork;
   readonly boot: { readonly kernel: string; readonly initramfs: string; readonly kernelLine: string } | 'restore';
   readonly limits: VmmLimits;
+  /** Somebody waits for its guest: VMs that idle let it run first, until `Vmm.calm`, or for some seconds. */
+  readonly isAwaited?: boolean;
 }
 
 /** What the VMM may take from its host. A driver that cannot hold one of them says so by the host's checks. */
@@ -161,6 +165,8 @@ export interface Vmm extends AsyncDisposable {
   setLink(state: LinkState): Promise<void>;
   /** Writes the device state of a paused VM; not synced. */
   saveState(path: string): Promise<void>;
+  /** What somebody waited for is there: from now on it takes its turn like others. */
+  calm(): void;
   /** Last lines of the VMM's own output and the guest's console. */
   evidence(): string;
   /** Closes what leads to it and lets it run; not to be disposed afterwards. */

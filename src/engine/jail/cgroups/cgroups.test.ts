@@ -142,6 +142,33 @@ test("a machine's group holds its limits and whoever is put into it", async () =
   assert.equal(await readFile(path.join(folder, 'cgroup.procs'), 'utf8'), '4711');
 });
 
+test('a machine that somebody waits for weighs more, until it is there or too late', { timeout: 30_000 }, async (t) => {
+  await using host = await v2Folder({ procs: '', handed: 'cpu memory pids io' });
+  await using groups = await Cgroups.open(await findPlaces(host, { isDry: false }), host.folder);
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const made = groups.create('vm-1', limits);
+  const weight = async () => readFile(path.join((await made).folders[0] ?? '', 'cpu.weight'), 'utf8');
+  const becomes = async (expected: string) => {
+    while ((await weight()) !== expected) await new Promise(setImmediate);
+  };
+  const first = groups.hurry('vm-1', limits, made);
+  await becomes('3200');
+  first[Symbol.dispose]();
+  await becomes('50');
+  using _second = groups.hurry('vm-1', limits);
+  await becomes('3200');
+  t.mock.timers.tick(5000);
+  await becomes('50');
+});
+
+test('nothing waits for a machine without groups to hurry', async () => {
+  await using host = await v2Folder({ procs: '', handed: 'cpu memory pids io' });
+  await using groups = await Cgroups.open(await findPlaces(host, { isDry: false }), host.folder);
+  using _gone = groups.hurry('vm-1', limits);
+  using _refused = groups.hurry('vm-2', limits, Promise.reject(new Error('no room')));
+  await new Promise(setImmediate);
+});
+
 function text(version: 1 | 2, controller: 'cpu' | 'memory' | 'io'): Record<string, string> {
   return Object.fromEntries(
     valuesOf(version, controller, limits, '254:0').map(({ file, text: value }) => [file, value]),

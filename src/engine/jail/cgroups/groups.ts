@@ -14,7 +14,7 @@ import type { VmmLimits } from '../../vmm/vmm.ts';
 import { deviceOf } from './device.ts';
 import type { Controller } from './find.ts';
 import type { CgroupPlaces } from './places.ts';
-import { valuesOf, writeValues } from './values.ts';
+import { valuesOf, weightOf, writeValues } from './values.ts';
 
 const FAMILY = 'rekindle';
 /** The kernel lets go of an ended process's group a moment after the process. */
@@ -22,6 +22,10 @@ const REMOVE_WAIT_MS = 3000;
 const REMOVE_POLL_MS = 5;
 /** A foreign group without processes that is older than this was forgotten by a killed server. */
 const FORGOTTEN_MS = 60_000;
+/** Of a machine that somebody waits for, beside one that nobody does. */
+const AWAITED_TIMES = 64;
+/** A guest that is not ready by then holds the others up no longer. */
+const AWAITED_MS = 5000;
 
 export interface MachineGroup extends AsyncDisposable {
   readonly folders: readonly string[];
@@ -79,6 +83,21 @@ export class Cgroups implements AsyncDisposable {
     };
   }
 
+  /**
+   * Somebody waits for the machine: those that only idle let it run first, until this is disposed, or for `AWAITED_MS`. Its limits
+   * stay. `made`: when its groups are there.
+   */
+  hurry(id: string, { cpuWeight }: VmmLimits, made: Promise<unknown> = Promise.resolve()): Disposable {
+    // Where the weight can't be written, the machine only comes later.
+    let work = made.then(() => this.#weigh(id, cpuWeight * AWAITED_TIMES)).catch(() => {});
+    const calm = () => {
+      clearTimeout(timer);
+      work = work.then(() => this.#weigh(id, cpuWeight)).catch(() => {});
+    };
+    const timer = setTimeout(calm, AWAITED_MS).unref();
+    return { [Symbol.dispose]: calm };
+  }
+
   /** Where a machine's groups are or would be. */
   foldersOf(id: string): string[] {
     return this.#distinct().map(([, folder]) => path.join(folder, FAMILY, this.#server, id));
@@ -104,6 +123,12 @@ export class Cgroups implements AsyncDisposable {
   async #limit([controller, folder]: [Controller, string], id: string, limits: VmmLimits): Promise<void> {
     const group = path.join(folder, FAMILY, this.#server, id);
     await writeValues(group, valuesOf(this.#places.version, controller, limits, this.#device));
+  }
+
+  async #weigh(id: string, cpuWeight: number): Promise<void> {
+    const { version, folders } = this.#places;
+    if (folders.cpu === undefined) return;
+    await writeValues(path.join(folders.cpu, FAMILY, this.#server, id), [weightOf(version, cpuWeight)]);
   }
 
   /** The machines of one server together weigh as much as the host's CPUs, not as one process. */

@@ -24,6 +24,13 @@ export function valuesOf(
   return version === 1 ? v1(controller, limits, device) : v2(controller, limits, device);
 }
 
+/** Of CPU time, against other machines. */
+export function weightOf(version: 1 | 2, cpuWeight: number): Value {
+  return version === 1
+    ? { file: 'cpu.shares', text: `${clamp(Math.round(1024 * cpuWeight), 2, 262_144)}` }
+    : { file: 'cpu.weight', text: `${clamp(Math.round(100 * cpuWeight), 1, 10_000)}` };
+}
+
 /** @throws when the kernel refuses one that is not optional */
 export async function writeValues(group: string, values: readonly Value[]): Promise<void> {
   for (const { file, text, isOptional } of values) {
@@ -41,7 +48,7 @@ function v1(controller: Controller, limits: VmmLimits, device: string | undefine
         { file: 'cpu.cfs_period_us', text: `${PERIOD_US}` },
         { file: 'cpu.cfs_quota_us', text: `${quotaUs}` },
         { file: 'cpu.cfs_burst_us', text: `${quotaUs}`, isOptional: true },
-        { file: 'cpu.shares', text: `${clamp(Math.round(1024 * limits.cpuWeight), 2, 262_144)}` },
+        weightOf(1, limits.cpuWeight),
       ];
     case 'memory':
       return [{ file: 'memory.limit_in_bytes', text: `${limits.memoryBytes}` }];
@@ -68,7 +75,7 @@ function v2(controller: Controller, limits: VmmLimits, device: string | undefine
       return [
         { file: 'cpu.max', text: `${quotaUs} ${PERIOD_US}` },
         { file: 'cpu.max.burst', text: `${quotaUs}`, isOptional: true },
-        { file: 'cpu.weight', text: `${clamp(Math.round(100 * limits.cpuWeight), 1, 10_000)}` },
+        weightOf(2, limits.cpuWeight),
       ];
     case 'memory':
       return [

@@ -124,6 +124,8 @@ class FakeVmm implements Vmm {
   }
 
   /** It lives in this process and ends with it. */
+  calm(): void {}
+
   letGo(): void {}
 
   end(message: string): void {

@@ -91,7 +91,7 @@ async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: 
   process.owns(pid);
   const { path: ramPath, sharing } = config.ram;
   const memory = options.deltaSave && sharing === 'private' ? changedMemoryOf(pid, ramPath) : undefined;
-  const vmm = new QemuVmm({ process, qmp, folder: jailed.folder, memory, link: linkOf(config.network) });
+  const vmm = new QemuVmm({ process, qmp, jailed, memory, link: linkOf(config.network) });
   await vmm.negotiate(signal);
   // The machine is built, so its disks are open.
   await Promise.all(handed.map(({ name }) => jailed.folder.takeBack(name)));
@@ -103,11 +103,11 @@ async function startQemu(config: VmmConfig, options: QemuDriverOptions, signal: 
 }
 
 async function adoptQemu(
-  { id, runDir, ram, hasOwnRam, overlay }: VmmLeft,
+  { id, runDir, ram, hasOwnRam, overlay, limits }: VmmLeft,
   { jail, deltaSave }: QemuDriverOptions,
   { signal, leaving }: Parameters<VmmDriver['adopt']>[1],
 ): ReturnType<VmmDriver['adopt']> {
-  const left = await jail.adopt({ id, runDir, written: hasOwnRam ? [overlay, ram] : [overlay] });
+  const left = await jail.adopt({ id, runDir, limits, written: hasOwnRam ? [overlay, ram] : [overlay] });
   if (left === undefined) return undefined;
   await using stack = new AsyncDisposableStack();
   stack.use(left);
@@ -121,7 +121,7 @@ async function adoptQemu(
       qmp.close(new MachineError('exited', exit.message, { evidence: exit.evidence })),
     );
     const memory = deltaSave && !hasOwnRam ? changedMemoryOf(process.pid, ram) : undefined;
-    vmm = new QemuVmm({ process, qmp, folder: left.folder, memory, link: 'up' });
+    vmm = new QemuVmm({ process, qmp, jailed: left, memory, link: 'up' });
     const status = await vmm.takeOver(signal);
     // Without its guest's last words it serves all the same.
     const console = await openConsole(left.folder).catch(() => undefined);
@@ -184,7 +184,7 @@ export type ProcessEnd = Omit<VmmExit, 'byGuest'>;
 interface QemuParts {
   readonly process: VmmProcess;
   readonly qmp: Qmp;
-  readonly folder: ExchangeFolder;
+  readonly jailed: Pick<Jailed, 'folder' | 'calm'>;
   readonly memory: ChangedMemory | undefined;
   /** Of the NIC once the guest runs. */
   readonly link: LinkState;
@@ -198,11 +198,11 @@ class QemuVmm implements Vmm {
   readonly #process: VmmProcess;
   readonly #qmp: Qmp;
   readonly #link: LinkState;
-  readonly #folder: ExchangeFolder;
+  readonly #jailed: QemuParts['jailed'];
   #owned: AsyncDisposableStack | undefined;
 
-  constructor({ process, qmp, folder, memory, link }: QemuParts) {
-    this.#folder = folder;
+  constructor({ process, qmp, jailed, memory, link }: QemuParts) {
+    this.#jailed = jailed;
     this.#process = process;
     this.#qmp = qmp;
     this.#link = link;
@@ -221,7 +221,7 @@ class QemuVmm implements Vmm {
 
   /** The path leads to the socket for as long as the handle is open. */
   async openLink(): Promise<FileHandle> {
-    const handle = await this.#folder.socket(LINK_SOCKET);
+    const handle = await this.#jailed.folder.socket(LINK_SOCKET);
     this.linkSocketPath = `/proc/self/fd/${handle.fd}`;
     return handle;
   }
@@ -254,7 +254,7 @@ class QemuVmm implements Vmm {
   }
 
   async restore(statePath: string, beforeRun?: () => Promise<void>): Promise<void> {
-    await this.#folder.putIn(statePath, INCOMING);
+    await this.#jailed.folder.putIn(statePath, INCOMING);
     const loaded = this.#qmp.event('MIGRATION', ({ status }) => status === 'completed');
     await this.#qmp.executeAll([
       ['migrate-set-capabilities', { capabilities: [{ capability: 'events', state: true }] }],
@@ -283,9 +283,13 @@ class QemuVmm implements Vmm {
   }
 
   async saveState(statePath: string): Promise<void> {
-    await this.#folder.prepare(OUTGOING);
+    await this.#jailed.folder.prepare(OUTGOING);
     await this.#qmp.execute('xen-save-devices-state', { filename: OUTGOING, live: false });
-    await this.#folder.takeOut(OUTGOING, statePath, STATE_LIMIT_BYTES);
+    await this.#jailed.folder.takeOut(OUTGOING, statePath, STATE_LIMIT_BYTES);
+  }
+
+  calm(): void {
+    this.#jailed.calm();
   }
 
   evidence(): string {
