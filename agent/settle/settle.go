@@ -4,6 +4,7 @@ package settle
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"runtime/debug"
 	"time"
@@ -30,7 +31,8 @@ func Quiesce(ctx context.Context, mountPoint string, dropCaches bool) error {
 	if !dropCaches {
 		return nil
 	}
-	trim(mountPoint)
+	// A courtesy: a disk that cannot is as good as before.
+	_ = Trim(mountPoint, 0)
 	before := freeBytes()
 	debug.FreeOSMemory()
 	for _, setting := range [][2]string{{"drop_caches", "3"}, {"compact_memory", "1"}} {
@@ -58,13 +60,21 @@ func freeBytes() int64 {
 	return int64(info.Freeram) * int64(info.Unit)
 }
 
-// trim is a courtesy: a disk that cannot is as good as before.
-func trim(mountPoint string) {
-	dir, err := os.Open(mountPoint)
+// Trim gives what the file system at the path does not use back to the host, where the disk is a file; holes of less than
+// `least` bytes stay.
+func Trim(path string, least uint64) error {
+	dir, err := os.Open(path)
 	if err != nil {
-		return
+		return err
 	}
 	defer dir.Close()
-	all := trimRange{length: ^uint64(0)}
-	_, _, _ = unix.Syscall(unix.SYS_IOCTL, dir.Fd(), fitrim, uintptr(unsafe.Pointer(&all)))
+	// What was removed is free only when that is written down.
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", path, err)
+	}
+	all := trimRange{length: math.MaxUint64, minLength: least}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), fitrim, uintptr(unsafe.Pointer(&all))); errno != 0 {
+		return fmt.Errorf("trim %s: %w", path, errno)
+	}
+	return nil
 }

@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // ext4 keeps its magic number at byte 0x38 of the superblock, which begins at 1024.
@@ -22,12 +18,8 @@ const (
 	ext4Magic       = "\x53\xef"
 )
 
-const (
-	// fitrim is FITRIM of linux/fs.h.
-	fitrim = 0xc0185879
-	// trimmedLeast in bytes: smaller holes cost more requests than they give back.
-	trimmedLeast = 1 << 20
-)
+// trimmedLeast in bytes: smaller holes cost more requests than they give back.
+const trimmedLeast = 1 << 20
 
 // diskBySerial finds the virtio disk the host gave this serial; names like vdb depend on probing order.
 func diskBySerial(serial string) (string, error) {
@@ -89,27 +81,6 @@ func isBlank(disk string) (bool, error) {
 		return false, fmt.Errorf("read %s: %w", disk, err)
 	}
 	return string(magic) != ext4Magic, nil
-}
-
-// trim gives what the file system at the path does not use back to the host, where the disk is a file that only grows
-// otherwise.
-func trim(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	// What was removed is free only when that is written down.
-	if err := unix.Syncfs(int(dir.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
-	}
-	// struct fstrim_range of linux/fs.h.
-	span := struct{ start, length, least uint64 }{length: math.MaxUint64, least: trimmedLeast}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), fitrim, uintptr(unsafe.Pointer(&span)))
-	if errno != 0 {
-		return fmt.Errorf("trim %s: %w", path, errno)
-	}
-	return nil
 }
 
 // unmount writes everything back. A step's last process may hold the file system for a moment; one that does not let go

@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"rekindle/agent/settle"
 )
 
 // Exit codes the host tells apart.
@@ -104,7 +106,7 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 	}
 	defer func() { err = errors.Join(err, took.of("unmount", func() error { return unmount(cacheMount) })) }()
 	defer func() {
-		if err := took.of("trim", func() error { return trim(cacheMount) }); err != nil {
+		if err := took.of("trim", func() error { return settle.Trim(cacheMount, trimmedLeast) }); err != nil {
 			fmt.Printf("[builder] %v\n", err)
 		}
 	}()
