@@ -100,7 +100,10 @@ function inBoot(bootIdFile: string | undefined, command: readonly string[]): rea
 
 /** Runs `rekindle` with arguments and gives back what it printed; rejects with both streams when it fails. */
 export async function run(...args: readonly string[]): Promise<string> {
-  const { stdout } = await promisify(execFile)(rekindle, [...args], { timeout: RUN_TIMEOUT_MS, maxBuffer: 64 * 1024 * 1024 });
+  const { stdout } = await promisify(execFile)(rekindle, [...args], {
+    timeout: RUN_TIMEOUT_MS,
+    maxBuffer: 64 * 1024 * 1024,
+  });
   return stdout;
 }
 
