@@ -17,8 +17,13 @@ import (
 )
 
 const (
-	connectTimeout = 10 * time.Second
-	readBytes      = link.BestWriteBytes
+	// connectTimeout is for a listener whose app does not accept: as a connection in its queue would, one without a place waits.
+	connectTimeout = 55 * time.Second
+	// A full queue drops what knocks, and the kernel knocks again after a second, then seldom: while others come and go it may
+	// never be its turn.
+	firstKnock = 250 * time.Millisecond
+	lastKnock  = time.Second
+	readBytes  = link.BestWriteBytes
 	// idleLinger keeps connections that nobody waits for out of the way of the request that woke the machine.
 	idleLinger = time.Second
 )
@@ -85,16 +90,32 @@ func (t *tunnel) drop() {
 
 // dial tries IPv4 first: what listens on "localhost" alone may listen on either.
 func dial(ctx context.Context, port int) (*net.TCPConn, error) {
-	dialer := net.Dialer{Timeout: connectTimeout, KeepAlive: -1}
-	conn, err := dialer.DialContext(ctx, "tcp4", "127.0.0.1:"+strconv.Itoa(port))
-	if err != nil {
-		second, err6 := dialer.DialContext(ctx, "tcp6", "[::1]:"+strconv.Itoa(port))
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := knock(ctx, "tcp4", "127.0.0.1", port)
+	if err != nil && ctx.Err() == nil {
+		second, err6 := knock(ctx, "tcp6", "::1", port)
 		if err6 != nil {
 			return nil, err
 		}
-		conn = second
+		return second, nil
 	}
-	return conn.(*net.TCPConn), nil // no-delay is the dialer's default
+	return conn, err
+}
+
+// knock connects, anew when nobody answers.
+func knock(ctx context.Context, network, host string, port int) (*net.TCPConn, error) {
+	address := net.JoinHostPort(host, strconv.Itoa(port))
+	for wait := firstKnock; ; wait = min(2*wait, lastKnock) {
+		dialer := net.Dialer{Timeout: wait, KeepAlive: -1}
+		conn, err := dialer.DialContext(ctx, network, address)
+		if err == nil {
+			return conn.(*net.TCPConn), nil // no-delay is the dialer's default
+		}
+		if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() || ctx.Err() != nil {
+			return nil, err
+		}
+	}
 }
 
 func (t *tunnel) toApp() {

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestALoopbackServerOfEitherFamilyIsReached(t *testing.T) {
@@ -97,5 +99,53 @@ func TestADroppedHostResetsOnlyAppsThatOweAnAnswer(t *testing.T) {
 				t.Errorf("the app read %v, not %v", err, c.want)
 			}
 		})
+	}
+}
+
+func TestAListenerWithAFullQueueIsTriedUntilItAccepts(t *testing.T) {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(socket)
+	if err := unix.Bind(socket, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(socket, 0); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := name.(*unix.SockaddrInet4).Port
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	// A backlog of 0 is one place.
+	first, err := dial(ctx, port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	second := make(chan error, 1)
+	go func() {
+		conn, err := dial(ctx, port)
+		if err == nil {
+			conn.Close()
+		}
+		second <- err
+	}()
+	select {
+	case err := <-second:
+		t.Fatalf("there was a place: %v", err)
+	case <-time.After(2 * firstKnock):
+	}
+	accepted, _, err := unix.Accept(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(accepted)
+	if err := <-second; err != nil {
+		t.Error(err)
 	}
 }
