@@ -14,6 +14,7 @@ import { pairsOf, type RawHeaders, REQUEST_ID, requestHeaders, responseHeaders }
 import { MARKER } from './protocols.ts';
 import { reach } from './reach.ts';
 import { splice } from './splice.ts';
+import type { Opened } from './upstream.ts';
 
 /** What is needed of the request that asks for the upgrade. */
 export interface UpgradeRequest {
@@ -45,11 +46,12 @@ export async function forwardUpgrade(upgrade: Upgrade, around: Surroundings): Pr
   const onClose = () => gone.abort();
   socket.once('close', onClose);
   try {
-    const { got: tunnel, underWay } = await reach(microvmId, around, gone.signal, (machine, signal) =>
-      machine.connect(upgrade.port, { signal }),
+    const { got, underWay } = await reach(microvmId, around, gone.signal, (machine, signal) =>
+      around.upstreams.open(machine, upgrade.port, signal),
     );
     using _underWay = underWay;
-    const answer = await ask(tunnel, upgrade, gone.signal);
+    const { tunnel } = got;
+    const answer = await ask(got, upgrade, gone.signal);
     around.microvms.activity(microvmId);
     if (answer.kind === 'declined') return await decline(answer.incoming, socket, requestId);
     socket.write(switchingHead(answer.incoming, upgrade), 'latin1');
@@ -93,7 +95,8 @@ type Answer =
   | { readonly kind: 'declined'; readonly incoming: IncomingMessage };
 
 /** Sends the handshake and waits for the head of the app's answer. The tunnel is destroyed when there is none. */
-async function ask(tunnel: Duplex, upgrade: Upgrade, gone: AbortSignal): Promise<Answer> {
+async function ask({ tunnel, turn }: Opened, upgrade: Upgrade, gone: AbortSignal): Promise<Answer> {
+  using _turn = turn;
   const { promise, resolve, reject } = Promise.withResolvers<Answer>();
   const outgoing: ClientRequest = httpRequest({
     createConnection: () => tunnel,

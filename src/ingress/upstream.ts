@@ -15,6 +15,7 @@ import { forcesHttp2 } from './headers.ts';
 import { Http1Upstreams } from './http1/upstream.ts';
 import { SessionPool } from './http2/sessions.ts';
 import { Http2Upstream } from './http2/upstream.ts';
+import { type Turn, Turns } from './turns.ts';
 
 /** Of a handshake with an app that may not know TLS and say nothing; more in a guest where a mere connection takes long. */
 const PROBE_MS = 2000;
@@ -41,6 +42,11 @@ export class Upstreams implements Disposable {
   /** To a port of the machine, in the protocol that suits the request and the app. */
   to(machine: Machine, port: number, request: RequestHead): Upstream {
     return (this.#ways.get(machine) ?? this.#meet(machine)).to(port, forcesHttp2(request.headers));
+  }
+
+  /** A connection for what is no exchange, when its turn has come. @throws MachineError, the signal's reason */
+  open(machine: Machine, port: number, signal: AbortSignal): Promise<Opened> {
+    return (this.#ways.get(machine) ?? this.#meet(machine)).open(port, signal);
   }
 
   /** Lets go of the connections into a microVM that ended, and of what is known about it. */
@@ -76,6 +82,12 @@ export class Upstreams implements Disposable {
   }
 }
 
+/** A connection into an app that has said nothing yet: the turn is to be ended once it has. */
+export interface Opened {
+  readonly tunnel: Duplex;
+  readonly turn: Turn;
+}
+
 /** Into one machine. */
 class Ways implements Disposable {
   readonly #machine: Machine;
@@ -85,6 +97,7 @@ class Ways implements Disposable {
   readonly #secure: Http1Upstreams;
   readonly #sessions = new Map<string, SessionPool>();
   readonly #probes = new Map<number, Promise<boolean>>();
+  readonly #turns = new Map<number, Turns>();
 
   constructor(machine: Machine, speeches: Speeches, clock: Clock) {
     this.#machine = machine;
@@ -108,7 +121,25 @@ class Ways implements Disposable {
     });
   }
 
+  async open(port: number, signal: AbortSignal): Promise<Opened> {
+    let turns = this.#turns.get(port);
+    if (turns === undefined) {
+      turns = new Turns(this.#clock);
+      this.#turns.set(port, turns);
+    }
+    const turn = await turns.next(signal);
+    try {
+      const tunnel = await this.#machine.connect(port, { signal });
+      turn.opened();
+      return { tunnel, turn };
+    } catch (error) {
+      turn[Symbol.dispose]();
+      throw error;
+    }
+  }
+
   [Symbol.dispose](): void {
+    for (const turns of this.#turns.values()) turns[Symbol.dispose]();
     this.#plain[Symbol.dispose]();
     this.#secure[Symbol.dispose]();
     for (const pool of this.#sessions.values()) pool[Symbol.dispose]();

@@ -5,6 +5,7 @@ import { createServer, type IncomingMessage } from 'node:http';
 import { Agent } from 'node:https';
 import { duplexPair } from 'node:stream';
 import { test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { type ClientOptions, WebSocket, WebSocketServer } from 'ws';
 import { DomainError, MachineError } from '../lib/index.ts';
 import type { Machine } from '../microvms/index.ts';
@@ -232,6 +233,24 @@ test('a token among the subprotocols of a request that is no upgrade never reach
   assert.deepEqual(seen, [undefined, 'chat, other']);
 });
 
+test('a crowd of upgrades is let in a few at a time, and all of it', async () => {
+  await using b = await socketBench();
+  const door = Promise.withResolvers<void>();
+  let dials = 0;
+  const slow = withConnect(b.machine, async (port, options) => {
+    dials++;
+    await door.promise;
+    return b.machine.connect(port, options);
+  });
+  b.bench.traffic.onWake = async () => slow;
+  const crowd = Promise.all(Array.from({ length: 40 }, () => b.shake()));
+  while (b.bench.traffic.underWay < 40) await setImmediate();
+  assert.equal(dials, 16);
+  door.resolve();
+  assert.deepEqual(new Set(await crowd), new Set(['101 ']));
+  assert.equal(dials, 40);
+});
+
 test('an upgrade is held while its microVM resumes, and what the client sent meanwhile arrives', async () => {
   await using b = await socketBench();
   const awake = Promise.withResolvers<void>();
@@ -268,7 +287,7 @@ test('an upgrade whose machine was suspended meanwhile wakes it again; one that 
     throw new DomainError('CONFLICT', 'it is terminated');
   };
   assert.equal(await b.shake(), '502 ');
-  while (b.bench.traffic.underWay > 0) await new Promise(setImmediate);
+  while (b.bench.traffic.underWay > 0) await setImmediate();
 });
 
 test('text and binary of any size come back as they were sent', async () => {

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { test } from 'node:test';
 import { connect, type TLSSocket } from 'node:tls';
+import { TestClock } from '../../lib/index.ts';
 import { answerOf, type Bench, createBench } from '../test-bench.ts';
 
 function open(bench: Bench): TLSSocket {
@@ -175,6 +176,31 @@ test('a client that ends its side in the middle of a body takes the request with
   socket.end(`${head(bench, 'POST / HTTP/1.1', 'Content-Length: 50')}hello`);
   await aborted.promise;
   assert.equal(await rest(socket), '');
+});
+
+test('a crowd reaches the app by a few connections until it answers, and by those from then on', async () => {
+  const waiting: (() => void)[] = [];
+  const sockets = new Set<unknown>();
+  let isOpen = false;
+  // Its clock stands still: an answer that is late would let others in.
+  await using bench = await createBench(
+    () => (request, response) => {
+      sockets.add(request.socket);
+      if (isOpen) response.end('here');
+      else waiting.push(() => response.end('here'));
+    },
+    undefined,
+    { clock: new TestClock({ startAtMs: Date.now() }) },
+  );
+  const crowd = Promise.all(Array.from({ length: 60 }, () => bench.request({})));
+  await until(() => waiting.length === 16 && bench.traffic.underWay === 60);
+  for (let turn = 0; turn < 100; turn++) await new Promise(setImmediate);
+  assert.equal(waiting.length, 16);
+  isOpen = true;
+  for (const answer of waiting) answer();
+  for (const { status, body } of await crowd) assert.deepEqual([status, body], [200, 'here']);
+  assert.ok(sockets.size < 60, `${sockets.size} connections for 60 requests`);
+  assert.equal(bench.traffic.underWay, 0);
 });
 
 test('each event of a stream is with the client before the app makes the next', async () => {

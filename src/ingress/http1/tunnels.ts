@@ -4,6 +4,7 @@
  * Invariant: a tunnel is in the pool only while nothing is under way in it and its app has neither spoken nor hung up.
  */
 import type { Clock } from '../../lib/index.ts';
+import { Turns } from '../turns.ts';
 
 /** Below the 5 s after which Node and uvicorn close an idle connection: ours must give up first. */
 const KEEP_IDLE_MS = 4000;
@@ -25,11 +26,22 @@ export class Tunnels<T extends Keepable> implements Disposable {
   readonly #clock: Clock;
   readonly #idle = new Map<number, Idle<T>[]>();
   readonly #all = new Set<T>();
+  readonly #turns = new Map<number, Turns<T>>();
   #sweep: Disposable | undefined;
   #isOver = false;
 
   constructor(clock: Clock) {
     this.#clock = clock;
+  }
+
+  /** At what to do when none is kept: a turn to open one, or one that is kept meanwhile. */
+  turns(port: number): Turns<T> {
+    let turns = this.#turns.get(port);
+    if (turns === undefined) {
+      turns = new Turns(this.#clock);
+      this.#turns.set(port, turns);
+    }
+    return turns;
   }
 
   take(port: number): T | undefined {
@@ -56,6 +68,7 @@ export class Tunnels<T extends Keepable> implements Disposable {
       idle = [];
       this.#idle.set(port, idle);
     }
+    if (!this.#isOver && keepMs > 0 && this.#turns.get(port)?.offer(tunnel) === true) return;
     if (this.#isOver || keepMs <= 0 || idle.length >= KEEP_AT_MOST) return void tunnel.destroy();
     idle.push({ tunnel, until: this.#clock.monotonicMs() + keepMs });
     this.#sweep ??= this.#clock.after(SWEEP_MS, () => this.#sweepIdle());
@@ -77,6 +90,7 @@ export class Tunnels<T extends Keepable> implements Disposable {
   [Symbol.dispose](): void {
     this.#isOver = true;
     this.#sweep?.[Symbol.dispose]();
+    for (const turns of this.#turns.values()) turns[Symbol.dispose]();
     for (const tunnel of [...this.#all]) tunnel.destroy();
   }
 

@@ -9,6 +9,7 @@ import { type Clock, type DirectRead, directRead } from '../../lib/index.ts';
 import type { Machine } from '../../microvms/index.ts';
 import type { AnswerHead, AnswerSink, BodySink, Caller, Outgoing, RequestHead, Upstream } from '../exchange.ts';
 import type { RawHeaders } from '../headers.ts';
+import { Turn } from '../turns.ts';
 import { AnswerReader, type AnswerTaker } from './answer.ts';
 import { encodeChunk, lastChunk } from './body.ts';
 import { checkCharacters, isToken, MalformedMessage, TARGET } from './head.ts';
@@ -42,21 +43,41 @@ export class Http1Upstreams implements Disposable {
     caller: Caller,
   ): Promise<Outgoing> {
     const text = encodeHead(head, headers);
-    const kept = this.#tunnels.take(port);
-    const tunnel = kept ?? (await this.#open(port, caller.signal));
-    tunnel.begin(head, text, answer, kept !== undefined);
+    const { tunnel, isKept } = await this.#next(port, caller);
+    tunnel.begin(head, text, answer, isKept);
     return tunnel;
   }
 
-  async #open(port: number, signal: AbortSignal): Promise<Tunnel> {
-    const stream = await this.#machine.connect(port, { signal });
-    if (signal.aborted) {
-      stream.destroy();
+  /** One that another request has done with, or a fresh one. */
+  async #next(port: number, caller: Caller): Promise<{ tunnel: Tunnel; isKept: boolean }> {
+    const kept = this.#tunnels.take(port);
+    if (kept !== undefined) return { tunnel: kept, isKept: true };
+    const { signal } = caller;
+    for (;;) {
+      const got = await this.#tunnels.turns(port).next(signal);
+      if (got instanceof Turn) return { tunnel: await this.#open(port, signal, got), isKept: false };
+      if (signal.aborted) this.#tunnels.keep(port, got);
       signal.throwIfAborted();
+      // Its app may have hung up just when it was handed over.
+      if (!got.isGone) return { tunnel: got, isKept: true };
     }
-    const tunnel = new Tunnel(stream, port, this.#tunnels);
-    this.#tunnels.add(tunnel);
-    return tunnel;
+  }
+
+  async #open(port: number, signal: AbortSignal, turn: Turn): Promise<Tunnel> {
+    try {
+      const stream = await this.#machine.connect(port, { signal });
+      if (signal.aborted) {
+        stream.destroy();
+        signal.throwIfAborted();
+      }
+      turn.opened();
+      const tunnel = new Tunnel(stream, port, this.#tunnels, turn);
+      this.#tunnels.add(tunnel);
+      return tunnel;
+    } catch (error) {
+      turn[Symbol.dispose]();
+      throw error;
+    }
   }
 }
 
@@ -68,6 +89,8 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
   readonly #pool: Tunnels<Tunnel>;
   readonly #reader: AnswerReader;
   readonly #direct: DirectRead | undefined;
+  /** Until the app has said something. */
+  #turn: Turn | undefined;
   /** The answer's taker had enough of what came. */
   #isFull = false;
   #answer: AnswerSink | undefined;
@@ -79,7 +102,8 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
   #left = 0;
   #onDrain: (() => void) | undefined;
 
-  constructor(stream: Duplex, port: number, pool: Tunnels<Tunnel>) {
+  constructor(stream: Duplex, port: number, pool: Tunnels<Tunnel>, turn: Turn) {
+    this.#turn = turn;
     this.#stream = stream;
     this.#port = port;
     this.#pool = pool;
@@ -99,6 +123,10 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
     } else this.#direct.takeInto({ data: (part) => this.#received(part), end: () => this.#ended() });
     stream.on('error', (error) => this.#over(error));
     stream.on('close', () => this.#over(new Error('the app closed the connection')));
+  }
+
+  get isGone(): boolean {
+    return this.#stream.destroyed;
   }
 
   get hintMs(): number | undefined {
@@ -135,6 +163,7 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
   }
 
   destroy(): void {
+    this.#endTurn();
     this.#pool.remove(this.#port, this);
     this.#stream.destroy();
   }
@@ -173,12 +202,18 @@ class Tunnel implements Outgoing, AnswerTaker, Keepable {
   /** False when the answer's taker has had enough. */
   #received(chunk: Buffer): boolean {
     this.#hasHeard = true;
+    if (this.#turn !== undefined) this.#endTurn();
     try {
       this.#reader.push(chunk);
     } catch (error) {
       this.#over(error instanceof Error ? error : new Error(String(error)));
     }
     return !this.#isFull;
+  }
+
+  #endTurn(): void {
+    this.#turn?.[Symbol.dispose]();
+    this.#turn = undefined;
   }
 
   #ended(): void {
