@@ -4,10 +4,10 @@
  * folder removes everything.
  */
 import { existsSync } from 'node:fs';
-import { readdir, symlink, unlink } from 'node:fs/promises';
+import { copyFile, cp, readdir, rm, symlink, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { unpackDebs } from './apt-root.ts';
-import { retry, run } from './command.ts';
+import { type CommandOptions, retry, run } from './command.ts';
 import type { Debian } from './debian.ts';
 import { findProgram } from './host-packages.ts';
 import type { SetupContext } from './setup-context.ts';
@@ -26,7 +26,16 @@ export interface Toolchain {
     into: string;
     cachesDir?: string;
     experiment?: string;
+    change?: ModuleChange;
   }): Promise<void>;
+}
+
+/** A dependency that is built from a changed copy of its sources. */
+export interface ModuleChange {
+  readonly module: string;
+  /** The copy, which does not outlive the build. */
+  readonly dir: string;
+  edit(dir: string): Promise<void>;
 }
 
 /** A slow machine with one core compiles BuildKit in about ten minutes. */
@@ -120,7 +129,7 @@ async function unpackGo(context: SetupContext, debian: Debian): Promise<string> 
 function toolchainOf(context: SetupContext, go: string, dir: string | undefined): Toolchain {
   return {
     dir,
-    async build({ moduleDir, packages, into, cachesDir, experiment = '' }) {
+    async build({ moduleDir, packages, into, cachesDir, experiment = '', change }) {
       // Go's work folders then go with ours when it is interrupted.
       const ownEnv = {
         ...goEnvironment(context.env, context.cacheDir),
@@ -134,10 +143,38 @@ function toolchainOf(context: SetupContext, go: string, dir: string | undefined)
       const env = cachesDir === undefined ? ours.env : { ...ours.env, ...goCaches(cachesDir), GOTOOLCHAIN: 'local' };
       const options = { ...ours, env };
       await retry('download of Go modules', () => run([program, 'mod', 'download'], options), context);
-      const argv = [program, 'build', '-trimpath', '-ldflags', '-s -w', '-tags', 'netgo osusergo', '-o', `${into}/`];
+      const replaced = change === undefined ? [] : ['-modfile', await replaceModule(program, change, options)];
+      const argv = [
+        program,
+        'build',
+        ...replaced,
+        '-trimpath',
+        '-ldflags',
+        '-s -w',
+        '-tags',
+        'netgo osusergo',
+        '-o',
+        `${into}/`,
+      ];
       await run([...argv, ...packages], { ...options, timeoutMs: BUILD_TIMEOUT_MS });
     },
   };
+}
+
+/** Makes the changed copy; returns the go.mod, and its go.sum beside it, of a build with it. */
+async function replaceModule(
+  go: string,
+  { module, dir, edit }: ModuleChange,
+  options: CommandOptions & { cwd: string },
+): Promise<string> {
+  const said = JSON.parse(await run([go, 'mod', 'download', '-json', module], options)) as { Dir: string };
+  await rm(dir, { recursive: true, force: true });
+  await cp(said.Dir, join(dir, 'source'), { recursive: true });
+  await edit(join(dir, 'source'));
+  for (const name of ['go.mod', 'go.sum']) await copyFile(join(options.cwd, name), join(dir, name));
+  const modFile = join(dir, 'go.mod');
+  await run([go, 'mod', 'edit', `-replace=${module}=${join(dir, 'source')}`, modFile], options);
+  return modFile;
 }
 
 /** runtime/secret, by which the agent erases keys it opened credentials with. */

@@ -99,10 +99,13 @@ func daemonConfig(with settings) string {
 	if with.Trust != "" {
 		runtime = runtimeLink
 	}
+	// Without platforms it tries which others this machine can run, eleven processes that have to fail.
 	return fmt.Sprintf(`[worker.containerd]
   enabled = false
+  platforms = ["linux/amd64"]
 [worker.oci]
   enabled = true
+  platforms = ["linux/amd64"]
   snapshotter = "overlayfs"
   networkMode = "host"
   binary = %q
