@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	hashLanes = 2
+	hashLanes  = 2
+	describers = 2
 	// Between the walk and the writer; each line may wait for a file to be hashed.
 	batchLines   = 256
 	batchesAhead = 4
@@ -44,45 +45,57 @@ type digests interface {
 
 // listTree writes the listing of the tree. Links are not followed. The tree must not change meanwhile.
 func listTree(root string, files digests, to io.Writer) error {
-	batches := make(chan []line, batchesAhead)
+	describing := make(chan *batch)
+	inOrder := make(chan *batch, batchesAhead)
 	stop := make(chan struct{})
-	var walking sync.WaitGroup
+	var walking, working sync.WaitGroup
 	var walked error
 	walking.Go(func() {
-		defer close(batches)
-		walk := lister{root: root, files: files, slots: make(chan struct{}, hashLanes)}
-		// From thread to thread by the hundred: under emulation a handover costs more than a line.
-		batch := make([]line, 0, batchLines)
-		hand := func() bool {
-			select {
-			case batches <- batch:
-				batch = make([]line, 0, batchLines)
-				return true
-			case <-stop:
-				return false
+		defer close(inOrder)
+		defer close(describing)
+		next := newBatch()
+		hand := func() error {
+			// The writer has room before the describers are asked, so that each batch is described that the writer waits for.
+			for _, to := range []chan *batch{inOrder, describing} {
+				select {
+				case to <- next:
+				case <-stop:
+					return fs.SkipAll
+				}
 			}
+			next = newBatch()
+			return nil
 		}
 		walked = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil {
 				return err
 			}
-			next, err := walk.list(path, entry)
-			if err != nil {
-				return err
+			next.found = append(next.found, found{path, entry})
+			if len(next.found) < batchLines {
+				return nil
 			}
-			batch = append(batch, next)
-			if len(batch) == batchLines && !hand() {
-				return fs.SkipAll
-			}
-			return nil
+			return hand()
 		})
-		hand()
+		_ = hand()
 	})
+	walk := lister{root: root, files: files, slots: make(chan struct{}, hashLanes)}
+	for range describers {
+		working.Go(func() {
+			for next := range describing {
+				next.lines <- walk.describe(next.found)
+			}
+		})
+	}
+	defer working.Wait()
 	defer walking.Wait()
 	defer close(stop)
 	out := bufio.NewWriter(to)
-	for batch := range batches {
-		for _, next := range batch {
+	for next := range inOrder {
+		lines := <-next.lines
+		if lines.err != nil {
+			return lines.err
+		}
+		for _, next := range lines.all {
 			if err := next.write(out); err != nil {
 				return err
 			}
@@ -90,6 +103,26 @@ func listTree(root string, files digests, to io.Writer) error {
 	}
 	walking.Wait()
 	return errors.Join(walked, out.Flush())
+}
+
+// batch goes from thread to thread: under emulation a handover costs more than a line.
+type batch struct {
+	found []found
+	lines chan described
+}
+
+type found struct {
+	path  string
+	entry fs.DirEntry
+}
+
+type described struct {
+	all []line
+	err error
+}
+
+func newBatch() *batch {
+	return &batch{found: make([]found, 0, batchLines), lines: make(chan described, 1)}
 }
 
 // line is one of a listing, whole or waiting for its file to be read.
@@ -120,6 +153,18 @@ type lister struct {
 	root  string
 	files digests
 	slots chan struct{}
+}
+
+func (l *lister) describe(all []found) described {
+	lines := make([]line, 0, len(all))
+	for _, one := range all {
+		next, err := l.list(one.path, one.entry)
+		if err != nil {
+			return described{err: err}
+		}
+		lines = append(lines, next)
+	}
+	return described{all: lines}
 }
 
 func (l *lister) list(path string, entry fs.DirEntry) (line, error) {

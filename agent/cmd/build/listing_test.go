@@ -3,9 +3,13 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -70,6 +74,50 @@ func TestAListingHasAllOfATreeButItsTimes(t *testing.T) {
 	}
 	if again := listing(t, tree(t, time.Unix(2, 0)), &known{}); again != first {
 		t.Errorf("another time gave another listing:\n%s", again)
+	}
+}
+
+// manyFiles makes more than fit into the batches that may be ahead.
+func manyFiles(t *testing.T) (root string, names []string) {
+	t.Helper()
+	root = t.TempDir()
+	for i := range (batchesAhead + 4) * batchLines {
+		name := fmt.Sprintf("%02d/%04d", i/100, i)
+		write(t, filepath.Join(root, name), name)
+		names = append(names, name)
+	}
+	return root, names
+}
+
+func TestALongListingIsInOrder(t *testing.T) {
+	root, names := manyFiles(t)
+	var listed []string
+	for _, text := range strings.Split(listing(t, root, &known{}), "\n") {
+		if name, _, ok := strings.Cut(text, " type=file "); ok {
+			listed = append(listed, strings.TrimPrefix(name, "./"))
+		}
+	}
+	if !slices.Equal(listed, names) {
+		t.Errorf("%d files are listed as %d, or in another order", len(names), len(listed))
+	}
+}
+
+// remover takes a file away before it is read.
+type remover struct{ root, name string }
+
+func (r remover) digestOf(path string, _ fs.FileInfo) string {
+	if path == r.name {
+		_ = os.Remove(filepath.Join(r.root, r.name))
+	}
+	return ""
+}
+
+func (remover) learn(string, fs.FileInfo, string) {}
+
+func TestAFileThatCannotBeReadEndsTheListing(t *testing.T) {
+	root, names := manyFiles(t)
+	if err := listTree(root, remover{root, names[300]}, io.Discard); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the listing ended with %v", err)
 	}
 }
 
