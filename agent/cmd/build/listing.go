@@ -43,8 +43,9 @@ type digests interface {
 	learn(path string, info fs.FileInfo, digest string)
 }
 
-// listTree writes the listing of the tree. Links are not followed. The tree must not change meanwhile.
-func listTree(root string, files digests, to io.Writer) error {
+// listTree writes the listing of the tree, taking over what is known to be as it was (nil: nothing is). Links are not followed. The
+// tree must not change meanwhile.
+func listTree(root string, files digests, same *unchanged, to io.Writer) error {
 	describing := make(chan *batch)
 	inOrder := make(chan *batch, batchesAhead)
 	stop := make(chan struct{})
@@ -70,11 +71,20 @@ func listTree(root string, files digests, to io.Writer) error {
 			if err != nil {
 				return err
 			}
-			next.found = append(next.found, found{path, entry})
-			if len(next.found) < batchLines {
-				return nil
+			next.found = append(next.found, found{path: path, entry: entry})
+			into := error(nil)
+			if entry.IsDir() && path != root {
+				if lines, ok := same.linesBelow(path[len(root)+1:]); ok {
+					next.found = append(next.found, found{lines: lines})
+					into = fs.SkipDir
+				}
 			}
-			return hand()
+			if len(next.found) >= batchLines {
+				if err := hand(); err != nil {
+					return err
+				}
+			}
+			return into
 		})
 		_ = hand()
 	})
@@ -114,6 +124,8 @@ type batch struct {
 type found struct {
 	path  string
 	entry fs.DirEntry
+	// Instead of both: lines that are known.
+	lines string
 }
 
 type described struct {
@@ -158,6 +170,12 @@ type lister struct {
 func (l *lister) describe(all []found) described {
 	lines := make([]line, 0, len(all))
 	for _, one := range all {
+		if one.entry == nil {
+			if one.lines != "" {
+				lines = append(lines, line{text: one.lines})
+			}
+			continue
+		}
 		next, err := l.list(one.path, one.entry)
 		if err != nil {
 			return described{err: err}

@@ -20,7 +20,7 @@ import (
 func listing(t *testing.T, root string, files digests) string {
 	t.Helper()
 	var out strings.Builder
-	if err := listTree(root, files, &out); err != nil {
+	if err := listTree(root, files, nil, &out); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()
@@ -116,7 +116,7 @@ func (remover) learn(string, fs.FileInfo, string) {}
 
 func TestAFileThatCannotBeReadEndsTheListing(t *testing.T) {
 	root, names := manyFiles(t)
-	if err := listTree(root, remover{root, names[300]}, io.Discard); !errors.Is(err, fs.ErrNotExist) {
+	if err := listTree(root, remover{root, names[300]}, nil, io.Discard); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the listing ended with %v", err)
 	}
 }

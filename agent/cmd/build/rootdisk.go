@@ -113,7 +113,8 @@ func writeRootDisk(ctx context.Context, disk, layout string, img image, baseLaye
 		return made, fmt.Errorf("mount the root disk: %w", err)
 	}
 	defer func() { err = errors.Join(err, unmount(outMount)) }()
-	files, err := applyLayers(ctx, layout, layers, hasBase)
+	changed := newTouched(outMount)
+	files, err := applyLayers(ctx, layout, layers, hasBase, changed)
 	if err != nil {
 		return made, err
 	}
@@ -127,11 +128,15 @@ func writeRootDisk(ctx context.Context, disk, layout string, img image, baseLaye
 	}
 	made.usedBytes = int64(stat.Blocks-stat.Bfree) * stat.Bsize
 	err = took.of("digest", func() error {
-		listing := sha256.New()
-		if err := listTree(outMount, files, listing); err != nil {
+		if !hasBase {
+			changed.everywhere = true
+		}
+		listing, err := listRootDisk(files, changed, baseLayer)
+		if err != nil {
 			return err
 		}
-		made.digest = hex.EncodeToString(listing.Sum(nil))
+		sum := sha256.Sum256(listing)
+		made.digest = hex.EncodeToString(sum[:])
 		if err := files.keep(); err != nil {
 			fmt.Printf("[builder] the next build has to read these files again: %v\n", err)
 		}
@@ -144,8 +149,26 @@ func writeRootDisk(ctx context.Context, disk, layout string, img image, baseLaye
 	return made, err
 }
 
-// applyLayers returns what is known of the files it wrote.
-func applyLayers(ctx context.Context, layout string, layers []string, hasBase bool) (*known, error) {
+// listRootDisk lists what is mounted, of which the base's part is listed once per cache: by the first build that adds nothing below it,
+// which is the one that set-up makes.
+func listRootDisk(files *known, changed *touched, baseLayer string) ([]byte, error) {
+	name := filepath.Base(blobPath("", baseLayer))
+	before, err := earlierListing(listingsDir, name)
+	if err != nil {
+		return nil, err
+	}
+	var listing bytes.Buffer
+	if err := listTree(outMount, files, &unchanged{changed, before}, &listing); err != nil {
+		return nil, err
+	}
+	if before == nil && changed.isAtTopOnly() {
+		return listing.Bytes(), keepListing(listingsDir, name, listing.Bytes())
+	}
+	return listing.Bytes(), nil
+}
+
+// applyLayers returns what is known of the files it wrote, and tells where they are.
+func applyLayers(ctx context.Context, layout string, layers []string, hasBase bool, changed *touched) (*known, error) {
 	files := &known{learnedDir: learnedLayersDir}
 	for i, digest := range layers {
 		needsNames, err := files.begin(digest)
@@ -157,7 +180,7 @@ func applyLayers(ctx context.Context, layout string, layers []string, hasBase bo
 			brings = files.brings
 		}
 		if i > 0 || !hasBase {
-			if err := applyLayer(ctx, blobPath(layout, digest), brings); err != nil {
+			if err := applyLayer(ctx, blobPath(layout, digest), brings, changed); err != nil {
 				return nil, fmt.Errorf("apply layer %s: %w", digest, err)
 			}
 		}
@@ -168,7 +191,7 @@ func applyLayers(ctx context.Context, layout string, layers []string, hasBase bo
 	return files, nil
 }
 
-func applyLayer(ctx context.Context, blob string, brings func(name string)) error {
+func applyLayer(ctx context.Context, blob string, brings func(name string), changed *touched) error {
 	file, err := os.Open(blob)
 	if err != nil {
 		return err
@@ -181,6 +204,7 @@ func applyLayer(ctx context.Context, blob string, brings func(name string)) erro
 	defer uncompressed.Close()
 	tell := archive.WithFilter(func(header *tar.Header) (bool, error) {
 		brings(header.Name)
+		changed.by(header)
 		return true, nil
 	})
 	_, err = archive.Apply(ctx, outMount, uncompressed, tell)
