@@ -12,7 +12,7 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
@@ -35,12 +35,15 @@ interface Contender {
   readonly url: string;
   /** Whose CPU time counts. */
   readonly pid: number | undefined;
+  /** Of the agent's end of the link, where there is one. */
+  readonly linkPid?: number | undefined;
 }
 
 interface Around {
   readonly peer: string;
   readonly caFile: string;
   readonly token: string;
+  readonly backendPid: number | undefined;
 }
 
 async function main(): Promise<void> {
@@ -58,9 +61,11 @@ async function main(): Promise<void> {
   const peer = join(dir, 'peer');
   await run('go', ['build', '-o', peer, '.'], { cwd: join(import.meta.dirname, 'endpoint/peer') });
 
-  const backend = Number(await started(stack, peer, ['backend']).firstLine);
+  const served = started(stack, peer, ['backend']);
+  const backend = Number(await served.firstLine);
   const socket = join(dir, 'link.sock');
-  await started(stack, peer, ['link', socket]).firstLine;
+  const link = started(stack, peer, ['link', socket]);
+  await link.firstLine;
   const ours = started(stack, process.execPath, [
     join(import.meta.dirname, 'endpoint/ingress.ts'),
     dir,
@@ -68,13 +73,13 @@ async function main(): Promise<void> {
     String(backend),
   ]);
   const { port, token, caFile } = JSON.parse(await ours.firstLine) as { port: number; token: string; caFile: string };
-  const around = { peer, caFile, token };
+  const around = { peer, caFile, token, backendPid: served.child.pid };
   const contenders: Contender[] = [
     { name: 'direct', url: `http://127.0.0.1:${backend}/`, pid: undefined },
-    { name: 'rekindle', url: `https://localhost:${port}/`, pid: ours.child.pid },
+    { name: 'rekindle', url: `https://localhost:${port}/`, pid: ours.child.pid, linkPid: link.child.pid },
     await haproxy(stack, dir, backend),
     await nginx(stack, dir, backend),
-    ...(wanted.includes('prototype') ? [await prototype(stack, dir, { backend, peer, token, caFile })] : []),
+    ...(wanted.includes('prototype') ? [await prototype(stack, dir, { ...around, backend })] : []),
   ];
   const rows: Row[] = [];
   if (parts.includes('requests')) rows.push(...(await measureRequests(contenders, around)));
@@ -148,22 +153,36 @@ async function measureLatency(contenders: readonly Contender[], { peer, caFile, 
   });
 }
 
-async function measureBulk(contenders: readonly Contender[], { peer, caFile, token }: Around): Promise<Row[]> {
+async function measureBulk(contenders: readonly Contender[], around: Around): Promise<Row[]> {
+  const { peer, caFile, token, backendPid } = around;
   const rows: Row[] = [];
+  const mib = BULK_BYTES / 1024 ** 2;
   for (const direction of ['down', 'up']) {
     const speed = new Map<string, number[]>();
     const perCore = new Map<string, number[]>();
+    const costs = new Map<string, number[][]>();
     for (let turn = 0; turn < TURNS; turn++) {
-      for (const { name, url, pid } of contenders) {
-        const before = await cpuSeconds(pid);
+      for (const { name, url, pid, linkPid } of contenders) {
+        const all = () => Promise.all([clientSeconds(), cpuSeconds(pid), cpuSeconds(linkPid), cpuSeconds(backendPid)]);
+        const before = await all();
         const { stdout } = await run(peer, [direction, url, caFile, token, String(BULK_BYTES)]);
+        const used = (await all()).map((seconds, i) => seconds - (before[i] ?? 0));
         add(speed, name, (JSON.parse(stdout) as { mibPerSecond: number }).mibPerSecond);
-        if (pid !== undefined) add(perCore, name, BULK_BYTES / 1024 ** 2 / ((await cpuSeconds(pid)) - before));
+        if (pid !== undefined) add(perCore, name, mib / (used[1] ?? 0));
+        costs.set(name, [...(costs.get(name) ?? []), used]);
       }
     }
     for (const { name } of contenders) {
       const cpu = perCore.has(name) ? `, ${of(perCore, name).toFixed(0)} per core` : '';
       rows.push({ what: `bulk ${direction}, ${name}`, value: `${of(speed, name).toFixed(0)} MiB/s${cpu}` });
+      const each = [0, 1, 2, 3].map((i) => (1000 * median((costs.get(name) ?? []).map((used) => used[i] ?? 0))) / mib);
+      const sum = each.reduce((all, one) => all + one, 0);
+      // What this machine's cores carry of it when none ever waits.
+      const most = ((1000 * availableParallelism()) / sum).toFixed(0);
+      rows.push({
+        what: '  CPU of client, proxy, link, backend',
+        value: `${each.map((ms) => ms.toFixed(2)).join(', ')} ms/MiB: at most ${most} MiB/s`,
+      });
     }
     const ratio = of(speed, 'rekindle') / of(speed, 'haproxy');
     const coreRatio = of(perCore, 'rekindle') / of(perCore, 'haproxy');
@@ -248,11 +267,17 @@ async function prototype(
   const front = join(dir, 'front');
   await run('go', ['build', '-o', front, '.'], { cwd: join(import.meta.dirname, 'prototypes/front') });
   const link = join(dir, 'prototype.sock');
-  await started(stack, peer, ['link', link]).firstLine;
+  const agent = started(stack, peer, ['link', link]);
+  await agent.firstLine;
   const certificate = [join(dir, 'server.pem'), join(dir, 'server.key'), caFile];
   const { child, firstLine } = started(stack, front, [...certificate, token, String(backend), link]);
   const { endpoints } = JSON.parse(await firstLine) as { endpoints: readonly { port: number }[] };
-  return { name: 'prototype', url: `https://localhost:${endpoints[0]?.port}/`, pid: child.pid };
+  return {
+    name: 'prototype',
+    url: `https://localhost:${endpoints[0]?.port}/`,
+    pid: child.pid,
+    linkPid: agent.child.pid,
+  };
 }
 
 /** A program that ends with the stack, and its first line. */
@@ -283,6 +308,13 @@ async function cpuSeconds(pid: number | undefined): Promise<number> {
   const stat = await readFile(`/proc/${pid}/stat`, 'latin1');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
+}
+
+/** Of the clients that have ended, which are all that this process starts and waits for in between. */
+async function clientSeconds(): Promise<number> {
+  const stat = await readFile('/proc/self/stat', 'latin1');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[13]) + Number(fields[14])) / TICKS_PER_SECOND;
 }
 
 async function freePort(): Promise<number> {
