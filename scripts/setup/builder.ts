@@ -67,7 +67,7 @@ export async function setUpBuildkit(context: SetupContext, go: GoPrograms): Prom
 
 /**
  * The daemon can put a proxy of its own before steps. No build of ours asks for it, but each daemon that starts makes it an RSA key,
- * which takes an emulated processor 2 to 10 s: it gets what is there for systems without the proxy.
+ * which takes an emulated processor seconds (decision 0016): it gets what is there for systems without the proxy.
  */
 async function leaveProxyOut(source: string): Promise<void> {
   const dir = join(source, 'util/network/proxyprovider');
