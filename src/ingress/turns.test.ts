@@ -79,6 +79,21 @@ test('a connection in which an app stays silent counts for as long as suits the 
   }
 });
 
+test('who waits behind an app that accepts nobody is told so after two minutes, those that came later after them', async () => {
+  const clock = new TestClock();
+  using turns = new Turns<string>(clock);
+  await allTaken(turns);
+  const served = line(turns, ['first']);
+  await clock.advance(60_000);
+  const later = line(turns, ['later']);
+  await clock.advance(59_900);
+  assert.deepEqual(served, []);
+  await clock.advance(200);
+  assert.deepEqual([served, later], [['first: the app left no turn to connect to it'], []]);
+  await clock.advance(60_000);
+  assert.deepEqual(later, ['later: the app left no turn to connect to it']);
+});
+
 test('who waits for a machine that is gone is told so', async () => {
   const turns = new Turns<string>(new TestClock());
   await allTaken(turns);

@@ -14,6 +14,8 @@ const AT_ONCE = 16;
 const PER_OPENING = 20;
 const SHORTEST_MS = 100;
 const LONGEST_MS = 1000;
+/** Twice what a guest takes to give up a connection that its app does not accept: an app that accepts nobody is given up for all. */
+const LONGEST_WAIT_MS = 120_000;
 
 /** The right to open one connection. Disposed of once the app has said something in it, or it is gone. */
 export class Turn implements Disposable {
@@ -45,6 +47,7 @@ export class Turn implements Disposable {
 }
 
 interface Waiter<T> {
+  readonly sinceMs: number;
   readonly resolve: (got: T | Turn) => void;
   readonly reject: (error: Error) => void;
 }
@@ -60,12 +63,15 @@ export class Turns<T = never> implements Disposable {
     this.#clock = clock;
   }
 
-  /** A turn, or what was offered meanwhile, in the order of asking. @throws the signal's reason, MachineError after disposal */
+  /**
+   * A turn, or what was offered meanwhile, in the order of asking.
+   * @throws the signal's reason; MachineError `timeout` after two minutes, `exited` after disposal
+   */
   async next(signal: AbortSignal): Promise<T | Turn> {
     if (this.#waiting.size === 0 && this.#taken.size < AT_ONCE) return this.#take();
     signal.throwIfAborted();
     const { promise, resolve, reject } = Promise.withResolvers<T | Turn>();
-    const waiter: Waiter<T> = { resolve, reject };
+    const waiter: Waiter<T> = { sinceMs: this.#clock.monotonicMs(), resolve, reject };
     const onAbort = () => {
       // At once: whatever it were given now would be lost.
       this.#waiting.delete(waiter);
@@ -116,6 +122,11 @@ export class Turns<T = never> implements Disposable {
   #endLate(): void {
     const now = this.#clock.monotonicMs();
     for (const turn of this.#taken) if (turn.untilMs <= now) turn[Symbol.dispose]();
+    for (const waiter of this.#waiting) {
+      if (now - waiter.sinceMs < LONGEST_WAIT_MS) break;
+      this.#waiting.delete(waiter);
+      waiter.reject(new MachineError('timeout', 'the app left no turn to connect to it'));
+    }
     if (this.#waiting.size === 0 || this.#timer !== undefined) return;
     this.#timer = this.#clock.after(SHORTEST_MS, () => {
       this.#timer = undefined;
