@@ -1,5 +1,5 @@
 /** The other side of `remote-engine.ts`: an engine that does what its parent asks, until the parent is gone. */
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import path from 'node:path';
 import { buffer } from 'node:stream/consumers';
@@ -109,6 +109,9 @@ const calls: Calls = {
   },
 };
 
+/** Many a program that makes archives gives everything one time. */
+const ARCHIVED = new Date('1980-01-01');
+
 async function build(files: Readonly<Record<string, Buffer>>, egress: Egress | null): Promise<Built> {
   const work = path.join(stateDir, 'build');
   const contextDir = path.join(work, 'context');
@@ -116,6 +119,7 @@ async function build(files: Readonly<Record<string, Buffer>>, egress: Egress | n
     const file = path.join(contextDir, name);
     await mkdir(path.dirname(file), { recursive: true });
     await writeFile(file, bytes);
+    await utimes(file, ARCHIVED, ARCHIVED);
   }
   let log = '';
   const onLog = (chunk: Buffer) => {

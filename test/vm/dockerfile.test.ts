@@ -199,6 +199,14 @@ describe('the Dockerfile contract', { skip }, () => {
     assert.deepEqual(config.cmd, ['/bin/bash', '-ec', 'ignored by docker']);
   });
 
+  test('a file that changed is noticed by its content: its size and time may be what they were', async () => {
+    for (const version of ['1.2.3', '1.2.4']) {
+      const dockerfile = 'FROM python:3.12\nCOPY version .\nRUN cat version\n';
+      const { log } = await build({ Dockerfile: dockerfile, version: `row ok: ${version}\n` }, null);
+      assert.match(log, new RegExp(`row ok: ${version}`));
+    }
+  });
+
   const refused: { name: string; dockerfile: string; says: RegExp; egress?: null }[] = [
     { name: 'a name nobody has', dockerfile: `FROM ${REGISTRY}/open/none:1`, says: /open\/none:1 does not exist/ },
     {

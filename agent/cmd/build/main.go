@@ -139,7 +139,12 @@ func solveContext(ctx context.Context, contextDisk string, with settings, took *
 		return "", err
 	}
 	defer func() { err = errors.Join(err, took.of("stop", up.stop)) }()
-	err = took.of("context", func() error { return unpackContext(ctx, contextDisk) })
+	err = took.of("context", func() error {
+		if err := unpackContext(ctx, contextDisk); err != nil {
+			return err
+		}
+		return tellApart(contextDir, sentFiles)
+	})
 	if err != nil {
 		return "", err
 	}

@@ -164,7 +164,7 @@ func earlierListing(dir, name string) (*earlier, error) {
 	return readEarlier(string(text)), nil
 }
 
-// keepListing writes a listing for later builds, whole or not at all.
+// keepListing writes a listing for later builds.
 func keepListing(dir, name string, text []byte) error {
 	if len(text) > maxListingBytes {
 		return nil
@@ -172,7 +172,11 @@ func keepListing(dir, name string, text []byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	place := filepath.Join(dir, name)
+	return replaceFile(filepath.Join(dir, name), text)
+}
+
+// replaceFile writes a file whole or not at all.
+func replaceFile(place string, text []byte) error {
 	if err := os.WriteFile(place+".new", text, 0o600); err != nil {
 		return err
 	}
