@@ -96,13 +96,24 @@ export class BuildQueue implements AsyncDisposable {
   }
 
   async #build(version: VersionRecord, signal: AbortSignal): Promise<void> {
+    using slot = new DisposableStack();
+    slot.use(await this.#turns.acquire(askerOf(version, this.#o.accountId), { signal }));
+    const rehearse = await this.#buildLogged(version, slot, signal);
+    await rehearse?.();
+  }
+
+  /** Returns what is left to do with the share of the host that `slot` has then. */
+  async #buildLogged(
+    version: VersionRecord,
+    slot: DisposableStack,
+    signal: AbortSignal,
+  ): Promise<(() => Promise<void>) | undefined> {
     const { imageArn: arn, version: number } = version;
     const { catalog, clock, logs } = this.#o;
-    using _slot = await this.#turns.acquire(askerOf(version, this.#o.accountId), { signal });
     // Disposed last, so that who followed the log finds the outcome written.
     await using buildLog = await logs.writer(version.buildId, this.#linesOf(version));
-    using _share = await this.#share(version, buildLog, signal);
-    if (!(await catalog.record(arn, number, { type: 'started' }, clock.now()))) return;
+    slot.use(await this.#share(version, buildLog, signal));
+    if (!(await catalog.record(arn, number, { type: 'started' }, clock.now()))) return undefined;
     const startedMs = clock.monotonicMs();
     const outcome = await runBuild(this.#o, version, buildLog, signal);
     const event =
@@ -119,6 +130,7 @@ export class BuildQueue implements AsyncDisposable {
       },
       'build ended',
     );
+    return outcome.kind === 'succeeded' ? outcome.rehearse : undefined;
   }
 
   #linesOf(version: VersionRecord): LineSink | undefined {

@@ -59,8 +59,14 @@ export interface BuilderOptions {
 }
 
 export type BuildOutcome =
-  /** `provenance` is the digest of the file that tells it. */
-  | { readonly kind: 'succeeded'; readonly sizes: BuildSizes; readonly provenance: string | undefined }
+  | {
+      readonly kind: 'succeeded';
+      readonly sizes: BuildSizes;
+      /** Digest of the file that tells it. */
+      readonly provenance: string | undefined;
+      /** What is left to do while the version is already launched. Never rejects but when the build is called off. */
+      readonly rehearse: () => Promise<void>;
+    }
   | { readonly kind: 'failed'; readonly reason: string; readonly codeBytes: number | null };
 
 /** Boot, start and sealing around the time the app itself may take. */
@@ -95,7 +101,7 @@ export async function runBuild(
     if (importId !== undefined) stack.defer(() => forgetImport(o.stateDir, importId));
     await mkdir(workDir, { recursive: true });
     const work = { workDir, snapshotDir, buildLog, say, signal, progress, phases };
-    const { sealed, traced } = await inPhases(o, version, work);
+    const { sealed, rehearse, traced } = await inPhases(o, version, work);
     const disk = await provenDisk(o, traced, work);
     say(`took: ${phases}`);
     say('done');
@@ -108,6 +114,7 @@ export async function runBuild(
       kind: 'succeeded',
       sizes: { codeBytes: progress.codeBytes ?? 0, memoryBytes: sealed.memoryBytes, diskBytes: sealed.diskBytes },
       provenance,
+      rehearse,
     };
   } catch (error) {
     await discardSnapshot(o, snapshotDir, log);
@@ -142,7 +149,9 @@ export async function sealAgain(
   const phases = new Phases(o.clock);
   const work = { workDir: '', snapshotDir: into, buildLog, say, signal, progress: { codeBytes: null }, phases };
   try {
-    return await sealDisk(o, version, disk, work);
+    const { sealed, rehearse } = await sealDisk(o, version, disk, work);
+    await rehearse();
+    return sealed;
   } catch (error) {
     await o.engine.deleteSnapshot(into);
     throw error;
@@ -172,7 +181,7 @@ async function inPhases(o: BuilderOptions, version: VersionRecord, work: Work) {
   const onLog = (chunk: Buffer) => work.buildLog.write(chunk);
   const traced = (await keptDisk(o, version, work)) ?? (await buildDisk(o, version, work, onLog));
   work.progress.codeBytes = traced.disk.usedBytes;
-  return { sealed: await sealDisk(o, version, traced.disk, work), traced };
+  return { ...(await sealDisk(o, version, traced.disk, work)), traced };
 }
 
 /** The digest of the root disk that was sealed; undefined when what is known is of another one. */
@@ -193,7 +202,7 @@ async function sealDisk(
   version: VersionRecord,
   disk: BuiltDisk,
   work: Work,
-): Promise<SealedSnapshot> {
+): Promise<{ sealed: SealedSnapshot; rehearse: () => Promise<void> }> {
   const { buildId, config } = version;
   const { signal, say } = work;
   const onLog = (chunk: Buffer) => work.buildLog.write(chunk);
@@ -226,10 +235,9 @@ async function sealDisk(
   );
   if (config.hooks?.microvmImageHooks?.validate === 'ENABLED') {
     await work.phases.time('validate', () => validate(o, version, work));
-  } else {
-    await work.phases.time('rehearsal', () => rehearse(o, version, work, readiness.port));
+    return { sealed, rehearse: async () => {} };
   }
-  return sealed;
+  return { sealed, rehearse: () => rehearse(o, version, work, readiness.port) };
 }
 
 /** Of no consequence for the version, but that its launches may find less in memory. */
