@@ -48,6 +48,8 @@ export interface Config {
   readonly buildCacheGiB: number;
   /** What a Dockerfile's run may take. */
   readonly buildTimeoutSeconds: number;
+  /** How long the machine of a build waits, paused, for the next one of its principal; 0: each build has a fresh one. */
+  readonly builderKeepSeconds: number;
   /** 32 random bytes in base64, under which suspended microVMs and their disks are encrypted. */
   readonly encryptionKeyFile: string | undefined;
   /** How microVMs' endpoints are told apart: a name for each behind one listener; undefined: a loopback port for each. */
@@ -269,6 +271,13 @@ export const SETTINGS = {
     help: "how long an image's Dockerfile may run, at most an hour; then its build has failed",
     fallback: '3600',
   },
+  builderKeep: {
+    flag: '--builder-keep',
+    env: 'REKINDLE_BUILDER_KEEP',
+    value: '<seconds>',
+    help: 'how long the machine of a build waits, paused, for the next one of its principal; 0: each build has a fresh one',
+    fallback: '180',
+  },
   encryptionKeyFile: {
     flag: '--encryption-key-file',
     env: 'REKINDLE_ENCRYPTION_KEY_FILE',
@@ -339,6 +348,7 @@ export function loadConfig(flags: RawSettings, env: Environment): Config {
     memoryBudgetMiB: optional(raw('memoryBudget'), (found) => integer(found, 512, 100_000_000)),
     buildCacheGiB: optional(raw('buildCache'), (found) => integer(found, 0, 100_000)) ?? 20,
     buildTimeoutSeconds: optional(raw('buildTimeout'), (found) => integer(found, 1, 3600)) ?? 3600,
+    builderKeepSeconds: optional(raw('builderKeep'), (found) => integer(found, 0, 3600)) ?? 180,
     encryptionKeyFile: optional(raw('encryptionKeyFile'), ({ value }) => resolve(value)),
     quotas: quotas(raw('quotas'), region),
     roles: optional(raw('roles'), path),

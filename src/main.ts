@@ -148,6 +148,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       accountId: account,
       log: log.child({ room: 'images' }),
       buildTimeoutMs: config.buildTimeoutSeconds * 1000,
+      builderKeepMs: config.builderKeepSeconds * 1000,
       logs,
       quotas,
       budget,

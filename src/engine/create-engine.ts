@@ -4,6 +4,7 @@ import { rm } from 'node:fs/promises';
 import { type Clock, DomainError, type Ids, type Logger, MachineError } from '../lib/index.ts';
 import { buildImage } from './build/build.ts';
 import { BuildCaches } from './build/caches.ts';
+import { KeptBuilder } from './build/kept-builder.ts';
 import type { Registries } from './build/registries-file.ts';
 import type { Egress, FlowRecord } from './egress.ts';
 import type {
@@ -147,6 +148,7 @@ class HostEngine implements Engine {
   readonly #leaving: AbortController;
   readonly #machines = new Map<string, RunningMachine>();
   readonly #caches: BuildCaches;
+  readonly #keptBuilder: KeptBuilder;
   readonly #closing = new AbortController();
 
   constructor(
@@ -155,6 +157,7 @@ class HostEngine implements Engine {
   ) {
     this.#jail = jail;
     this.#caches = caches;
+    this.#keptBuilder = new KeptBuilder(context);
     this.#leaving = leaving;
     this.host = context.host;
     this.#context = context;
@@ -162,14 +165,16 @@ class HostEngine implements Engine {
   }
 
   build(request: BuildRequest, { signal }: Options): Promise<TracedDisk> {
-    return buildImage(this.#context, this.#caches, request, { signal: this.#bounded(signal) });
+    const parts = { caches: this.#caches, kept: this.#keptBuilder };
+    return buildImage(this.#context, parts, request, { signal: this.#bounded(signal) });
   }
 
   async buildCaches(): Promise<readonly BuildCache[]> {
     return (await this.#caches.list()).map(({ folder, bytes, usedAt }) => ({ folder, bytes, usedAt }));
   }
 
-  dropBuildCaches(): Promise<number> {
+  async dropBuildCaches(): Promise<number> {
+    await this.#keptBuilder.end();
     return this.#caches.drop();
   }
 
@@ -279,6 +284,7 @@ class HostEngine implements Engine {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort(new MachineError('exited', 'the engine was closed'));
     this.#context.integrity[Symbol.dispose]();
+    await this.#keptBuilder[Symbol.asyncDispose]();
     await Promise.all([...this.#machines.values()].map((machine) => machine[Symbol.asyncDispose]()));
     await this.#context.readAhead[Symbol.asyncDispose]();
     await this.#context.network[Symbol.asyncDispose]();

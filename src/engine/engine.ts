@@ -36,10 +36,19 @@ export interface BuildRequest {
   readonly egress?: Egress;
   /** Where the root disk is written: `<outDir>/disk` (raw ext4). The caller owns the folder. */
   readonly outDir: string;
+  /** Absent: the machine ends with the build. */
+  readonly stay?: Stay;
   /** Is told what took how long. */
   readonly phases?: Phases;
   /** Receives the build log while it happens; bytes, at most 64 KiB each. */
   onLog(chunk: Buffer): void;
+}
+
+/** How long a machine may be kept, paused, for the owner's next build. */
+export interface Stay {
+  readonly forMs: number;
+  /** Sets its room aside until the result is disposed of; `giveUp` is called when that is wanted. */
+  lend(giveUp: () => void): Disposable;
 }
 
 export interface BuiltDisk {

@@ -7,6 +7,7 @@ import path from 'node:path';
 import type { Artifacts } from '../artifacts/index.ts';
 import type { Connectors } from '../connectors/index.ts';
 import {
+  BUILDER_MEMORY_MIB,
   type Budget,
   type BuiltDisk,
   type Egress,
@@ -14,6 +15,7 @@ import {
   type Machine,
   Phases,
   type SealedSnapshot,
+  type Stay,
 } from '../engine/index.ts';
 import {
   type Clock,
@@ -53,7 +55,9 @@ export interface BuilderOptions {
   readonly snapshotDirNow: (imageArn: string, imageVersion: string) => Promise<string>;
   /** Of the same. Undefined when nothing is known. */
   readonly provenanceNow: (imageArn: string, imageVersion: string) => Promise<ProvenanceFacts | undefined>;
-  readonly budget: Pick<Budget, 'widen'>;
+  readonly budget: Pick<Budget, 'widen' | 'lend'>;
+  /** How long the machine of a build waits for its owner's next one; 0: not at all. */
+  readonly builderKeepMs: number;
   /** Bounds the Dockerfile's run. */
   readonly buildTimeoutMs: number;
 }
@@ -328,12 +332,17 @@ async function buildDisk(
   const outDir = path.join(workDir, 'out');
   // Layers of somebody else's Dockerfile are nothing to build on: it may have had the builder for itself.
   const cacheOwner = askerOf(version, o.accountId);
+  const lend: Stay['lend'] = (giveUp) => o.budget.lend({ memoryMiB: BUILDER_MEMORY_MIB, cpus: 0 }, giveUp);
+  const stay = o.builderKeepMs > 0 ? { forMs: o.builderKeepMs, lend } : undefined;
   try {
     const disk = await untilEnded(
       'the container image build',
       o.buildTimeoutMs + CALL_OFF_MS,
       (deadline) =>
-        o.engine.build({ buildId, contextDir, cacheOwner, egress, outDir, phases, onLog }, { signal: deadline }),
+        o.engine.build(
+          { buildId, contextDir, cacheOwner, egress, outDir, phases, onLog, ...(stay && { stay }) },
+          { signal: deadline },
+        ),
       { signal: AbortSignal.any([signal, over.signal]) },
     );
     const { origin, builder, isFresh } = disk;

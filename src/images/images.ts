@@ -77,6 +77,8 @@ export interface ImagesOptions {
   readonly budget?: Budget;
   /** Bounds the Dockerfile's run; default an hour. GUESS: build-time-limit */
   readonly buildTimeoutMs?: number;
+  /** How long the machine of a build waits for its owner's next one; default not at all. */
+  readonly builderKeepMs?: number;
   /** Default: none. */
   readonly quotas?: ImageQuotas;
 }
@@ -147,6 +149,7 @@ class ImagesRoom implements Images {
       stateDir: options.stateDir,
       workDir: path.join(options.stateDir, 'builds'),
       buildTimeoutMs: options.buildTimeoutMs ?? 3_600_000,
+      builderKeepMs: options.builderKeepMs ?? 0,
       budget,
     };
     this.#queue = new BuildQueue({

@@ -38,6 +38,9 @@ func diskBySerial(serial string) (string, error) {
 
 // unpackContext unpacks the tar at the start of the disk; GNU tar stops at its end marker.
 func unpackContext(ctx context.Context, disk string) error {
+	if err := os.RemoveAll(contextDir); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(contextDir, 0o700); err != nil {
 		return err
 	}
@@ -50,8 +53,11 @@ func unpackContext(ctx context.Context, disk string) error {
 	return nil
 }
 
-// mountCache mounts BuildKit's state, formatting the disk when it is blank.
+// mountCache mounts BuildKit's state, formatting the disk when it is blank; one that an earlier build left mounted stays.
 func mountCache(ctx context.Context, disk string) error {
+	if _, err := os.Stat(daemonPIDFile); err == nil {
+		return nil
+	}
 	blank, err := isBlank(disk)
 	if err != nil {
 		return err

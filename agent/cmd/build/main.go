@@ -50,6 +50,7 @@ func main() {
 	cacheSerial := flag.String("cache", "spare2", "serial of the disk with BuildKit's state; formatted when blank")
 	outSerial := flag.String("out", "spare3", "serial of the disk that gets the root file system")
 	baseLayer := flag.String("base-layer", "", "digest of the layer that the out disk already holds")
+	stay := flag.Bool("stay", false, "after a build that succeeds leave the daemon running and the cache mounted, for the next one")
 	layer := flag.String("list-layer", "", "tar of a layer: prints the digests of its files and does nothing else")
 	flag.Parse()
 	if *layer != "" {
@@ -59,7 +60,7 @@ func main() {
 		}
 		return
 	}
-	err := run(context.Background(), *contextSerial, *cacheSerial, *outSerial, *baseLayer)
+	err := run(context.Background(), disks{*contextSerial, *cacheSerial, *outSerial}, *baseLayer, *stay)
 	if err == nil {
 		os.Exit(exitOK)
 	}
@@ -79,7 +80,10 @@ func exitCode(err error) int {
 	}
 }
 
-func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer string) (err error) {
+// disks by serial.
+type disks struct{ context, cache, out string }
+
+func run(ctx context.Context, serials disks, baseLayer string, stay bool) (err error) {
 	with, err := takeSettings()
 	if err != nil {
 		return err
@@ -87,15 +91,15 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 	if err := with.writeFiles(); err != nil {
 		return err
 	}
-	contextDisk, err := diskBySerial(contextSerial)
+	contextDisk, err := diskBySerial(serials.context)
 	if err != nil {
 		return err
 	}
-	cacheDisk, err := diskBySerial(cacheSerial)
+	cacheDisk, err := diskBySerial(serials.cache)
 	if err != nil {
 		return err
 	}
-	outDisk, err := diskBySerial(outSerial)
+	outDisk, err := diskBySerial(serials.out)
 	if err != nil {
 		return err
 	}
@@ -104,13 +108,31 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 	if err := took.of("cache", func() error { return mountCache(ctx, cacheDisk) }); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, took.of("unmount", func() error { return unmount(cacheMount) })) }()
+	defer func() {
+		if err == nil && stay {
+			return
+		}
+		err = errors.Join(err, took.of("unmount", func() error { return unmount(cacheMount) }))
+	}()
 	defer func() {
 		if err := took.of("trim", func() error { return settle.Trim(cacheMount, trimmedLeast) }); err != nil {
 			fmt.Printf("[builder] %v\n", err)
 		}
 	}()
-	layout, err := solveContext(ctx, contextDisk, with, took)
+	up, err := daemonFor(with)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, up.stop())
+		}
+	}()
+	layout, err := solveContext(ctx, up, contextDisk, with, took)
+	// The root disk is made without it.
+	if err == nil && !stay {
+		err = took.of("stop", up.stop)
+	}
 	if err != nil {
 		return err
 	}
@@ -131,14 +153,9 @@ func run(ctx context.Context, contextSerial, cacheSerial, outSerial, baseLayer s
 	return writeResult(contextDisk, result{Config: image.config, UsedBytes: made.usedBytes, Origin: from})
 }
 
-// solveContext starts the daemon, which takes seconds, while the context is unpacked, and the client beside it, which takes as
-// long. It ends the daemon whatever came out: the root disk is made without it.
-func solveContext(ctx context.Context, contextDisk string, with settings, took *phases) (layout string, err error) {
-	up, err := startDaemon(with)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, took.of("stop", up.stop)) }()
+// solveContext unpacks the context while the daemon starts, which takes seconds, and has the client start beside it, which takes as
+// long.
+func solveContext(ctx context.Context, up *daemon, contextDisk string, with settings, took *phases) (layout string, err error) {
 	err = took.of("context", func() error {
 		if err := unpackContext(ctx, contextDisk); err != nil {
 			return err

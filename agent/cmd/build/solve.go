@@ -37,12 +37,13 @@ func solve(ctx context.Context, up *daemon, with settings) (layout string, err e
 	cmd := exec.CommandContext(ctx, "/usr/bin/buildctl", args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = with.environment()
+	before := readStepEvents()
 	err = cmd.Run()
 	if up.over.Err() != nil {
 		return "", errors.Join(context.Cause(up.over), log.flush())
 	}
 	if err := errors.Join(err, log.flush()); err != nil {
-		if said := stepsExceeded(); said != "" {
+		if said := readStepEvents().since(before); said != "" {
 			fmt.Printf("[builder] %s\n", said)
 		}
 		if log.diskFull {

@@ -21,8 +21,7 @@ const (
 	keptFromSteps = 384 << 20
 )
 
-// boundSteps makes the control group that the daemon starts steps in. A machine snapshotted once is launched for each build,
-// so it is never there.
+// boundSteps makes the control group that the daemon starts steps in.
 func boundSteps() error {
 	var info syscall.Sysinfo_t
 	if err := syscall.Sysinfo(&info); err != nil {
@@ -32,7 +31,7 @@ func boundSteps() error {
 	if err := os.WriteFile(filepath.Join(cgroupRoot, "cgroup.subtree_control"), []byte("+pids +memory"), 0); err != nil {
 		return fmt.Errorf("bound the steps: %w", err)
 	}
-	if err := os.Mkdir(stepsDir, 0o755); err != nil {
+	if err := os.Mkdir(stepsDir, 0o755); err != nil && !os.IsExist(err) {
 		return err
 	}
 	for name, value := range map[string]uint64{"pids.max": stepTasks, "memory.max": memory} {
@@ -43,13 +42,22 @@ func boundSteps() error {
 	return nil
 }
 
-// exceeded says which bound the steps ran into, or an empty text.
-func exceeded(memoryEvents, pidsEvents string) string {
+// stepEvents counts what steps of this machine were denied.
+type stepEvents struct{ oomKills, refusedTasks int }
+
+func readStepEvents() stepEvents {
+	memory, _ := os.ReadFile(filepath.Join(stepsDir, "memory.events"))
+	pids, _ := os.ReadFile(filepath.Join(stepsDir, "pids.events"))
+	return stepEvents{eventCount(string(memory), "oom_kill"), eventCount(string(pids), "max")}
+}
+
+// since says which bound steps ran into since `before`, or an empty text.
+func (e stepEvents) since(before stepEvents) string {
 	var said []string
-	if eventCount(memoryEvents, "oom_kill") > 0 {
+	if e.oomKills > before.oomKills {
 		said = append(said, "a step wanted more memory than a build's machine has, so that the kernel ended processes of it.")
 	}
-	if eventCount(pidsEvents, "max") > 0 {
+	if e.refusedTasks > before.refusedTasks {
 		said = append(said, fmt.Sprintf("a step wanted more than %d processes and threads, and got no more.", stepTasks))
 	}
 	return strings.Join(said, " ")
@@ -64,11 +72,4 @@ func eventCount(events, name string) int {
 		}
 	}
 	return 0
-}
-
-// stepsExceeded is `exceeded` of this build's steps.
-func stepsExceeded() string {
-	memory, _ := os.ReadFile(filepath.Join(stepsDir, "memory.events"))
-	pids, _ := os.ReadFile(filepath.Join(stepsDir, "pids.events"))
-	return exceeded(string(memory), string(pids))
 }

@@ -2,13 +2,15 @@
 import { existsSync } from 'node:fs';
 import { mkdir, open, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { isDiskFull, MachineError } from '../../lib/index.ts';
+import { isDiskFull, MachineError, messageOf } from '../../lib/index.ts';
+import { copySparse } from '../disk/copy.ts';
 import { BuildFailure, type BuildRequest, type TracedDisk } from '../engine.ts';
 import { remove } from '../folders.ts';
 import type { EngineContext } from '../machine/context.ts';
 import { type Builder, ensureBuilder, makeContextDisk, makeOutDisk } from './builder.ts';
-import { diskFull, freeBytes, MIN_FREE_BYTES, runBuilder } from './builder-run.ts';
+import { diskFull, freeBytes, MIN_FREE_BYTES, startBuilder } from './builder-run.ts';
 import type { BuildCaches } from './caches.ts';
+import type { BuildSession, KeptBuilder } from './kept-builder.ts';
 import { timed } from './phases.ts';
 import { fileSystemBytes, readResult, resultBytes } from './result.ts';
 import { sourceKey } from './source-key.ts';
@@ -18,12 +20,20 @@ const EXIT_DOCKERFILE = 10;
 const EXIT_NO_DOCKERFILE = 11;
 const EXIT_DISK_FULL = 12;
 
+/** What builds leave for each other. */
+export interface BuildParts {
+  readonly caches: BuildCaches;
+  readonly kept: KeptBuilder;
+}
+
+type Options = { signal?: AbortSignal | undefined };
+
 /** @throws BuildFailure, MachineError; nothing is left in `outDir` then */
 export async function buildImage(
   context: EngineContext,
-  caches: BuildCaches,
+  parts: BuildParts,
   request: BuildRequest,
-  options: { signal?: AbortSignal | undefined },
+  options: Options,
 ): Promise<TracedDisk> {
   await using stack = new AsyncDisposableStack();
   const work = context.folders.work(request.buildId);
@@ -40,7 +50,7 @@ export async function buildImage(
     throw new BuildFailure('dockerfile-missing', 'the artifact has no Dockerfile at its root');
   }
   try {
-    return await build(context, caches, request, work, options);
+    return await build(context, parts, request, work, options);
   } catch (error) {
     throw isDiskFull(error) ? diskFull() : error;
   }
@@ -48,11 +58,12 @@ export async function buildImage(
 
 async function build(
   context: EngineContext,
-  caches: BuildCaches,
+  parts: BuildParts,
   request: BuildRequest,
   work: string,
-  options: { signal?: AbortSignal | undefined },
+  options: Options,
 ): Promise<TracedDisk> {
+  const { caches, kept } = parts;
   const { signal } = options;
   const log = (line: string) => request.onLog(Buffer.from(`${line}\n`));
   const { phases } = request;
@@ -63,41 +74,119 @@ async function build(
     log('[rekindle] nothing changed since an earlier build: using its root disk');
     return earlier;
   }
-  const contextDisk = path.join(work, 'context.raw');
-  const out = path.join(work, 'out.raw');
+  const settings = await context.registries?.current();
+  // Credentials of registries are in no machine that is kept.
+  const stay = settings === undefined && request.egress !== undefined ? request.stay : undefined;
   await using stack = new AsyncDisposableStack();
-  const leased = caches.lease(request.cacheOwner, builder, { signal });
-  stack.defer(async () => (await leased.catch(() => undefined))?.[Symbol.asyncDispose]());
-  const [cache] = await Promise.all([
-    timed(phases, 'cache', () => leased),
-    timed(phases, 'context', () => makeContextDisk(request.contextDir, contextDisk, signal)),
-    timed(phases, 'base', () => makeOutDisk(context.runtime, out, signal)),
-  ]);
-  const exitCode = await runBuilder(
-    context,
-    {
-      id: request.buildId,
-      snapshotDir: builder.snapshotDir,
-      workDir: work,
-      context: { kind: 'raw', path: contextDisk },
-      cache: cache.disk,
-      out: { kind: 'raw', path: out },
-      settings: await context.registries?.current(),
-      egress: request.egress,
-      phases,
-      onLog: request.onLog,
-    },
-    options,
-  );
+  const session =
+    (stay && (await woken(context, kept, builder, request, signal))) ??
+    (await opened(context, caches, builder, request, signal));
+  const owned = stack.use(ownedUntilKept(session));
+  const { machine, cache } = session;
+  const run = { settings, phases, stays: stay !== undefined, onLog: request.onLog };
+  const exitCode = await machine.run(run, options);
+  const copy = stay !== undefined && exitCode === 0 ? await cache.keepCopy() : undefined;
   // The program put the cache away in order when it ended of its own accord, other than by an error of its own.
-  if (exitCode === 0 || exitCode === EXIT_DOCKERFILE || exitCode === EXIT_NO_DOCKERFILE) cache.keep();
-  else await cache.forget();
+  if (copy === undefined) {
+    await machine[Symbol.asyncDispose]();
+    if (exitCode === 0 || exitCode === EXIT_DOCKERFILE || exitCode === EXIT_NO_DOCKERFILE) cache.keep();
+    else await cache.forget();
+  }
   if (exitCode !== 0) throw failureOf(exitCode);
   return await timed(phases, 'keep', async () => {
-    const { record, ...built } = await keepDisk(context, request, { contextDisk, out });
+    const { record, ...built } = await keepDisk(context, request, session, { isCopy: copy !== undefined });
     if (key !== undefined) await caches.keepResult(request.cacheOwner, key, { disk: built.diskPath, record });
+    if (stay !== undefined && copy !== undefined) kept.keep(owned.keep(), copy.copied, stay);
     return built;
   });
+}
+
+/** A new machine. */
+async function opened(
+  context: EngineContext,
+  caches: BuildCaches,
+  builder: Builder,
+  request: BuildRequest,
+  signal: AbortSignal | undefined,
+): Promise<BuildSession> {
+  const { buildId, cacheOwner: owner, egress, phases } = request;
+  await using stack = new AsyncDisposableStack();
+  const cache = stack.use(await timed(phases, 'cache', () => caches.lease(owner, builder, { signal })));
+  const { workDir } = cache;
+  const [contextDisk, outDisk] = [path.join(workDir, 'context.raw'), path.join(workDir, 'out.raw')];
+  await fillDisks(context, request, { contextDisk, outDisk }, signal);
+  const place = {
+    // Not the build's: it may be there yet when the app of this or the next one is started.
+    id: `builder-${buildId}`,
+    snapshotDir: builder.snapshotDir,
+    workDir,
+    context: { kind: 'raw', path: contextDisk },
+    cache: cache.disk,
+    out: { kind: 'raw', path: outDisk },
+    egress,
+  } as const;
+  const machine = stack.use(await startBuilder(context, place, { phases, signal }));
+  const owned = stack.move();
+  return {
+    owner,
+    key: builder.key,
+    machine,
+    cache,
+    contextDisk,
+    outDisk,
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+/** The machine of the build before, when it is there and goes on. */
+async function woken(
+  context: EngineContext,
+  kept: KeptBuilder,
+  { key }: Builder,
+  request: BuildRequest,
+  signal: AbortSignal | undefined,
+): Promise<BuildSession | undefined> {
+  const { cacheOwner, egress, phases } = request;
+  const session = await kept.take(cacheOwner, key);
+  if (session === undefined || egress === undefined) return undefined;
+  try {
+    await fillDisks(context, request, session, signal);
+    await timed(phases, 'wake', () => session.machine.wake(egress, { signal }));
+    request.onLog(Buffer.from("[rekindle] going on in the machine of this principal's last build\n"));
+    return session;
+  } catch (error) {
+    await session[Symbol.asyncDispose]();
+    signal?.throwIfAborted();
+    if (isDiskFull(error)) throw error;
+    context.log.warn({ error: messageOf(error) }, 'the builder that was kept could not be used again');
+    return undefined;
+  }
+}
+
+async function fillDisks(
+  { runtime }: EngineContext,
+  { contextDir, phases }: BuildRequest,
+  { contextDisk, outDisk }: Pick<BuildSession, 'contextDisk' | 'outDisk'>,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  await Promise.all([
+    timed(phases, 'context', () => makeContextDisk(contextDir, contextDisk, signal)),
+    timed(phases, 'base', () => makeOutDisk(runtime, outDisk, signal)),
+  ]);
+}
+
+/** Disposing it ends the session, unless it was handed on. */
+function ownedUntilKept(session: BuildSession): AsyncDisposable & { keep(): BuildSession } {
+  let isKept = false;
+  return {
+    keep: () => {
+      isKept = true;
+      return session;
+    },
+    [Symbol.asyncDispose]: async () => {
+      if (!isKept) await session[Symbol.asyncDispose]();
+    },
+  };
 }
 
 /** Undefined: the build may come to something else each time. */
@@ -133,20 +222,22 @@ async function earlierResult(
   }
 }
 
-/** Takes what the builder wrote. */
+/** Takes what the builder wrote; a copy of it when the machine goes on with its disks. */
 async function keepDisk(
   context: EngineContext,
   request: BuildRequest,
-  { contextDisk, out }: { contextDisk: string; out: string },
+  { contextDisk, outDisk }: BuildSession,
+  { isCopy }: { isCopy: boolean },
 ): Promise<TracedDisk & { record: Buffer }> {
   await using file = await open(contextDisk, 'r');
   const result = await readResult(file);
-  const bytes = await fileSystemBytes(out);
-  await using disk = await open(out, 'r+');
+  const bytes = await fileSystemBytes(outDisk);
+  const diskPath = path.join(request.outDir, 'disk');
+  if (isCopy) await copySparse(outDisk, diskPath, undefined);
+  else await rename(outDisk, diskPath);
+  await using disk = await open(diskPath, 'r+');
   await disk.truncate(bytes);
   await disk.datasync();
-  const diskPath = path.join(request.outDir, 'disk');
-  await rename(out, diskPath);
   const record = await resultBytes(file);
   return { diskPath, ...result, isFresh: true, builder: describeBuilder(context), record };
 }

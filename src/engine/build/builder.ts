@@ -26,7 +26,7 @@ import { ReadAhead } from '../snapshot/read-ahead.ts';
 import { createDraft, sealDraft } from '../snapshot/seal.ts';
 import { Vault } from '../snapshot/vault.ts';
 import { qemuDriver } from '../vmm/qemu/driver.ts';
-import { BUILD_PROGRAM, PROGRAM_ENV, runBuilder } from './builder-run.ts';
+import { BUILD_PROGRAM, PROGRAM_ENV, startBuilder } from './builder-run.ts';
 import { writeContextTar } from './context-tar.ts';
 
 /** What a builder machine has, all of it guaranteed: its budget is that of a build. */
@@ -167,22 +167,23 @@ async function makeTemplate(
   await blank.truncate(SPARE_DISK_BYTES);
   const out = path.join(work, 'out');
   await makeOutDisk(runtime, out, options.signal);
+  const place = {
+    id,
+    snapshotDir: builder.snapshotDir,
+    workDir: work,
+    context: { kind: 'raw', path: contextDisk },
+    cache: { kind: 'raw', path: cache },
+    out: { kind: 'raw', path: out },
+  } as const;
   let log = '';
-  const exitCode = await runBuilder(
-    context,
-    {
-      id,
-      snapshotDir: builder.snapshotDir,
-      workDir: work,
-      context: { kind: 'raw', path: contextDisk },
-      cache: { kind: 'raw', path: cache },
-      out: { kind: 'raw', path: out },
-      onLog: (chunk) => {
-        log = (log + chunk.toString('utf8')).slice(-4096);
-      },
-    },
-    options,
-  );
+  const onLog = (chunk: Buffer) => {
+    log = (log + chunk.toString('utf8')).slice(-4096);
+  };
+  let exitCode: number;
+  {
+    await using machine = await startBuilder(context, place, options);
+    exitCode = await machine.run({ onLog }, options);
+  }
   if (exitCode !== 0) {
     throw new MachineError('failed', `the builder could not build the base image (exit code ${exitCode})`, {
       evidence: log,
@@ -194,14 +195,17 @@ async function makeTemplate(
   await syncPath(path.dirname(builder.cacheTemplate));
 }
 
-/** The first of the builder's disks: the context's tar at its start. */
+/** The first of the builder's disks: the context's tar at its start. Instead of what the file held, when there is one. */
 export async function makeContextDisk(dir: string, disk: string, signal: AbortSignal | undefined): Promise<void> {
-  await using file = await open(disk, 'wx', 0o600);
+  await using file = await open(disk, 'w', 0o600);
   await writeContextTar(dir, file, signal);
   await file.truncate(SPARE_DISK_BYTES);
 }
 
-/** The last of the builder's disks: already holds the base, so that only an image's own layers have to be written. */
+/**
+ * The last of the builder's disks: already holds the base, so that only an image's own layers have to be written. Instead of what the
+ * file held, when there is one.
+ */
 export async function makeOutDisk(runtime: Runtime, disk: string, signal: AbortSignal | undefined): Promise<void> {
   await copySparse(runtime.base.disk, disk, signal);
   await chmod(disk, 0o600);

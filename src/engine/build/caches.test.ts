@@ -82,6 +82,34 @@ describe('a build cache', () => {
     assert.equal((await caches.list()).length, 1);
   });
 
+  it('is a copy of what a machine that goes on has, which stays its own', async () => {
+    await using b = await bench();
+    await using caches = b.open();
+    await using first = await lease(caches);
+    await writeFile(path.join(first.workDir, 'context.raw'), 'x');
+    await appendFile(first.disk.path, 'one');
+    await (await first.keepCopy())?.copied;
+    await appendFile(first.disk.path, ' more');
+    await using second = await lease(caches);
+    assert.match(await readFile(second.disk.path, 'latin1'), /one$/);
+    await (await first.keepCopy())?.copied;
+    await first[Symbol.asyncDispose]();
+    await second[Symbol.asyncDispose]();
+    assert.deepEqual((await filesIn(b.dir)).length, 1);
+    await using third = await lease(caches);
+    assert.match(await readFile(third.disk.path, 'latin1'), /one more$/);
+  });
+
+  it('is not copied when it is large, or nothing is kept', async () => {
+    await using b = await bench();
+    for (const options of [{ maxCopiedBytes: 4096 }, { limitBytes: 0 }]) {
+      await using caches = b.open(options);
+      await using large = await lease(caches);
+      await appendFile(large.disk.path, Buffer.alloc(MIB, 1));
+      assert.equal(await large.keepCopy(), undefined);
+    }
+  });
+
   it('stays as it was when its build fails or is called off', async () => {
     await using b = await bench();
     await using caches = b.open();

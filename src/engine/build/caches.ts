@@ -13,12 +13,13 @@ import { type Clock, KeyedLock, type Logger, messageOf } from '../../lib/index.t
 import { copySparse } from '../disk/copy.ts';
 import { createOverlay } from '../disk/overlay.ts';
 import type { BuildCache } from '../engine.ts';
-import { syncPath } from '../folders.ts';
+import { remove, syncPath } from '../folders.ts';
 import { SPARE_DISK_BYTES } from '../machine/context.ts';
 import type { Disk } from '../vmm/vmm.ts';
 import type { Builder } from './builder.ts';
 
 const DRAFT = '.draft';
+const WORK = '.work';
 const CACHE = '.qcow2';
 const RESULT = '.disk';
 const RECORD = '.record';
@@ -41,11 +42,18 @@ export interface CachesOptions {
 /** A build's cache disk, for it alone. Disposing it without `keep` throws it away. */
 export interface CacheLease extends AsyncDisposable {
   readonly disk: Extract<Disk['source'], { kind: 'overlay' }>;
+  /** A private folder for what the machine has besides; gone with the lease. */
+  readonly workDir: string;
   /**
    * The machine that had it open has ended, and the build in it in order: the disk becomes the owner's cache. That goes on
    * beside whatever follows; the owner's next lease waits for it.
    */
   keep(): void;
+  /**
+   * The machine that has it open stands still and has written all: a copy becomes the owner's cache, and the lease goes on. The machine
+   * must not run before `copied` resolves, which never rejects. Undefined: nothing is kept, or it is too large to be copied.
+   */
+  keepCopy(): Promise<{ readonly copied: Promise<void> } | undefined>;
   /** Nothing came of it, and that may be the cache's fault: the owner's next build begins anew. */
   forget(): Promise<void>;
 }
@@ -73,7 +81,8 @@ export class BuildCaches implements AsyncDisposable {
     for (const owner of await namesIn(this.#o.dir)) {
       for (const name of await namesIn(path.join(this.#o.dir, owner))) {
         const file = path.join(this.#o.dir, owner, name);
-        if (name.endsWith(DRAFT) && !this.#drafts.has(file)) await rm(file, { force: true });
+        const isOpen = this.#drafts.has(file.replace(WORK, DRAFT));
+        if ((name.endsWith(DRAFT) || name.endsWith(WORK)) && !isOpen) await remove(file);
       }
     }
     await this.#trim(this.#o.limitBytes);
@@ -87,10 +96,11 @@ export class BuildCaches implements AsyncDisposable {
   ): Promise<CacheLease> {
     const dir = this.#folderOf(owner);
     const cache = path.join(dir, `${await identityOf(builder)}${CACHE}`);
-    const draft = path.join(dir, `${randomBytes(8).toString('hex')}${DRAFT}`);
+    const name = path.join(dir, randomBytes(8).toString('hex'));
+    const [draft, workDir] = [`${name}${DRAFT}`, `${name}${WORK}`];
     this.#drafts.add(draft);
     const discard = async () => {
-      await rm(draft, { force: true });
+      await remove(draft);
       this.#drafts.delete(draft);
     };
     try {
@@ -101,24 +111,30 @@ export class BuildCaches implements AsyncDisposable {
           const other = path.join(dir, name);
           if (name.endsWith(CACHE) && other !== cache) await rm(other, { force: true });
         }
-        const maxBytes = this.#o.maxCopiedBytes ?? MAX_COPIED_BYTES;
+        await mkdir(workDir, { mode: 0o700 });
+        const maxBytes = this.#maxCopiedBytes;
         if (!(await take(cache, draft, { maxBytes, signal }))) await createOverlay(draft, SPARE_DISK_BYTES);
       });
     } catch (error) {
-      await discard();
+      await Promise.all([remove(workDir), discard()]);
       throw error;
     }
     let isKept = false;
     return {
       disk: { kind: 'overlay', path: draft, basePath: builder.cacheTemplate },
+      workDir,
       keep: () => {
         isKept = true;
-        const keeping = this.#keep(dir, cache, draft).finally(discard);
-        this.#keeping.add(keeping);
-        void keeping.finally(() => this.#keeping.delete(keeping));
+        void this.#goOn(this.#keep(dir, () => this.#replace(cache, draft)).finally(discard));
+      },
+      keepCopy: async () => {
+        const { blocks } = await stat(draft);
+        if (this.#o.limitBytes <= 0 || blocks * 512 > this.#maxCopiedBytes) return undefined;
+        return { copied: this.#goOn(this.#keep(dir, () => this.#replaceByCopy(cache, draft))) };
       },
       forget: () => this.#owners.run(dir, () => rm(cache, { force: true })),
       [Symbol.asyncDispose]: async () => {
+        await remove(workDir);
         if (!isKept) await discard();
       },
     };
@@ -186,13 +202,33 @@ export class BuildCaches implements AsyncDisposable {
     await Promise.allSettled([...this.#keeping]);
   }
 
+  get #maxCopiedBytes(): number {
+    return this.#o.maxCopiedBytes ?? MAX_COPIED_BYTES;
+  }
+
   /** Never rejects: a cache can be done without. */
-  async #keep(dir: string, cache: string, draft: string): Promise<void> {
+  async #keep(dir: string, replace: () => Promise<void>): Promise<void> {
     try {
-      if (this.#o.limitBytes > 0) await this.#owners.run(dir, () => this.#replace(cache, draft));
+      if (this.#o.limitBytes > 0) await this.#owners.run(dir, replace);
       await this.#trim(this.#o.limitBytes);
     } catch (error) {
       this.#o.log.warn({ error: messageOf(error) }, 'a build cache could not be kept');
+    }
+  }
+
+  /** Beside whatever follows, but not beyond the end of the caches. */
+  async #goOn(keeping: Promise<void>): Promise<void> {
+    this.#keeping.add(keeping);
+    await keeping.finally(() => this.#keeping.delete(keeping));
+  }
+
+  async #replaceByCopy(cache: string, draft: string): Promise<void> {
+    const copy = `${draft}${DRAFT}`;
+    try {
+      await copySparse(draft, copy, undefined);
+      await this.#replace(cache, copy);
+    } finally {
+      await remove(copy);
     }
   }
 

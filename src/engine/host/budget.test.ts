@@ -57,6 +57,32 @@ describe('the budget of a host', () => {
     );
   });
 
+  it('lends what nobody has a share of, and takes it back before anybody is refused', async () => {
+    let availableMemoryMiB = 100_000;
+    const gauges = { ...ROOMY, availableMemoryMiB: () => availableMemoryMiB };
+    const budget = createBudget({ memoryMiB: 3 * 608, cpus: 100, machines: 100 }, gauges);
+    const lent: string[] = [];
+    const lend = (name: string) => budget.lend(NEED, () => lent.push(name));
+    budget.take('a', NEED);
+    lend('one');
+    budget.take('b', NEED);
+    assert.deepEqual(lent, []);
+    budget.take('c', NEED);
+    assert.deepEqual(lent, ['one']);
+    budget.release('c');
+    lend('returned')[Symbol.dispose]();
+    budget.take('c', NEED);
+    assert.deepEqual(lent, ['one']);
+    lend('beyond');
+    await Promise.resolve();
+    assert.deepEqual(lent, ['one', 'beyond']);
+    budget.release('c');
+    lend('last');
+    availableMemoryMiB = 2000;
+    budget.take('b', NEED);
+    assert.deepEqual(lent, ['one', 'beyond', 'last']);
+  });
+
   it('bounds guaranteed vCPUs and the number of machines', () => {
     const cpus = createBudget({ memoryMiB: 10_000, cpus: 0.5, machines: 100 }, ROOMY);
     cpus.take('a', NEED);

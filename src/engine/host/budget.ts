@@ -76,6 +76,11 @@ export interface Budget {
   rest(id: string): void;
   /** Idempotent. */
   release(id: string): void;
+  /**
+   * For what is useful but not needed: takes nothing from anybody, as `giveUp` is called, once, as soon as a share wants its room or memory
+   * runs low. Disposing of it says that it is gone.
+   */
+  lend(need: Need, giveUp: () => void): Disposable;
   /** Whether memory runs short although every share was granted. */
   pressure(): boolean;
 }
@@ -88,6 +93,8 @@ const DELTA_MIB = 64;
 const OVERHEAD_MIB = 96;
 /** What the kernel must always be able to give: the server, the page cache of the snapshots, everybody else. */
 const MIN_AVAILABLE_MEMORY_MIB = 512;
+/** What is lent is given up below this, so that whoever comes next finds room. */
+const LENDING_MEMORY_MIB = 2560;
 /** The server's sockets and files for one machine; 7 measured, and what its traffic opens. */
 const FILES_EACH = 16;
 /** Source: the sizes' table, a quarter of a vCPU for 512 MiB. */
@@ -132,6 +139,7 @@ class HostBudget implements Budget {
   readonly #clock: Clock;
   readonly #shares = new Map<string, Held>();
   readonly #waiting: Waiter[] = [];
+  readonly #lent = new Map<() => void, Held>();
   #held = NOTHING;
   #look: Disposable | undefined;
 
@@ -147,6 +155,7 @@ class HostBudget implements Budget {
 
   take(id: string, need: Need, { yields = false }: { yields?: boolean } = {}): void {
     this.#drop(id);
+    this.#takeBack();
     const short = this.#shortOf(shareOf(need), yields ? this.#keptFree() : NOTHING);
     if (short === undefined) this.#add(id, shareOf(need));
     this.#admit();
@@ -200,13 +209,38 @@ class HostBudget implements Budget {
     this.#admit();
   }
 
+  lend(need: Need, giveUp: () => void): Disposable {
+    this.#lent.set(giveUp, shareOf(need));
+    // Not before its owner has what is returned.
+    queueMicrotask(() => this.#takeBack());
+    return { [Symbol.dispose]: () => void this.#lent.delete(giveUp) };
+  }
+
   pressure(): boolean {
+    this.#takeBack();
     return this.#held.machines > 0 && this.#gauges.availableMemoryMiB() < MIN_AVAILABLE_MEMORY_MIB;
   }
 
   #add(id: string, share: Held): void {
     this.#shares.set(id, share);
     this.#held = sum(this.#held, share, 1);
+    this.#takeBack();
+  }
+
+  /** What is lent, when it does not fit beside the shares any more. */
+  #takeBack(): void {
+    if (this.#lent.size === 0 || this.#isRoomy()) return;
+    const lent = [...this.#lent.keys()];
+    this.#lent.clear();
+    for (const giveUp of lent) giveUp();
+  }
+
+  #isRoomy(): boolean {
+    const { memoryMiB, cpus, machines, files = Number.POSITIVE_INFINITY } = this.limits;
+    let all = this.#held;
+    for (const share of this.#lent.values()) all = sum(all, share, 1);
+    const isPromised = all.memoryMiB <= memoryMiB && all.cpus <= cpus && all.machines <= machines && all.files <= files;
+    return isPromised && this.#gauges.availableMemoryMiB() >= LENDING_MEMORY_MIB;
   }
 
   #drop(id: string): void {
