@@ -18,8 +18,9 @@ import (
 // are read as data, within bounds.
 type pkg struct {
 	// Type is that of a package URL: deb, apk or rpm.
-	Type    string `json:"type"`
-	Name    string `json:"name"`
+	Type string `json:"type"`
+	Name string `json:"name"`
+	// Version is as its manager writes it, with an epoch before a colon.
 	Version string `json:"version"`
 	Arch    string `json:"arch"`
 }
@@ -62,6 +63,7 @@ func packagesIn(dir string) (inventory, error) {
 	for _, name := range []string{"lib/apk/db/installed", "usr/lib/apk/db/installed"} {
 		found.read(root, name, "apk", apkFields)
 	}
+	found.readRPM(root)
 	slices.SortFunc(found.Packages, func(a, b pkg) int {
 		return strings.Compare(strings.Join([]string{a.Type, a.Name, a.Version, a.Arch}, " "), strings.Join([]string{b.Type, b.Name, b.Version, b.Arch}, " "))
 	})
@@ -71,7 +73,7 @@ func packagesIn(dir string) (inventory, error) {
 
 // read adds a database of lines `Mark: value`, its packages apart by empty lines.
 func (i *inventory) read(root *os.Root, name, kind string, fields map[string]string) {
-	file, err := openDatabase(root, name)
+	file, err := openDatabase(root, name, maxDatabaseBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
@@ -85,7 +87,7 @@ func (i *inventory) read(root *os.Root, name, kind string, fields map[string]str
 	values := map[string]string{}
 	for lines.Scan() {
 		if lines.Text() == "" {
-			i.add(name, kind, values)
+			i.addEntry(name, kind, values)
 			clear(values)
 			continue
 		}
@@ -94,18 +96,21 @@ func (i *inventory) read(root *os.Root, name, kind string, fields map[string]str
 			values[field] = strings.TrimSpace(value)
 		}
 	}
-	i.add(name, kind, values)
+	i.addEntry(name, kind, values)
 	if err := lines.Err(); err != nil {
 		i.miss(name, err)
 	}
 }
 
-func (i *inventory) add(from, kind string, values map[string]string) {
+func (i *inventory) addEntry(from, kind string, values map[string]string) {
 	status, hasStatus := values["status"]
 	if len(values) == 0 || hasStatus && !strings.HasSuffix(status, " installed") {
 		return
 	}
-	one := pkg{kind, values["name"], values["version"], values["arch"]}
+	i.add(from, pkg{kind, values["name"], values["version"], values["arch"]})
+}
+
+func (i *inventory) add(from string, one pkg) {
 	switch {
 	case !word.MatchString(one.Name) || !word.MatchString(one.Version) || !word.MatchString(one.Arch):
 		i.miss(from, errors.New("an entry has no proper name, version or architecture"))
@@ -124,7 +129,7 @@ func (i *inventory) miss(name string, err error) {
 	}
 }
 
-func openDatabase(root *os.Root, name string) (*os.File, error) {
+func openDatabase(root *os.Root, name string, most int64) (*os.File, error) {
 	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -133,8 +138,8 @@ func openDatabase(root *os.Root, name string) (*os.File, error) {
 	if err == nil && !info.Mode().IsRegular() {
 		err = errors.New("not a file")
 	}
-	if err == nil && info.Size() > maxDatabaseBytes {
-		err = fmt.Errorf("more than %d bytes", maxDatabaseBytes)
+	if err == nil && info.Size() > most {
+		err = fmt.Errorf("more than %d bytes", most)
 	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())

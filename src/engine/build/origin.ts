@@ -16,6 +16,7 @@ export interface Dependency {
 export interface InstalledPackage {
   readonly type: 'deb' | 'apk' | 'rpm';
   readonly name: string;
+  /** As its manager writes it, with an epoch before a colon. */
   readonly version: string;
   readonly arch: string;
 }

@@ -7,7 +7,7 @@ import { readArchive, writeArchive } from '../../lib/index.ts';
 import type { CreateImageInput } from '../index.ts';
 import { ARN, type Bench, bench, INPUT } from '../test-bench.ts';
 import { decodeFacts, type ProvenanceFacts } from './facts.ts';
-import type { Statement } from './statement.ts';
+import { type Statement, spdxOf } from './statement.ts';
 
 /** As much of a statement as is looked at here. */
 interface Read {
@@ -166,6 +166,29 @@ test('a provenance that is not as it was written is none', async () => {
   await writeFile(factsFile(b), text.replace('s3://code', 's3://evil'));
   await assert.rejects(provenance(b), { code: 'CONFLICT', message: /Nothing is known/ });
   await assert.rejects(provenance(b, '7.0'), { code: 'NOT_FOUND' });
+});
+
+test('the epoch of an RPM is no part of the version in its URL', async () => {
+  const { b } = await built();
+  await using _b = b;
+  const facts = JSON.parse(await readFile(factsFile(b), 'utf8')) as ProvenanceFacts;
+  const packages = [
+    { type: 'deb', name: 'libstdc++6', version: '1:2.3-4', arch: 'amd64' },
+    { type: 'rpm', name: 'openssl', version: '1:3.2.2-1.amzn2023', arch: 'x86_64' },
+    { type: 'rpm', name: 'libstdc++', version: '0.1^git1-2', arch: 'noarch' },
+  ] as const;
+  const build = { ...facts.build, origin: { ...facts.build.origin, packages } };
+  const listed = spdxOf({ imageArn: ARN, imageName: 'demo', version: '1.0' }, { ...facts, build }) as {
+    packages: readonly { versionInfo: string; externalRefs: readonly { referenceLocator: string }[] }[];
+  };
+  assert.deepEqual(
+    listed.packages.map((one) => [one.versionInfo, one.externalRefs[0]?.referenceLocator]),
+    [
+      ['1:2.3-4', 'pkg:deb/libstdc%2B%2B6@1%3A2.3-4?arch=amd64'],
+      ['1:3.2.2-1.amzn2023', 'pkg:rpm/openssl@3.2.2-1.amzn2023?arch=x86_64&epoch=1'],
+      ['0.1^git1-2', 'pkg:rpm/libstdc%2B%2B@0.1%5Egit1-2?arch=noarch'],
+    ],
+  );
 });
 
 test('a provenance of somebody else is taken only in its exact shape', async () => {

@@ -145,10 +145,14 @@ export function spdxOf({ imageName, version }: Version, { build, disk }: Provena
   };
 }
 
-/** Without a vendor: the databases do not name it. */
+/**
+ * Without a vendor: the databases do not name the one that is meant. Of RPMs the epoch is no part of the version:
+ * https://github.com/package-url/purl-spec/blob/main/types/rpm-definition.json
+ */
 function packageUrl({ type, name, version, arch }: InstalledPackage): string {
-  const [part, at, cpu] = [name, version, arch].map(encodeURIComponent);
-  return `pkg:${type}/${part}@${at}?arch=${cpu}`;
+  const [, epoch, rest = version] = (type === 'rpm' && /^(\d+):(.+)$/.exec(version)) || [];
+  const [part, at, cpu] = [name, rest, arch].map(encodeURIComponent);
+  return `pkg:${type}/${part}@${at}?arch=${cpu}${epoch === undefined ? '' : `&epoch=${epoch}`}`;
 }
 
 /** As RFC 3339 has it, in seconds. */
