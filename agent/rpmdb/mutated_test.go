@@ -19,6 +19,8 @@ func TestNothingInADatabaseMakesReadingItPanicOrEndless(t *testing.T) {
 		"SQLite":         {database, nil, 300},
 		"SQLite and log": {database, log, 100},
 		"small SQLite":   {small, nil, 5000},
+		"Berkeley DB":    {fixture(t, "Packages"), nil, 500},
+		"rpm's own":      {inSlots(t, database), nil, 500},
 	} {
 		for seed := range uint64(of.times) {
 			random := rand.New(rand.NewPCG(seed, 1))

@@ -1,4 +1,4 @@
-// Package rpmdb reads which packages an RPM database lists: one of SQLite. Somebody's Dockerfile wrote it, so
+// Package rpmdb reads which packages an RPM database lists: SQLite, and the formats before it. Somebody's Dockerfile wrote it, so
 // no content makes this panic, go in circles or read more than a bound.
 //
 // The libraries for it need all of SQLite, which doubles the program, and trust what they read.
@@ -74,6 +74,10 @@ func scan(database, log io.ReaderAt, each func(header *blob) error) error {
 		return err
 	case bytes.HasPrefix(start, []byte(sqliteMagic)):
 		return scanSQLite(database, log, start, each)
+	case bytes.HasPrefix(start, []byte(slotsMagic)):
+		return scanSlots(database, start, each)
+	case isHash(start):
+		return scanHash(database, start, each)
 	default:
 		return errors.New("of no kind that is read")
 	}

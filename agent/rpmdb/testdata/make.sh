@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the databases beside this file and what rpm itself says of them; with rpm (4.18.0), gpg and python3 of Debian 12:
-# sh make.sh
+# Makes the databases beside this file and what rpm itself says of them; with rpm (4.18.0), gpg, python3 and db5.3-util of
+# Debian 12: sh make.sh
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
@@ -68,3 +68,19 @@ gzip -9n < "$root/db/rpmdb.sqlite" > "$here/rpmdb.sqlite.gz"
 gzip -9n < "$root/db/rpmdb.sqlite-wal" > "$here/rpmdb.sqlite-wal.gz"
 : > "$work/done"
 wait
+
+# Debian's rpm reads Berkeley DB but does not write it. Small headers lie beside their keys, others on pages of their own.
+mkdir "$root/old"
+python3 - "$root/db/rpmdb.sqlite" > "$work/dump" <<'END'
+import sqlite3, struct, sys
+print('VERSION=3\nformat=bytevalue\ntype=hash\ndb_pagesize=8192\nHEADER=END')
+some = 'SELECT hnum, blob FROM Packages WHERE hnum < 20 OR length(blob) > 1400 ORDER BY hnum'
+rows = sqlite3.connect(sys.argv[1]).execute(some).fetchall()
+for key, value in [(0, struct.pack('<I', rows[-1][0])), *rows]:
+    print(f" {struct.pack('<I', key).hex()}\n {value.hex()}")
+print('DATA=END')
+END
+db5.3_load -f "$work/dump" "$root/old/Packages"
+rpm -qa --root "$root" --define '_dbpath /old' --define '_db_backend bdb_ro' --qf '%{NAME} %{EVR} %{ARCH}\n' |
+  LC_ALL=C sort > "$here/rpm-qa.old"
+gzip -9n < "$root/old/Packages" > "$here/Packages.gz"
