@@ -114,6 +114,7 @@ func writeRootDisk(ctx context.Context, disk, layout string, img image, baseLaye
 	}
 	defer func() { err = errors.Join(err, unmount(outMount)) }()
 	changed := newTouched(outMount)
+	changed.everywhere = !hasBase
 	files, err := applyLayers(ctx, layout, layers, hasBase, changed)
 	if err != nil {
 		return made, err
@@ -128,9 +129,6 @@ func writeRootDisk(ctx context.Context, disk, layout string, img image, baseLaye
 	}
 	made.usedBytes = int64(stat.Blocks-stat.Bfree) * stat.Bsize
 	err = took.of("digest", func() error {
-		if !hasBase {
-			changed.everywhere = true
-		}
 		listing, err := listRootDisk(files, changed, baseLayer)
 		if err != nil {
 			return err
@@ -153,16 +151,21 @@ func writeRootDisk(ctx context.Context, disk, layout string, img image, baseLaye
 // which is the one that set-up makes.
 func listRootDisk(files *known, changed *touched, baseLayer string) ([]byte, error) {
 	name := filepath.Base(blobPath("", baseLayer))
-	before, err := earlierListing(listingsDir, name)
-	if err != nil {
-		return nil, err
+	var before *earlier
+	if !changed.everywhere {
+		var err error
+		if before, err = earlierListing(listingsDir, name); err != nil {
+			return nil, err
+		}
 	}
 	var listing bytes.Buffer
 	if err := listTree(outMount, files, &unchanged{changed, before}, &listing); err != nil {
 		return nil, err
 	}
 	if before == nil && changed.isAtTopOnly() {
-		return listing.Bytes(), keepListing(listingsDir, name, listing.Bytes())
+		if err := keepListing(listingsDir, name, listing.Bytes()); err != nil {
+			fmt.Printf("[builder] the next build has to list the base again: %v\n", err)
+		}
 	}
 	return listing.Bytes(), nil
 }
