@@ -86,7 +86,9 @@ export async function openBreakoutBench(): Promise<BreakoutBench> {
   stack.defer(() => rm(folder, { recursive: true, force: true }));
   const networks = join(folder, 'networks.json');
   await writeFile(networks, JSON.stringify(networksFile()));
-  const server = stack.use(await startServer({ namespace: network.host, args: ['--networks', networks] }));
+  // Each VMM there is is looked at.
+  const args = ['--networks', networks, '--builder-keep', '0'];
+  const server = stack.use(await startServer({ namespace: network.host, args }));
 
   const rekindle = async (...args: readonly string[]) => {
     const argv = [join(repository, 'bin/rekindle'), ...args, '--state', server.stateDir];

@@ -35,8 +35,8 @@ describe('a build that is under way', () => {
 
   test('ends within seconds when its version is deleted, and the version before it stays in charge', async (t) => {
     const version = await update(server, imageArn, ENDLESS);
-    const buildId = await stepBegan(stateDir);
-    assert.equal(machinesOf(buildId).length > 0, true);
+    const build = await stepBegan(stateDir);
+    assert.equal(machinesOf(build).length > 0, true);
     const startedAt = performance.now();
     const deleted = await server.microvms.deleteMicrovmImageVersion({
       imageIdentifier: imageArn,
@@ -46,8 +46,8 @@ describe('a build that is under way', () => {
     const image = await settled(server, imageArn);
     t.diagnostic(`gone after ${Math.round(performance.now() - startedAt)} ms`);
     assert.deepEqual([image.state, image.latestActiveImageVersion], ['UPDATED', '1.0']);
-    nothingIsLeftOf(stateDir, buildId);
-    assert.equal(existsSync(join(stateDir, 'logs/builds', `${buildId}.log`)), false);
+    nothingIsLeftOf(stateDir, build);
+    assert.equal(existsSync(join(stateDir, 'logs/builds', `${build.buildId}.log`)), false);
     await assert.rejects(server.microvms.getMicrovmImageVersion({ imageIdentifier: imageArn, imageVersion: version }), {
       name: 'ResourceNotFoundException',
     });
@@ -55,7 +55,7 @@ describe('a build that is under way', () => {
 
   test('is FAILED with its reason when the server is killed, and leaves nothing that goes on', async () => {
     const version = await update(server, imageArn, ENDLESS);
-    const buildId = await stepBegan(stateDir);
+    const build = await stepBegan(stateDir);
     process.kill(server.pid, 'SIGKILL');
     await server.stop();
     server = await startServer({ stateDir });
@@ -66,7 +66,7 @@ describe('a build that is under way', () => {
       imageVersion: version,
     });
     assert.match(items?.[0]?.stateReason ?? '', /interrupted because the server stopped/);
-    nothingIsLeftOf(stateDir, buildId);
+    nothingIsLeftOf(stateDir, build);
   });
 
   test('and was killed cost its owner no cache: an unchanged build follows from it', async () => {
@@ -92,12 +92,20 @@ async function update(server: TestServer, imageIdentifier: string, files: Artifa
   return updated.imageVersion ?? '';
 }
 
-/** Resolves with the id of the build whose endless step runs. */
-async function stepBegan(stateDir: string): Promise<string> {
+interface RunningBuild {
+  readonly buildId: string;
+  /** May be that of an earlier build. */
+  readonly machineId: string;
+}
+
+/** Resolves with the build whose endless step runs. */
+async function stepBegan(stateDir: string): Promise<RunningBuild> {
   return until('the step runs', async () => {
-    const [buildId] = readdirSync(join(stateDir, 'run')).filter((id) => existsSync(join(stateDir, 'builds', id)));
+    const [machineId] = readdirSync(join(stateDir, 'run')).filter((id) => id.startsWith('builder-'));
+    const [buildId] = existsSync(join(stateDir, 'builds')) ? readdirSync(join(stateDir, 'builds')) : [];
     const log = buildId && (await readFile(join(stateDir, 'logs/builds', `${buildId}.log`), 'utf8').catch(() => ''));
-    return log?.match(/^#\d+ [\d.]+ step-began/m) ? buildId : undefined;
+    if (machineId === undefined || !log?.match(/^#\d+ [\d.]+ step-began/m)) return undefined;
+    return { buildId: `${buildId}`, machineId };
   });
 }
 
@@ -118,28 +126,28 @@ async function until<T>(what: string, look: () => Promise<T | undefined>): Promi
   throw new Error(`gave up waiting until ${what}`);
 }
 
-function nothingIsLeftOf(stateDir: string, buildId: string): void {
-  assert.deepEqual(machinesOf(buildId), []);
+function nothingIsLeftOf(stateDir: string, build: RunningBuild): void {
+  assert.deepEqual(machinesOf(build), []);
   for (const folder of ['builds', 'run']) {
     const left = existsSync(join(stateDir, folder)) ? readdirSync(join(stateDir, folder)) : [];
     assert.deepEqual(left, [], folder);
   }
   const caches = readdirSync(join(stateDir, 'builder-cache'), { recursive: true, encoding: 'utf8' });
   assert.deepEqual(
-    caches.filter((name) => name.endsWith('.draft')),
+    caches.filter((name) => name.endsWith('.draft') || name.endsWith('.work')),
     [],
   );
-  assert.equal(existsSync(join(stateDir, 'gateway/net', buildId)), false);
+  assert.equal(existsSync(join(stateDir, 'gateway/net', build.machineId)), false);
   assert.deepEqual(readdirSync(join(stateDir, 'images/app')), ['1.0']);
 }
 
 /** Processes of the build's machine. */
-function machinesOf(buildId: string): string[] {
+function machinesOf({ machineId }: RunningBuild): string[] {
   return readdirSync('/proc').filter((pid) => {
     if (!/^\d+$/.test(pid)) return false;
     try {
       const words = readFileSync(join('/proc', pid, 'cmdline'), 'utf8').split('\0');
-      return words.includes(buildId);
+      return words.includes(machineId);
     } catch {
       return false;
     }

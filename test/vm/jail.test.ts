@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { loadConfig } from '../../src/config.ts';
 import { type HostCheck, inspectHost, loadRuntime } from '../../src/engine/index.ts';
 import { endpointClient } from '../support/endpoint.ts';
@@ -30,13 +31,16 @@ describe('the jail of a VMM', () => {
   const microvms: { microvmId: string; endpoint: string }[] = [];
 
   before(async () => {
-    server = await startServer();
+    // What builds leave is looked at.
+    server = await startServer({ args: ['--builder-keep', '0'] });
     const { cacheDir } = loadConfig({}, process.env);
     checks = await inspectHost({ runtime: loadRuntime(cacheDir), stateDir: server.stateDir });
     const watch = setInterval(() => makers.push(...newcomers(makers)), WATCH_MS);
     const image = await buildImage(server, 'counter', counterApp).finally(() => clearInterval(watch));
     assert.equal(image.state, 'CREATED', `${image.stateReason}\n${server.log()}`);
     imageArn = image.imageArn;
+    // A version can be launched while its rehearsal goes on.
+    while (readdirSync(join(server.stateDir, 'run')).length > 0) await delay(WATCH_MS);
     for (let i = 0; i < 2; i++) {
       const { microvmId = '', endpoint = '' } = await server.microvms.runMicrovm({ imageIdentifier: imageArn });
       microvms.push({ microvmId, endpoint });
