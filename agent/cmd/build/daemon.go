@@ -147,7 +147,8 @@ func daemonConfig(with settings) string {
 	if with.Trust != "" {
 		runtime = runtimeLink
 	}
-	// Without platforms it tries which others this machine can run, eleven processes that have to fail.
+	// Without platforms it tries which others this machine can run, eleven processes that have to fail. A collector could take what
+	// was exported before it is read; pruneCache comes after.
 	return fmt.Sprintf(`[worker.containerd]
   enabled = false
   platforms = ["linux/amd64"]
@@ -158,11 +159,8 @@ func daemonConfig(with settings) string {
   networkMode = "host"
   binary = %q
   defaultCgroupParent = %q
-  gc = true
-  [[worker.oci.gcpolicy]]
-    all = true
-    maxUsedSpace = %q
-%s`, runtime, stepsParent, cacheLimit, with.daemonRegistries())
+  gc = false
+%s`, runtime, stepsParent, with.daemonRegistries())
 }
 
 // tail is the end of a file; empty when it cannot be read.

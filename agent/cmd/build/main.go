@@ -124,15 +124,12 @@ func run(ctx context.Context, serials disks, baseLayer string, stay bool) (err e
 		return err
 	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, up.stop())
+		pruneCache(ctx, cacheUse())
+		if err != nil || !stay {
+			err = errors.Join(err, took.of("stop", up.stop))
 		}
 	}()
 	layout, err := solveContext(ctx, up, contextDisk, with, took)
-	// The root disk is made without it.
-	if err == nil && !stay {
-		err = took.of("stop", up.stop)
-	}
 	if err != nil {
 		return err
 	}
@@ -168,7 +165,6 @@ func solveContext(ctx context.Context, up *daemon, contextDisk string, with sett
 	if err := nameResolution(); err != nil {
 		return "", err
 	}
-	defer func() { pruneCache(ctx, cacheUse()) }()
 	err = took.of("solve", func() (err error) {
 		layout, err = solve(ctx, up, with)
 		return err

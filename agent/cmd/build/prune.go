@@ -8,15 +8,15 @@ import (
 	"syscall"
 )
 
-// The cache disk has 16 GiB. What is used least recently goes once this much is used, until the second number is reached, so
-// that not every build has to clear up.
+// The cache disk has 16 GiB, of which a build finds at least half free. What is used least recently goes once this much is used,
+// until the second number is reached, so that not every build has to clear up.
 const (
-	cacheFullBytes  = 12e9
-	cacheKeptMBytes = 8000
+	cacheFullBytes  = 8e9
+	cacheKeptMBytes = 6000
 )
 
-// pruneCache is for the end of a build: the daemon's own collector comes a minute after one, when this machine is gone. A cache
-// that stays too large is trouble for later builds, none for this one.
+// pruneCache is for the end of a build, when what it made was read. A cache that stays too large is trouble for later builds, none
+// for this one.
 func pruneCache(ctx context.Context, used int64) {
 	if used <= cacheFullBytes {
 		return

@@ -10,7 +10,7 @@ func TestACacheIsPrunedToLessThanWhatMakesItFull(t *testing.T) {
 	if cacheKeptMBytes*1e6 >= cacheFullBytes {
 		t.Errorf("%d MB are kept of a cache that is full at %g bytes", cacheKeptMBytes, cacheFullBytes)
 	}
-	if arguments := pruneArguments(); !slices.Contains(arguments, "8000") || !slices.Contains(arguments, "prune") {
+	if arguments := pruneArguments(); !slices.Contains(arguments, "6000") || !slices.Contains(arguments, "prune") {
 		t.Errorf("the arguments are %q", arguments)
 	}
 }

@@ -13,8 +13,6 @@ import (
 )
 
 const (
-	// Old entries go when the cache grows beyond this; the disk has 16 GiB.
-	cacheLimit = "12GB"
 	// Where the OCI worker with the overlay snapshotter keeps blobs by digest.
 	contentDir = cacheMount + "/runc-overlayfs/content/blobs/sha256"
 )
@@ -89,37 +87,31 @@ func solveArguments(layout string, with settings) ([]string, error) {
 	return args, nil
 }
 
-// prepareLayout makes the output folder with the base's blobs already in it: the exporter finds them there and copies only
-// what the build added.
+// prepareLayout makes the output folder so that its blobs are the daemon's own: the exporter finds them there, and hands nothing over
+// through two processes at 3 MB/s.
 func prepareLayout(layout string) error {
 	if err := os.RemoveAll(layout); err != nil {
 		return err
 	}
-	blobs := filepath.Join(layout, "blobs", "sha256")
-	if err := os.MkdirAll(blobs, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(layout, "blobs"), 0o700); err != nil {
 		return err
 	}
-	return linkBases(blobs)
+	return os.Symlink(contentDir, filepath.Join(layout, "blobs", "sha256"))
 }
 
 // seedContent makes the bases' blobs known where BuildKit keeps content. It would find them in the bases' layout by itself, but
-// hand them over through two processes at 3 MB/s; a blob that lies there already is taken as it is, checked by its size. The
-// daemon removes there what no build refers to; these are only links, so that nothing has to be copied again.
+// hand them over through two processes at 3 MB/s; a blob that lies there already is taken as it is, checked by its size. Pruning
+// removes what no build refers to; these are only links, so that nothing has to be copied again.
 func seedContent() error {
 	if err := os.MkdirAll(contentDir, 0o700); err != nil {
 		return err
 	}
-	return linkBases(contentDir)
-}
-
-// linkBases puts links to the bases' blobs into the folder, where they are not yet. Nothing writes to them.
-func linkBases(dir string) error {
 	blobs, err := filepath.Glob(filepath.Join(basesDir, "blobs", "sha256", "*"))
 	if err != nil {
 		return err
 	}
 	for _, blob := range blobs {
-		if err := os.Symlink(blob, filepath.Join(dir, filepath.Base(blob))); err != nil && !os.IsExist(err) {
+		if err := os.Symlink(blob, filepath.Join(contentDir, filepath.Base(blob))); err != nil && !os.IsExist(err) {
 			return err
 		}
 	}
