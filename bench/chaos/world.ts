@@ -308,7 +308,8 @@ function optionsOf(stateDir: string, clock: WallClock | undefined) {
   return { stateDir, args: ARGS, ...(clock && { environment: clock.environment }) };
 }
 
-const ARGS = ['--log-level', 'info'] as const;
+/** A builder that waits is gone before anybody looks for what is left. */
+const ARGS = ['--log-level', 'info', '--builder-keep', '3'] as const;
 const POLICY = { maxIdleDurationSeconds: 900, suspendedDurationSeconds: 28_800, autoResumeEnabled: true };
 
 /** A microVM whose token could not be had yet. */
