@@ -248,7 +248,7 @@ async function sealDisk(
 async function rehearse(o: BuilderOptions, { buildId }: VersionRecord, work: Work, port: number): Promise<void> {
   const { snapshotDir, signal } = work;
   try {
-    await withDeadline(
+    await untilEnded(
       'the rehearsal',
       LAUNCH_TIMEOUT_MS,
       async (bounded) => o.engine.rehearse?.({ id: `rehearsal-${buildId}`, snapshotDir, port }, { signal: bounded }),

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import type { RehearseRequest } from '../engine/index.ts';
 import { ARN, type Bench, bench, INPUT } from './test-bench.ts';
 
@@ -40,4 +41,20 @@ test('a rehearsal that fails costs the version nothing', async () => {
   await b.images.create(INPUT);
   assert.match(await b.built(), /done/);
   assert.equal((await b.images.get(ARN)).state, 'CREATED');
+});
+
+test('a version is there before its rehearsal is over, and a server that stops waits for that to end', async () => {
+  const b = await bench();
+  let isOver = false;
+  b.engine.rehearse = async (_request, { signal }) => {
+    await new Promise((resolve) => signal?.addEventListener('abort', resolve));
+    await setTimeout(50);
+    isOver = true;
+  };
+  await b.images.create(INPUT);
+  await b.built();
+  assert.equal((await b.images.get(ARN)).state, 'CREATED');
+  assert.equal(isOver, false);
+  await b[Symbol.asyncDispose]();
+  assert.equal(isOver, true);
 });
