@@ -147,8 +147,9 @@ async function woken(
   signal: AbortSignal | undefined,
 ): Promise<BuildSession | undefined> {
   const { cacheOwner, egress, phases } = request;
+  if (egress === undefined) return undefined;
   const session = await kept.take(cacheOwner, key);
-  if (session === undefined || egress === undefined) return undefined;
+  if (session === undefined) return undefined;
   try {
     await fillDisks(context, request, session, signal);
     await timed(phases, 'wake', () => session.machine.wake(egress, { signal }));
