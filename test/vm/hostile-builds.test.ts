@@ -248,7 +248,8 @@ describe('a hostile Dockerfile', { skip }, () => {
   let serverMiB: number;
 
   before(async () => {
-    server = await startServer({ args: ['--build-timeout', `${TIMEOUT_SECONDS}`] });
+    // What each of them leaves is looked at.
+    server = await startServer({ args: ['--build-timeout', `${TIMEOUT_SECONDS}`, '--builder-keep', '0'] });
     serverMiB = memoryMiB(server.pid, 'VmRSS');
   });
   after(() => server?.[Symbol.asyncDispose]());
@@ -284,7 +285,7 @@ describe('a build on a host whose disk is small', { skip: skip || needsRoot }, (
   test('a step that fills the disk is ended before the host is full, and what it wrote is gone', async () => {
     await using stack = new AsyncDisposableStack();
     const disk = stack.use(await smallDisk(5 * 1024));
-    const server = stack.use(await startServer({ stateDir: join(disk.dir, 'state') }));
+    const server = stack.use(await startServer({ stateDir: join(disk.dir, 'state'), args: ['--builder-keep', '0'] }));
     const image = await buildImage(server, 'filler', from('RUN head -c 15G /dev/urandom > /big'));
     assert.match(image.stateReason ?? '', /^DISK_STORAGE_FULL: The disk of this host ran full/);
     nothingIsLeft(server, 'filler');
