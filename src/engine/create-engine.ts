@@ -253,7 +253,7 @@ class HostEngine implements Engine {
     const { folders, network } = this.#context;
     const machine = this.#machines.get(id);
     if (machine === undefined) await this.#jail.end(id, folders.run(id));
-    else await machine[Symbol.asyncDispose]();
+    else await machine.destroy();
     // A gateway just found keeps who has a run folder.
     await Promise.all([remove(folders.run(id)), remove(folders.machine(id))]);
     await network.detach(id);

@@ -83,6 +83,7 @@ export class RunningMachine implements Machine {
   readonly #notes: TouchNotes;
   #link: GuestLink;
   #isEnding = false;
+  #isDoomed = false;
   #isSuspending = false;
   /** The one under way. */
   #checkpoint: { readonly stop: AbortController; readonly done: Promise<unknown> } | undefined;
@@ -191,12 +192,18 @@ export class RunningMachine implements Machine {
     yield* this.#link.logs(options);
   }
 
+  /** Ends it also when machines are to outlive this server: nothing of it is left for the next one. */
+  async destroy(): Promise<void> {
+    this.#isDoomed = true;
+    await this[Symbol.asyncDispose]();
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isEnding = true;
     clearTimeout(this.#watchTimer);
     this.#watch.abort();
     // What was just saved must not run on.
-    if (this.#context.leaving.aborted && !this.#isSuspending) {
+    if (this.#context.leaving.aborted && !this.#isSuspending && !this.#isDoomed) {
       await this.#stopCheckpoint();
       this.#vmm.letGo();
     } else await this.#parts.owned.disposeAsync();
