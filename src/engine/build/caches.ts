@@ -1,10 +1,11 @@
 /**
- * Build caches. For each owner the results of earlier builds: root disks by what they follow from. And one disk with BuildKit's state, what its builds changed over the template of the builder.
+ * Build caches. For each owner the results of earlier builds: root disks by what they follow from. And one disk with BuildKit's
+ * state, what its builds changed over the template of the builder.
  *
  * Invariant: a kept cache (`<owner>/<template>.qcow2`) is never open in a machine, and is only ever put over the template it was
- * begun on. Each build works on a draft of its own, and
- * only the draft of a build that ended in order takes the cache's place, at once and whole. So builds of one owner beside each
- * other are safe (the cache of the last to end is kept), and one that is killed costs nothing but its draft.
+ * begun on. Each build works on a draft of its own; only that of a build that ended in order, or a copy of it made while its machine
+ * stands still, takes the cache's place, at once and whole. So builds of one owner beside each other are safe (the cache of the last
+ * to end is kept), and one that is killed costs nothing but its draft.
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { link, mkdir, readdir, readFile, rename, rm, rmdir, stat, utimes, writeFile } from 'node:fs/promises';
